@@ -1,0 +1,74 @@
+# `make` alone prints the targets. COMP chooses the competition, ROOT says where its data lie.
+COMP ?= recycle
+ROOT ?=
+FOLD ?= 0
+FOLDS ?= 5
+SEED ?= 0
+STRATEGY ?= multilabel
+SPLIT ?= oof test
+VIEWS ?= identity
+ENSEMBLE ?= final
+MODEL ?=
+EPOCHS ?=
+IMAGE_SIZE ?=
+BATCH ?=
+DEVICE ?=
+WORKERS ?=
+SET ?=
+OVERWRITE ?=
+FILES ?=
+
+PY = .venv/bin/python
+competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
+device = $(if $(DEVICE),--device $(DEVICE))
+need_model = $(if $(MODEL),,$(error MODEL= is missing, as in: make $@ MODEL=cascade_swin))
+# An empty ROOT in the environment means the profile's own folder.
+unexport ROOT
+
+.PHONY: help
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+.PHONY: setup setup-ensemble full any doctor lock
+setup: full ## make .venv from requirements.txt (every target does it when it is needed)
+setup-ensemble: ## the same without torch: enough for all but train, predict, demo, test
+	@scripts/setup.sh ensemble
+full:
+	@scripts/setup.sh full
+any:
+	@scripts/setup.sh any
+doctor: any ## what is installed, what works, and whether the GPU fits
+	@$(PY) -m pipeline.doctor
+lock: ## make requirements*.txt anew from requirements*.in
+	@scripts/lock.sh
+
+.PHONY: demo
+demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
+	@$(PY) -m pipeline.demo
+
+.PHONY: folds train predict evaluate ensemble submission
+folds: any ## split the train images: COMP= ROOT= FOLDS=5 SEED=0
+	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY)
+train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
+	$(need_model)@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
+	  $(if $(BATCH),--batch $(BATCH)) $(device) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(SET),--set $(SET)) $(if $(filter 1 yes true,$(OVERWRITE)),--overwrite)
+predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot90,scale1.25
+	$(need_model)@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
+	  --views $(VIEWS) $(device)
+evaluate: any ## score MODEL= (its views and their fusion), or ENSEMBLE=, or FILES="a.parquet b.parquet"
+	@$(PY) -m pipeline.evaluate $(competition) $(if $(FILES),$(FILES),$(if $(MODEL),--model $(MODEL),--ensemble $(ENSEMBLE)))
+ensemble: any ## fuse the members of configs/ensembles/<ENSEMBLE>.yaml and write the submission
+	@$(PY) -m pipeline.ensemble $(competition) --ensemble $(ENSEMBLE)
+	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
+submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the fused test boxes
+	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
+
+.PHONY: test lint bench
+test: full lint ## lint, types and tests
+	@$(PY) -m pytest
+lint: full
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy

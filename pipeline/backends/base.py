@@ -1,0 +1,202 @@
+"""What every backend takes and gives: model configs, a training job, a detector."""
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.backends import BACKENDS
+from pipeline.data.photos import Photo
+from pipeline.errors import PipelineError
+from pipeline.paths import CONFIGS, shown
+
+SCORE_FLOOR = 0.001  # boxes below are not exported; a higher floor costs mAP
+MAX_BOXES = 300  # boxes a photo and view
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model is one config file: its name is the file's stem, its backend the folder."""
+
+    name: str
+    backend: str
+    path: Path
+
+
+def list_models() -> dict[str, ModelConfig]:
+    """All models by name: the files directly in configs/<backend>/."""
+    models: dict[str, ModelConfig] = {}
+    for backend in BACKENDS:
+        for path in sorted((CONFIGS / backend).iterdir()):
+            if path.suffix in (".py", ".yaml"):
+                if path.stem in models:
+                    raise PipelineError(
+                        f"{shown(path)}: model '{path.stem}' is also {shown(models[path.stem].path)}"
+                    )
+                models[path.stem] = ModelConfig(path.stem, backend, path)
+    return models
+
+
+def find_model(name: str) -> ModelConfig:
+    models = list_models()
+    if name not in models:
+        raise PipelineError(f"no model '{name}'; there are: {', '.join(models)}")
+    return models[name]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may override for one run; None keeps the config's value."""
+
+    epochs: int | None = None
+    image_size: int | None = None  # pixels, longer side of the network's input
+    batch: int | None = None  # photos a step
+    options: dict[str, Any] = field(default_factory=dict)  # the framework's own keys, dotted
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos with their boxes: the train or the held-out part of one fold.
+
+    images and annotations are tables as in `data.dataset.Dataset`; photos run parallel to images.
+    """
+
+    images: pd.DataFrame
+    annotations: pd.DataFrame
+    photos: list[Photo]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: everything a backend needs, nothing it must look up."""
+
+    model: ModelConfig
+    run: Path  # where the results go; the backend's scratch is run/work
+    classes: tuple[str, ...]
+    train: PhotoSet
+    held_out: PhotoSet
+    repaired: set[Path]  # photos that decoding repairs, see data.photos
+    settings: Settings
+    device: str  # "cpu" or "cuda:<index>"
+    seed: int
+    workers: int  # processes that read photos; 0 reads in this one
+
+    @property
+    def work(self) -> Path:
+        return self.run / "work"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training returns: files below the run's folder and the best epoch's mAP50."""
+
+    checkpoint: Path
+    config: Path
+    best_epoch: int  # from 1
+    best_map50: float  # on the held-out photos, by the framework's own counting
+    pretrained: str  # where the first weights came from, or "from scratch"
+    resolved: dict[str, Any]  # epochs, image_size, batch
+
+
+@dataclass(frozen=True)
+class RawBoxes:
+    """Detections of one image: (n, 4) corners in its pixels, (n,) scores, (n,) 0-based labels."""
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+class Detector(Protocol):
+    """A trained model. `batch` is how many images it likes at once."""
+
+    batch: int
+
+    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
+        """Detect in (h, w, 3) RGB images; `scale` multiplies the size of the network's input."""
+        ...
+
+
+HISTORY = "history.csv"
+
+
+class Progress:
+    """A bar over all steps of a training, one printed line and one row of history.csv an epoch."""
+
+    def __init__(
+        self, run: Path, label: str, epochs: int, steps_per_epoch: int, start: int,
+        terminal: TextIO | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.epochs, self.epoch = run / HISTORY, epochs, start
+        self.terminal = terminal or sys.stdout
+        self.began = time.monotonic()
+        self.rows = self._rows_before(start)
+        self.bar = tqdm(
+            total=epochs * steps_per_epoch, initial=start * steps_per_epoch, desc=label,
+            unit="step", disable=None, dynamic_ncols=True, mininterval=0.5, file=sys.stderr,
+        )  # fmt: skip
+        self.label = label
+
+    def _rows_before(self, start: int) -> list[dict[str, Any]]:
+        """History of the epochs that the checkpoint holds; rows of a later, lost one are dropped."""
+        if not self.path.is_file():
+            return []
+        with open(self.path, encoding="utf-8", newline="") as file:
+            rows: list[dict[str, Any]] = [
+                {k: float(v) if v else None for k, v in row.items()} | {"epoch": int(row["epoch"])}
+                for row in csv.DictReader(file)
+            ]
+        return [row for row in rows if row["epoch"] <= start]
+
+    def step(self, loss: float) -> None:
+        self.bar.update()
+        self.bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.epochs} loss {loss:.3f}", refresh=False)
+
+    def end_epoch(self, loss: float, map50: float | None) -> None:
+        """Record the epoch that has just ended; `map50` is None when it was not validated."""
+        self.epoch += 1
+        row: dict[str, Any] = {
+            "epoch": self.epoch, "loss": round(loss, 5), "map50": None if map50 is None else round(map50, 5),
+            "seconds": round(time.monotonic() - self.began, 1),
+        }  # fmt: skip
+        self.rows.append(row)
+        with open(self.path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        scored = "" if map50 is None else f"  mAP50 {map50:.3f}"
+        tqdm.write(
+            f"{self.label}: epoch {self.epoch}/{self.epochs}  loss {loss:.3f}{scored}",
+            file=self.terminal,
+        )
+        self.terminal.flush()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def select_device(device: str | None) -> str:
+    """The device to use: the asked one, else the first GPU that torch supports, else the CPU."""
+    import torch
+
+    if device in (None, ""):
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    count = torch.cuda.device_count()
+    if not index.isdigit() or int(index) >= count:
+        raise PipelineError(
+            f"device '{device}': torch sees {count} GPUs; expected cpu or cuda:<index> (make doctor)"
+        )
+    return f"cuda:{index}"

@@ -1,0 +1,459 @@
+"""MMDetection's detectors through mmengine's runner.
+
+Configs are the framework's own (`_base_ = "mmdet::..."` reaches those it ships) with three plain
+variables, `image_size`, `epochs` and `batch`, that a run may override. `resolve` puts in what a config
+must not know: classes, files, device. Checkpoints are written to a temporary name and renamed.
+"""
+
+import contextlib
+import gc
+import io
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.backends import mmcv_ext
+
+mmcv_ext.install()  # before anything imports mmcv
+
+import mmdet
+import mmengine
+
+with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional package is missing
+    import mmdet.datasets
+    import mmdet.models
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from pipeline.backends.base import (
+    MAX_BOXES,
+    SCORE_FLOOR,
+    Image,
+    ModelConfig,
+    PhotoSet,
+    Progress,
+    RawBoxes,
+    Settings,
+    Trained,
+    TrainJob,
+)
+from pipeline.backends.weights import local_weights, say_scratch
+from pipeline.boxes import xyxy_to_xywh
+from pipeline.data.photos import stage_photos, staged_name
+from pipeline.errors import PipelineError
+from pipeline.paths import atomic, shown, write_json, write_text
+
+MAP50 = "coco/bbox_mAP_50"
+RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize")
+
+
+def versions() -> dict[str, str]:
+    return {
+        "mmdet": mmdet.__version__, "mmengine": mmengine.__version__,
+        "torch": torch.__version__, "mmcv kernels": mmcv_ext.install(),
+    }  # fmt: skip
+
+
+def _dicts(node: Any, skip: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Every mapping of a config, itself included, but not below the keys in `skip`."""
+    if isinstance(node, dict):
+        yield node
+        node = [value for key, value in node.items() if key not in skip]
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _dicts(item, skip)
+
+
+def read_config(model: ModelConfig) -> Config:
+    try:
+        cfg = Config.fromfile(model.path)
+    except (OSError, SyntaxError, KeyError, TypeError, ValueError) as error:
+        raise PipelineError(f"{shown(model.path)}: {' '.join(str(error).split())[:300]}") from None
+    for key in ("image_size", "epochs", "batch"):
+        if not isinstance(cfg.get(key), int):
+            raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
+    return cfg
+
+
+def _configured(model: ModelConfig, settings: Settings) -> Config:
+    """The config with a run's overrides worked into its pipelines and schedule."""
+    cfg = read_config(model)
+    if settings.options:
+        try:
+            cfg.merge_from_dict(settings.options)
+        except (KeyError, TypeError, IndexError) as error:
+            raise PipelineError(f"{shown(model.path)}: option not taken: {error}") from None
+    written = cfg.epochs
+    for key in ("epochs", "image_size", "batch"):
+        if (asked := getattr(settings, key)) is not None:
+            cfg[key] = asked
+    for step in _dicts([cfg.train_pipeline, cfg.test_pipeline]):
+        if step.get("type") in RESIZES and "scale" in step:
+            step["scale"] = (cfg.image_size, cfg.image_size)
+    for part in _dicts(cfg.param_scheduler):
+        if part.get("by_epoch", True):  # a schedule of the config's epochs, stretched to the run's
+            for key in ("begin", "end", "T_max"):
+                if key in part:
+                    part[key] = round(part[key] * cfg.epochs / written)
+            if "milestones" in part:
+                part["milestones"] = [round(m * cfg.epochs / written) for m in part["milestones"]]
+    return cfg
+
+
+def resolve(model: ModelConfig, settings: Settings) -> dict[str, Any]:
+    """The config with a run's overrides: what is compared when the same command comes again."""
+    return json.loads(json.dumps(_configured(model, settings).to_dict(), default=str))
+
+
+def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
+    """A COCO json of the part (ids from 1, labels as ids) and a folder of links to its photos."""
+    folder = job.work / "data" / part
+    names = [
+        staged_name(image_id, photo, job.repaired)
+        for image_id, photo in zip(photos.images["image_id"], photos.photos, strict=True)
+    ]
+    stage_photos(photos.photos, names, folder, job.repaired)
+    columns = (photos.images[key].tolist() for key in ("image_id", "width", "height"))
+    images = [
+        {"id": image_id, "file_name": name, "width": width, "height": height}
+        for name, image_id, width, height in zip(names, *columns, strict=True)
+    ]
+    table = photos.annotations
+    boxes = xyxy_to_xywh(table[["x1", "y1", "x2", "y2"]].to_numpy())
+    records = zip(table["image_id"], table["label"], table["iscrowd"], boxes.tolist(), strict=True)
+    annotations = [
+        {"id": i, "image_id": int(image_id), "category_id": int(label), "bbox": box,
+         "area": box[2] * box[3], "iscrowd": int(crowd)}
+        for i, (image_id, label, crowd, box) in enumerate(records, start=1)
+    ]  # fmt: skip
+    categories = [{"id": i, "name": name} for i, name in enumerate(job.classes)]
+    write_json(
+        folder.with_suffix(".json"),
+        {"images": images, "annotations": annotations, "categories": categories},
+    )
+
+
+def _loader(cfg: Config, job: TrainJob, part: str, pipeline: Any, train: bool) -> dict[str, Any]:
+    data = job.work / "data"
+    dataset = {
+        "type": "CocoDataset", "ann_file": str(data / f"{part}.json"),
+        "data_prefix": {"img": f"{data / part}/"}, "metainfo": {"classes": job.classes},
+        "pipeline": pipeline, "test_mode": not train,
+    }  # fmt: skip
+    if train:  # photos without boxes teach what is background; the boxes were checked by the reader
+        dataset["filter_cfg"] = {"filter_empty_gt": False, "min_size": 0}
+    loader = {
+        "batch_size": cfg.batch if train else max(cfg.batch // 2, 1), "num_workers": job.workers,
+        "persistent_workers": job.workers > 0,
+        "sampler": {"type": "DefaultSampler", "shuffle": train}, "dataset": dataset,
+    }  # fmt: skip
+    if train:
+        loader["batch_sampler"] = {"type": "AspectRatioBatchSampler", "drop_last": False}
+    return loader
+
+
+def _for_job(job: TrainJob) -> Config:
+    """The whole runner config of one job."""
+    cfg = _configured(job.model, job.settings)
+    _set_classes(cfg, len(job.classes))
+    _set_export_limits(cfg)
+    cfg.train_dataloader = _loader(cfg, job, "train", cfg.train_pipeline, train=True)
+    cfg.val_dataloader = _loader(cfg, job, "val", cfg.test_pipeline, train=False)
+    cfg.val_evaluator = dict(
+        type="CocoMetric", metric="bbox", ann_file=str(job.work / "data" / "val.json"),
+        proposal_nums=(1, 10, 100),  # COCO's own limits, so that its mAP50 is pycocotools'
+    )  # fmt: skip
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.train_cfg = dict(
+        type="EpochBasedTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.get("val_interval", 1)
+    )
+    cfg.val_cfg = dict(type="ValLoop")
+    cfg.default_hooks = dict(cfg.get("default_hooks", {}), checkpoint=None)
+    cfg.work_dir, cfg.load_from, cfg.resume = str(job.work / "train"), None, False
+    cfg.randomness = dict(seed=job.seed)
+    steps = -(-len(job.train.images) // cfg.batch)
+    for part in _dicts(cfg.param_scheduler):
+        if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
+            part["end"] = max(1, min(part["end"], cfg.epochs * steps // 10))
+    if job.device != "cpu" and cfg.get("amp", True):
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+    return cfg
+
+
+def _set_classes(cfg: Config, n_classes: int) -> None:
+    """Set `num_classes` in every head; the region proposal network has one of its own."""
+    for part in _dicts(cfg.model, skip=("rpn_head",)):
+        if "num_classes" in part:
+            part["num_classes"] = n_classes
+
+
+def _set_export_limits(cfg: Config) -> None:
+    """Low score floor and many boxes in the final stage; the proposals keep their own limits."""
+    for part in _dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
+        if "score_thr" in part:
+            part["score_thr"] = SCORE_FLOOR
+        if "max_per_img" in part:
+            part["max_per_img"] = MAX_BOXES
+
+
+def _find_pretrained(cfg: Config, model: str) -> str:
+    """Point every pretrained checkpoint at a local file or a download; returns where it came from.
+
+    When a backbone's weights are not to be had, it is thawed: frozen random layers never learn.
+    """
+    notes = []
+    for part in list(_dicts(cfg.model)):
+        init = part.get("init_cfg")
+        if not isinstance(init, dict) or init.get("type") != "Pretrained":
+            continue
+        wanted = init["checkpoint"]
+        if path := local_weights(wanted):
+            init["checkpoint"] = str(path)
+            notes.append(shown(path))
+            continue
+        try:
+            CheckpointLoader.load_checkpoint(wanted, map_location="cpu")  # fills the download cache
+            notes.append(wanted)
+        except (OSError, RuntimeError, ValueError) as error:  # URLError is an OSError
+            notes.append(say_scratch(model, wanted, str(error).splitlines()[0]))
+            part["init_cfg"] = None
+            _thaw(part)
+    return ", ".join(notes) or "from scratch"
+
+
+def _thaw(backbone: dict[str, Any]) -> None:
+    if "frozen_stages" in backbone:
+        backbone["frozen_stages"] = -1
+    if "norm_eval" in backbone:
+        backbone["norm_eval"] = False
+    if isinstance(backbone.get("norm_cfg"), dict):
+        backbone["norm_cfg"]["requires_grad"] = True
+    if "convert_weights" in backbone:
+        backbone["convert_weights"] = False
+
+
+class _Runner(Runner):
+    """The runner, with its messages in the run's own log file instead of the terminal."""
+
+    log_path: Path
+
+    def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(log_level, str(Path(self._log_dir) / "scratch.log"), **kwargs)
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+        file = logging.FileHandler(self.log_path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(file)
+        return logger
+
+
+class _RunHook(Hook):
+    """Progress, the best checkpoint by mAP50, and the checkpoint to go on from, each written whole."""
+
+    priority = "VERY_LOW"  # after the hooks that step the schedule and average the weights
+
+    def __init__(self, job: TrainJob) -> None:
+        self.job, self.terminal = job, sys.stdout
+        self.losses: list[float] = []
+
+    @property
+    def last(self) -> Path:
+        return self.job.work / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        return self.job.work / "best.pth"
+
+    def before_train(self, runner: Runner) -> None:
+        label = f"{self.job.model.name} {self.job.run.name}"
+        steps = len(runner.train_dataloader)
+        self.progress = Progress(self.job.run, label, runner.max_epochs, steps, runner.epoch, self.terminal)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: Any = None) -> None:  # fmt: skip
+        loss = float(outputs["loss"].detach())
+        if not np.isfinite(loss):
+            raise PipelineError(
+                f"{self.job.model.name}: loss is {loss} at epoch {runner.epoch + 1}, step {batch_idx + 1}; "
+                'lower the learning rate (SET="optim_wrapper.optimizer.lr=...")'
+            )
+        self.losses.append(loss)
+        self.progress.step(loss)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save an epoch that will not be validated; the others are saved when their score is known."""
+        epoch = runner.epoch + 1  # the loop counts it after this hook
+        if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
+            self._save(runner, self.last, {"epoch": epoch, "iter": runner.iter}, optimizer=True)
+            self.progress.end_epoch(self._take_loss(), None)
+
+    def _take_loss(self) -> float:
+        loss, self.losses = float(np.mean(self.losses)), []
+        return loss
+
+    def best_meta(self) -> dict[str, Any]:
+        """Epoch and mAP50 of the best checkpoint, as it says itself; empty when there is none yet."""
+        if not self.best.is_file():
+            return {}
+        return CheckpointLoader.load_checkpoint(str(self.best), "cpu", logger="silent")["meta"]
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        map50 = max(float((metrics or {})[MAP50]), 0.0)  # -1 when the held-out part has no box
+        meta = {"epoch": runner.epoch, "iter": runner.iter, "map50": map50}
+        if map50 > self.best_meta().get("map50", -1):
+            self._save(runner, self.best, meta, optimizer=False)
+        self._save(runner, self.last, meta, optimizer=True)
+        self.progress.end_epoch(self._take_loss(), map50)
+
+    @staticmethod
+    def _save(runner: Runner, path: Path, meta: dict[str, Any], optimizer: bool) -> None:
+        with atomic(path) as temporary:
+            runner.save_checkpoint(
+                str(temporary.parent), temporary.name, save_optimizer=optimizer,
+                save_param_scheduler=optimizer, meta=dict(meta),
+            )  # fmt: skip
+
+
+def train(job: TrainJob) -> Trained:
+    """Train, or go on from run/work/last.pth of a training that was cut off."""
+    init_default_scope("mmdet")
+    shutil.rmtree(job.work / "data", ignore_errors=True)
+    _stage(job, "train", job.train)
+    _stage(job, "val", job.held_out)
+    cfg = _for_job(job)
+    hook = _RunHook(job)
+    note = job.work / "pretrained.txt"
+    with _device(job.device):
+        if hook.last.is_file():
+            for part in _dicts(cfg.model):  # the checkpoint holds all weights
+                if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+                    part["init_cfg"] = None
+                    _thaw(part) if note.read_text() == "from scratch" else None
+            cfg.load_from, cfg.resume = str(hook.last), True
+        else:
+            write_text(note, _find_pretrained(cfg, job.model.name))
+        _Runner.log_path = job.run / "train.log"
+        with open(_Runner.log_path, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            runner = _Runner.from_cfg(cfg)
+            runner.register_hook(hook)
+            runner.train()  # pycocotools prints its tables
+    hook.progress.close()
+    checkpoint, config = job.run / "best.pth", job.run / "config.py"
+    with atomic(checkpoint) as temporary:
+        shutil.copyfile(hook.best, temporary)
+    saved = Config(ConfigDict({key: cfg[key] for key in ("model", "test_pipeline", "image_size")}))
+    for part in _dicts(saved.model):
+        part.pop("init_cfg", None)
+    write_text(config, saved.pretty_text + _rest_as_comment(cfg))
+    best = hook.best_meta()
+    del runner
+    gc.collect()
+    resolved = {key: cfg[key] for key in ("epochs", "image_size", "batch")}
+    return Trained(
+        checkpoint, config, best["epoch"], best["map50"], note.read_text(encoding="utf-8"), resolved
+    )
+
+
+def _rest_as_comment(cfg: Config) -> str:
+    """The training half of the resolved config, to read, not to run: it names the run's scratch."""
+    keys = ("train_pipeline", "optim_wrapper", "param_scheduler", "epochs", "batch", "auto_scale_lr")
+    rest = Config(ConfigDict({key: cfg[key] for key in keys if key in cfg}))
+    return "\n# Trained with:\n" + "".join(f"# {line}\n" for line in rest.pretty_text.splitlines())
+
+
+@contextlib.contextmanager
+def _device(device: str) -> Iterator[None]:
+    """Make the runner, which takes the current GPU if there is any, use the asked device."""
+    if device == "cpu":
+        from mmengine.device import utils
+
+        before, utils.DEVICE = utils.DEVICE, "cpu"
+        try:
+            yield
+        finally:
+            utils.DEVICE = before
+    else:
+        torch.cuda.set_device(torch.device(device))
+        yield
+
+
+class _Detector:
+    """A trained detector. Photos go through the config's own test pipeline, read from memory."""
+
+    def __init__(self, checkpoint: Path, cfg: Config, device: str) -> None:
+        from mmdet.registry import MODELS
+
+        self.cfg, self.device = cfg, device
+        self.batch = 8 if device != "cpu" else 4
+        self.model = MODELS.build(cfg.model)
+        load_checkpoint(self.model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
+        self.model.to(device).eval()
+        self.pipelines: dict[float, Compose] = {}
+
+    def _pipeline(self, scale: float) -> Compose:
+        """The test pipeline at `scale` times the network's input size."""
+        if scale not in self.pipelines:
+            size = round(self.cfg.image_size * scale)
+            steps = []
+            for step in self.cfg.test_pipeline:
+                step = dict(step)
+                if step["type"].endswith("LoadImageFromFile"):
+                    step = {"type": "mmdet.LoadImageFromNDArray"}
+                elif step["type"] in RESIZES:
+                    step["scale"] = (size, size)
+                elif step["type"] == "LoadAnnotations":
+                    continue
+                steps.append(step)
+            self.pipelines[scale] = Compose(steps)
+        return self.pipelines[scale]
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
+        pipeline = self._pipeline(scale)
+        items = [
+            pipeline({"img": np.ascontiguousarray(image[..., ::-1]), "img_id": i})
+            for i, image in enumerate(images)
+        ]
+        batch = {
+            "inputs": [item["inputs"] for item in items],
+            "data_samples": [item["data_samples"] for item in items],
+        }
+        with torch.autocast("cuda", enabled=self.device != "cpu"):
+            samples = self.model.test_step(batch)
+        found = [sample.pred_instances for sample in samples]
+        return [
+            RawBoxes(
+                f.bboxes.float().cpu().numpy(), f.scores.float().cpu().numpy(),
+                f.labels.cpu().numpy().astype(np.int64),
+            )
+            for f in found
+        ]  # fmt: skip
+
+
+def load(checkpoint: Path, config: Path, classes: tuple[str, ...], device: str) -> _Detector:
+    """A detector from a run's checkpoint and resolved config."""
+    init_default_scope("mmdet")
+    try:
+        cfg = Config.fromfile(config)
+        meta = CheckpointLoader.load_checkpoint(str(checkpoint), "cpu", logger="silent")["meta"]
+        trained_on = tuple(meta["dataset_meta"]["classes"])
+        if trained_on != classes:
+            raise PipelineError(f"{shown(checkpoint)}: trained on classes {trained_on}, expected {classes}")
+        return _Detector(checkpoint, cfg, device)
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"{shown(checkpoint)}: not a whole checkpoint ({reason})") from None

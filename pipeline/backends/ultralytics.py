@@ -1,0 +1,326 @@
+"""YOLOv5 and its successors through ultralytics (AGPL-3.0).
+
+The framework rewrites photos in place, caches labels beside them, drops bad ones silently and writes
+checkpoints in place. So each run gets its own tree of links and labels below run/work, the number of
+photos it took is compared with ours, and checkpoints are renamed into place when they are whole.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+# Read at import: no downloads of packages and fonts, no telemetry, no settings file that trainings share,
+# no progress bars beside ours.
+os.environ.setdefault("YOLO_OFFLINE", "true")
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+os.environ.setdefault("YOLO_VERBOSE", "false")
+_settings_folder = tempfile.TemporaryDirectory(prefix="ultralytics-")  # gone when the process ends
+os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder.name)
+
+import torch
+import ultralytics
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, SETTINGS
+
+from pipeline.backends.base import (
+    MAX_BOXES,
+    SCORE_FLOOR,
+    Image,
+    ModelConfig,
+    PhotoSet,
+    Progress,
+    RawBoxes,
+    Settings,
+    Trained,
+    TrainJob,
+)
+from pipeline.backends.weights import local_weights, say_scratch
+from pipeline.boxes import xyxy_to_xywh
+from pipeline.data.photos import stage_photos, staged_name
+from pipeline.errors import PipelineError
+from pipeline.paths import atomic, shown, weights_dir, write_text
+
+NMS_IOU = 0.7
+KEYS = {"_base_", "model", "weights", "epochs", "image_size", "batch", "train"}
+
+
+def versions() -> dict[str, str]:
+    return {"ultralytics": ultralytics.__version__, "torch": torch.__version__}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A leaf config over its `_base_` (a path beside it); mappings merge, other values replace."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if unknown := set(values) - KEYS:
+        raise PipelineError(
+            f"{shown(path)}: unknown key '{sorted(unknown)[0]}'; known: {', '.join(sorted(KEYS))}"
+        )
+    if base := values.pop("_base_", None):
+        merged = read_config(path.parent / base)
+        merged["train"] = merged.get("train", {}) | values.pop("train", {})
+        values = merged | values
+    return values
+
+
+def resolve(model: ModelConfig, settings: Settings) -> dict[str, Any]:
+    """The config with a run's overrides: what is compared when the same command comes again."""
+    values = read_config(model.path)
+    for key in ("epochs", "image_size", "batch"):
+        if (asked := getattr(settings, key)) is not None:
+            values[key] = asked
+    values["train"] = values.get("train", {}) | settings.options
+    return values
+
+
+def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
+    """Links to the photos and label files `class cx cy w h` (normalised), one a photo."""
+    names = [
+        staged_name(image_id, photo, job.repaired)
+        for image_id, photo in zip(photos.images["image_id"], photos.photos, strict=True)
+    ]
+    data = job.work / "data"
+    stage_photos(photos.photos, names, data / "images" / part, job.repaired)
+    labels = data / "labels" / part
+    labels.mkdir(parents=True, exist_ok=True)
+    boxes = dict(list(photos.annotations.groupby("image_id")))
+    rows = photos.images[["image_id", "width", "height"]].itertuples(index=False)
+    for (image_id, width, height), name in zip(rows, names, strict=True):
+        lines = []
+        if image_id in boxes:
+            table = boxes[image_id]
+            xywh = xyxy_to_xywh(table[["x1", "y1", "x2", "y2"]].to_numpy())
+            xywh[:, :2] += xywh[:, 2:] / 2
+            xywh /= [width, height, width, height]
+            for label, row in zip(table["label"], xywh, strict=True):
+                lines.append(f"{label} " + " ".join(f"{v:.8f}" for v in row.clip(0, 1)))
+        (labels / name).with_suffix(".txt").write_text("\n".join(lines))
+
+
+def _stage_data(job: TrainJob) -> Path:
+    """The run's own data tree, made anew; returns its data.yaml."""
+    shutil.rmtree(job.work / "data", ignore_errors=True)
+    _stage(job, "train", job.train)
+    _stage(job, "val", job.held_out)
+    path = job.work / "data" / "data.yaml"
+    names = dict(enumerate(job.classes))
+    folders = {"path": str(path.parent), "train": "images/train", "val": "images/val"}
+    write_text(path, yaml.safe_dump(folders | {"names": names}, sort_keys=False))
+    return path
+
+
+class _Trainer(DetectionTrainer):  # type: ignore[misc]
+    """The framework's trainer: best epoch by mAP50, checkpoints renamed into place when whole."""
+
+    job: TrainJob
+    progress: Progress
+
+    def validate(self) -> tuple[dict[str, float], float]:
+        before = self.best_fitness
+        metrics, _ = super().validate()
+        fitness = float(metrics["metrics/mAP50(B)"])
+        self.best_fitness: Any = fitness if before is None else max(before, fitness)
+        return metrics, fitness
+
+    def save_model(self) -> bool:
+        last, best = self.last, self.best
+        new_best = best.with_name("best.new.pt")
+        with atomic(last) as new_last:
+            self.last, self.best = new_last, new_best
+            try:
+                super().save_model()
+            finally:
+                self.last, self.best = last, best
+            if new_best.exists():  # only when this epoch is the best so far
+                os.replace(new_best, best)
+        return True
+
+    def final_eval(self) -> None:
+        """Nothing: the best epoch was validated when it ran, and predict makes the tables."""
+
+
+def _check_counts(trainer: _Trainer) -> None:
+    job = trainer.job
+    for part, loader, photos in (
+        ("train", trainer.train_loader, job.train),
+        ("held-out", trainer.test_loader, job.held_out),
+    ):
+        taken, boxes = len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)
+        if (taken, boxes) != (len(photos.images), len(photos.annotations)):
+            raise PipelineError(
+                f"ultralytics took {taken} of {len(photos.images)} {part} photos and {boxes} of "
+                f"{len(photos.annotations)} boxes; see {shown(job.run / 'train.log')}"
+            )
+
+
+def _attach(trainer: _Trainer) -> None:
+    """Report to our progress bar, through the framework's callbacks."""
+
+    def start(trainer: _Trainer) -> None:
+        _check_counts(trainer)
+        job = trainer.job
+        trainer.progress = Progress(
+            job.run, f"{job.model.name} {job.run.name}", trainer.epochs, len(trainer.train_loader),
+            trainer.start_epoch,
+        )  # fmt: skip
+
+    def loss_of(trainer: Any) -> float:
+        return float(sum(trainer.tloss.values()))
+
+    trainer.add_callback("on_train_start", start)
+    trainer.add_callback("on_train_batch_end", lambda t: t.progress.step(loss_of(t)))
+    trainer.add_callback("on_fit_epoch_end", lambda t: t.progress.end_epoch(loss_of(t), t.fitness))
+    trainer.add_callback("on_train_end", lambda t: t.progress.close())
+
+
+def _first_weights(model: str, wanted: str | None) -> tuple[str | bool, str]:
+    """(value of ultralytics' `pretrained`, note): a local file, the framework's download, or False."""
+    if not wanted:
+        return False, "from scratch"
+    if path := local_weights(wanted):
+        return str(path), shown(path)
+    from ultralytics.utils.downloads import attempt_download_asset
+
+    try:
+        weights_dir().mkdir(parents=True, exist_ok=True)
+        path = Path(attempt_download_asset(weights_dir() / wanted))
+    except (OSError, RuntimeError) as error:  # what its download raises without a net
+        return False, say_scratch(model, wanted, str(error).splitlines()[0].strip("❌ "))
+    if not path.is_file():
+        return False, say_scratch(model, wanted, "no connection")
+    return str(path), wanted
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """Send the framework's messages to a file."""
+    handlers, level = LOGGER.handlers[:], LOGGER.level
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    LOGGER.handlers[:] = [file]
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.handlers[:] = handlers
+        LOGGER.setLevel(level)
+        file.close()
+
+
+def train(job: TrainJob) -> Trained:
+    """Train, or go on from run/work/weights/last.pt of a training that was cut off."""
+    values = resolve(job.model, job.settings)
+    data = _stage_data(job)
+    last = job.work / "train" / "weights" / "last.pt"
+    note_path = job.work / "pretrained.txt"
+    arguments: dict[str, Any] = {
+        "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
+        "device": "cpu" if job.device == "cpu" else job.device.removeprefix("cuda:"),
+        "workers": job.workers,
+    }  # fmt: skip
+    SETTINGS.update(sync=False)
+    with _log_to(job.run / "train.log"):
+        done = _epochs_done(last)
+        if done:
+            arguments |= {"resume": str(last)}
+        else:
+            wanted = values.get("weights") if values["train"].get("pretrained", True) else None
+            pretrained, note = _first_weights(job.model.name, wanted)
+            write_text(note_path, note)
+            arguments |= {
+                "model": values["model"], "pretrained": pretrained, "epochs": values["epochs"],
+                "imgsz": values["image_size"], "batch": values["batch"], "seed": job.seed,
+                "deterministic": True, "plots": False, "verbose": False, "val": True, "save": True,
+            }  # fmt: skip
+            arguments = values["train"] | arguments
+        trainer: Any = None
+        if done < values["epochs"]:
+            trainer = _make_trainer(arguments, job)
+            trainer.train()
+        checkpoint, config = job.run / "best.pt", job.run / "config.yaml"
+        with atomic(checkpoint) as temporary:
+            _strip(last.with_name("best.pt"), temporary)
+    write_text(config, yaml.safe_dump(values, sort_keys=False))
+    best = _load(last.with_name("best.pt"))  # it says itself which epoch it is of
+    del trainer
+    gc.collect()
+    resolved = {key: values[key] for key in ("epochs", "image_size", "batch")}
+    return Trained(
+        checkpoint, config, int(best["epoch"]) + 1, float(best["train_metrics"]["fitness"]),
+        note_path.read_text(encoding="utf-8"), resolved,
+    )  # fmt: skip
+
+
+def _make_trainer(arguments: dict[str, Any], job: TrainJob) -> _Trainer:
+    try:
+        trainer = _Trainer(overrides=arguments)
+    except (SyntaxError, TypeError, ValueError) as error:  # what get_cfg raises for a bad key
+        raise PipelineError(f"{shown(job.model.path)}: {' '.join(str(error).split())[:300]}") from None
+    trainer.job = job
+    _attach(trainer)
+    return trainer
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from ultralytics.utils.patches import torch_load
+
+    return torch_load(path, map_location="cpu")
+
+
+def _epochs_done(last: Path) -> int:
+    """Epochs that a cut-off training finished; 0 when there is none to go on from."""
+    return int(_load(last)["epoch"]) + 1 if last.is_file() else 0
+
+
+def _strip(source: Path, target: Path) -> None:
+    """Write the checkpoint without optimizer state, EMA weights as the model, in half precision."""
+    from ultralytics.utils.torch_utils import strip_optimizer
+
+    strip_optimizer(str(source), str(target))
+
+
+class _Detector:
+    """A trained YOLO. Images go in as BGR arrays, as the framework reads files."""
+
+    def __init__(self, checkpoint: Path, config: Path, device: str) -> None:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        self.image_size, self.device = int(values["image_size"]), device
+        self.batch = 16 if device != "cpu" else 8
+        self.yolo = YOLO(str(checkpoint), task="detect")
+        self.stride = int(self.yolo.model.stride.max())  # type: ignore[union-attr, operator]
+
+    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
+        size = max(round(self.image_size * scale / self.stride), 1) * self.stride
+        results: Any = self.yolo.predict(
+            [np.ascontiguousarray(image[..., ::-1]) for image in images], imgsz=size,
+            conf=SCORE_FLOOR, iou=NMS_IOU, max_det=MAX_BOXES, device=self.device, verbose=False,
+            quantize=16 if self.device != "cpu" else None, save=False, batch=len(images),
+        )  # fmt: skip
+        return [
+            RawBoxes(
+                r.boxes.xyxy.float().cpu().numpy(), r.boxes.conf.float().cpu().numpy(),
+                r.boxes.cls.cpu().numpy().astype(np.int64),
+            )
+            for r in results
+        ]  # fmt: skip
+
+
+def load(checkpoint: Path, config: Path, classes: tuple[str, ...], device: str) -> _Detector:
+    """A detector from a run's checkpoint and resolved config."""
+    try:
+        detector = _Detector(checkpoint, config, device)
+    except (OSError, RuntimeError, KeyError, EOFError) as error:
+        raise PipelineError(f"{shown(checkpoint)}: not a whole checkpoint ({error})") from None
+    names = tuple(detector.yolo.names.values())
+    if names != classes:
+        raise PipelineError(f"{shown(checkpoint)}: trained on classes {names}, expected {classes}")
+    return detector

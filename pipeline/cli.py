@@ -1,0 +1,45 @@
+"""What every stage's command line shares: its arguments' names and how it ends."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from pipeline.errors import PipelineError
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """An argument parser that is described by the stage's docstring."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_competition(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--competition", default="recycle", metavar="C", help="profile in configs/competitions"
+    )
+    arguments.add_argument(
+        "--root", default=None, metavar="DIR", help="folder of the data (default: the profile's)"
+    )
+
+
+def add_fold(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--model", required=True, help="name of a config in configs/<backend>")
+    arguments.add_argument("--fold", type=int, required=True)
+    arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage: a user's mistake is one line on stderr and status 1, Ctrl-C is status 130."""
+    try:
+        main()
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,168 @@
+"""Convert predictions between the prediction table, COCO results json and the submission CSV.
+
+    python -m pipeline.convert SRC DST --competition C --split oof|test
+        [--model M] [--view V] [--fold K | --folds CSV] [--box '{label} {score} {x} {y} {w} {h}']
+
+Formats go by suffix: .parquet, .json, .csv. Boxes made elsewhere keep their own split: --fold says
+of which fold all the images are, --folds names a CSV with the columns image_id (or file_name) and
+fold; it is kept as it is and never compared with folds/. An image counts as predicted when the file
+names it; with --folds also when the CSV does; for the test split, a COCO results json counts for
+every test image.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import cli
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.exchange import (
+    read_coco_results,
+    read_submission,
+    write_coco_results,
+    write_submission,
+)
+from pipeline.data.findings import Findings
+from pipeline.data.predictions import (
+    SPLITS,
+    Meta,
+    Predictions,
+    check_belongs,
+    make_predictions,
+    read_predictions,
+    write_predictions,
+)
+from pipeline.data.profile import Profile, load_profile, with_box
+from pipeline.errors import PipelineError
+from pipeline.paths import file_digest, shown
+
+SUFFIXES = (".parquet", ".json", ".csv")
+
+
+def read_any(
+    path: Path, profile: Profile, dataset: Dataset, split: str, model: str, view: str,
+    folds: dict[int, int] | int | None, findings: Findings,
+) -> Predictions:  # fmt: skip
+    """Read a file of any format as a prediction table of the split."""
+    if path.suffix == ".parquet":
+        table = read_predictions(path)
+        check_belongs(table, profile.name, dataset.digest, len(profile.classes))
+        if table.meta.split != split:
+            raise PipelineError(f"{table.name}: split '{table.meta.split}', expected '{split}'")
+    else:
+        table = _read_foreign(path, profile, dataset, split, model, view, folds, findings)
+    if left := len(dataset.images) - len(table.meta.image_ids):
+        findings.notes.append(f"{left} of {len(dataset.images)} images are not in it: not predicted")
+    return table
+
+
+def _read_foreign(
+    path: Path, profile: Profile, dataset: Dataset, split: str, model: str, view: str,
+    folds: dict[int, int] | int | None, findings: Findings,
+) -> Predictions:  # fmt: skip
+    """Read a submission CSV or a COCO results json, which do not say what they were made for."""
+    if path.suffix == ".csv":
+        boxes = read_submission(path, profile, dataset, findings)
+    else:
+        boxes = read_coco_results(path, dataset, findings)
+    ids = np.unique(boxes.named_ids)
+    if path.suffix == ".json" and split == "test":
+        ids = dataset.images["image_id"].to_numpy(np.int64)
+    if isinstance(folds, dict):
+        ids = np.union1d(ids, np.array(list(folds), np.int64))
+        fold = np.array([folds.get(i, -1) for i in ids.tolist()], np.int32)
+        if (fold < 0).any():
+            raise PipelineError(
+                f"{shown(path)}: {(fold < 0).sum()} of its images have no fold in --folds, the first is "
+                f"image id {ids[fold < 0][0]}"
+            )
+    else:
+        fold = np.full(len(ids), -1 if folds is None else folds, np.int32)
+    made = {"converted_from": path.name, "source_digest": file_digest(path)}
+    meta = Meta(profile.name, split, dataset.digest, ids.astype(np.int32), fold, model, view, dict(made))
+    table, counts = make_predictions(
+        boxes.image_id, boxes.label, boxes.score, boxes.boxes_xyxy, meta, dataset.images
+    )
+    if counts["clipped"]:
+        findings.notes.append(f"{counts['clipped']} boxes that reach outside their photo clipped")
+    if counts["without area"]:
+        findings.notes.append(f"{counts['without area']} boxes wholly outside their photo dropped")
+    return table
+
+
+def read_folds(path: Path, dataset: Dataset) -> dict[int, int]:
+    """Image id -> fold from a CSV with image_id or file_name and fold."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{shown(path)}: {error}") from None
+    if "image_id" not in table and "file_name" in table:
+        by_name = dataset.images.set_index("file_name")["image_id"]
+        table["image_id"] = table["file_name"].map(by_name)
+    if not {"image_id", "fold"} <= set(table):
+        raise PipelineError(f"{shown(path)}: expected columns image_id (or file_name) and fold")
+    columns = [pd.to_numeric(table[name], errors="coerce") for name in ("image_id", "fold")]
+    ids, fold = (column.to_numpy(np.float64) for column in columns)
+    for expected, good in (
+        ("an image of the data", np.isin(ids, dataset.images["image_id"])),
+        ("a fold that is a whole number from 0", (fold >= 0) & (fold == np.round(fold))),
+        ("each image once", ~table["image_id"].duplicated().to_numpy()),
+    ):
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            values = ",".join(map(str, table.iloc[row]))
+            raise PipelineError(f"{shown(path)}: row {row + 2}: expected {expected}; {values}")
+    return dict(zip(ids.astype(int).tolist(), fold.astype(int).tolist(), strict=True))
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    cli.add_competition(arguments)
+    arguments.add_argument("source", type=Path)
+    arguments.add_argument("target", type=Path)
+    arguments.add_argument("--split", choices=SPLITS, required=True)
+    arguments.add_argument("--model", default=None, help="default: the source's file name")
+    arguments.add_argument("--view", default=None, help="default: identity")
+    arguments.add_argument("--box", default=None, help="the source's box string, where not the profile's")
+    group = arguments.add_mutually_exclusive_group()
+    group.add_argument("--fold", type=int, default=None)
+    group.add_argument("--folds", type=Path, default=None, metavar="CSV")
+    options = arguments.parse_args(argv)
+    for path in (options.source, options.target):
+        if path.suffix not in SUFFIXES:
+            raise PipelineError(f"{path}: suffix '{path.suffix}', expected {', '.join(SUFFIXES)}")
+    given = [options.model, options.view, options.box, options.fold, options.folds]
+    if options.source.suffix == ".parquet" and any(value is not None for value in given):
+        raise PipelineError(
+            f"{shown(options.source)}: a prediction table says itself what it is; leave out --model, "
+            "--view, --box, --fold and --folds"
+        )
+    if options.fold is not None and options.fold < 0:
+        raise PipelineError(f"fold {options.fold}: expected a number from 0")
+    profile = load_profile(options.competition, options.root)
+    dataset = load_dataset(profile, "train" if options.split == "oof" else "test")
+    findings = Findings(shown(options.source))
+    folds = read_folds(options.folds, dataset) if options.folds else options.fold
+    model = options.model or options.source.stem
+    view = options.view or "identity"
+    source_profile = with_box(profile, options.box) if options.box else profile
+    table = read_any(options.source, source_profile, dataset, options.split, model, view, folds, findings)
+    findings.show()
+    images, written = dataset.images, len(table)
+    if options.target.suffix == ".parquet":
+        write_predictions(options.target, table)
+    elif options.target.suffix == ".json":
+        write_coco_results(options.target, table, dataset)
+    else:
+        if options.split == "oof":  # a CSV of the images that were predicted
+            images = images[images["image_id"].isin(table.meta.image_ids)]
+        written = write_submission(options.target, profile, table, images)
+    lost = f" ({len(table) - written} more vanish by rounding)" if written < len(table) else ""
+    print(
+        f"wrote {shown(options.target)}: {written} boxes{lost}, {len(table.meta.image_ids)} images predicted"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Competition profiles, annotation readers, photos, splits and the prediction table."""

@@ -1,0 +1,162 @@
+"""One split of a competition: its image table and its annotation table, checked and repaired.
+
+What a box must be, wherever it came from: inside the photo, with an area, and there once. Boxes that
+reach outside are clipped, boxes without area, doubled ones and those that lie outside are dropped;
+every one of them is listed in `findings`.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from pipeline.boxes import clip
+from pipeline.data.findings import Findings
+from pipeline.data.profile import Profile, SplitSpec, require_root
+from pipeline.data.readers import READERS, Record
+from pipeline.errors import PipelineError
+from pipeline.paths import text_digest
+
+CORNERS = ["x1", "y1", "x2", "y2"]
+MIN_SIDE = 1e-3  # pixels; a thinner box has no area
+OUTSIDE = 1e-2  # pixels; corners outside by less are rounding and are clipped without a word
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split's two tables.
+
+    images: image_id (int32, unique, sorted), file_name, width, height (pixels), date_captured.
+    annotations: annotation_id, image_id, label (0-based), x1 y1 x2 y2 (float64 pixels), iscrowd;
+        empty for a test split whose truth is not known.
+    digest: of the image table; prediction tables and folds carry it.
+    """
+
+    split: str
+    images: pd.DataFrame
+    annotations: pd.DataFrame
+    findings: Findings
+    digest: str
+    category_ids: tuple[int, ...]  # of the annotation file, in class order
+
+
+def load_dataset(profile: Profile, split: str) -> Dataset:
+    """Read `train` or `test` of a competition; the test split comes without boxes.
+
+    Raises PipelineError when the data folder or the annotation file is missing or damaged.
+    """
+    require_root(profile)
+    if profile.holds_out:
+        return _held_out(_load(profile, split, profile.train), profile.test.holdout, split)
+    return _load(profile, split, profile.train if split == "train" else profile.test)
+
+
+def load_truth(profile: Profile, split: str) -> Dataset | None:
+    """The split with its boxes: train's own, or the test split's where they are known, else None."""
+    if split == "train":
+        return load_dataset(profile, "train")
+    spec, test = profile.test, load_dataset(profile, "test")
+    if profile.holds_out:
+        truth = _load(profile, "train", profile.train)
+    elif spec.truth and profile.path(spec.truth).exists():
+        truth_spec = SplitSpec(spec.truth, spec.photos, spec.image_sets)
+        truth = _load(profile, "test", truth_spec, with_boxes=True)
+        if truth.digest != test.digest:
+            raise PipelineError(f"{profile.path(spec.truth)}: its images are not those of the test set")
+    else:
+        return None
+    boxes = truth.annotations
+    boxes = boxes[boxes["image_id"].isin(test.images["image_id"])].reset_index(drop=True)
+    return replace(test, annotations=boxes, findings=truth.findings)
+
+
+def image_digest(images: pd.DataFrame) -> str:
+    """Digest of an image table: id, file name and size of each image, in the order of the ids."""
+    rows = images.sort_values("image_id")[["image_id", "file_name", "width", "height"]]
+    return text_digest("\n".join("\t".join(map(str, row)) for row in rows.itertuples(index=False)))
+
+
+def _load(profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None = None) -> Dataset:
+    if profile.format not in READERS:
+        raise PipelineError(
+            f"competition '{profile.name}': no reader for format '{profile.format}'; "
+            f"known: {', '.join(READERS)}"
+        )
+    findings = Findings(spec.annotations)
+    raw = READERS[profile.format](profile, spec, findings)
+    images = _image_table(raw.images, findings) if raw.images else pd.DataFrame()
+    if images.empty:
+        raise PipelineError(f"{profile.path(spec.annotations)}: no images in split '{split}'")
+    known = split == "train" or with_boxes
+    boxes = _annotation_table(raw.boxes if known else [], images, findings)
+    images = images.drop(columns="index").sort_values("image_id").reset_index(drop=True)
+    return Dataset(split, images, boxes, findings, image_digest(images), raw.category_ids)
+
+
+def _image_table(records: list[Record], findings: Findings) -> pd.DataFrame:
+    """Records -> table with an `index` column that boxes refer to; ids are the file's if integers."""
+    images = pd.DataFrame.from_records(records)
+    images["index"] = np.arange(len(images))
+    sizes = images[["width", "height"]].apply(pd.to_numeric, errors="coerce")
+    good = ((sizes > 0) & (sizes < 2**31)).all(axis=1)
+    findings.add("images without a size refused (file names)", *images.loc[~good, "file_name"])
+    images = images[good].copy()
+    images[["width", "height"]] = sizes[good].astype("int32")
+    doubled = images["file_name"].duplicated()
+    if doubled.any():
+        raise PipelineError(
+            f"{findings.source}: file name '{images.loc[doubled, 'file_name'].iloc[0]}' is there twice"
+        )
+    own = images["id"].map(lambda v: isinstance(v, (int, np.integer)) and 0 <= v < 2**31)
+    if own.all():
+        images["image_id"] = images["id"].astype("int32")
+    else:  # the position by sorted file name
+        images["image_id"] = images["file_name"].rank(method="first").astype("int32") - 1
+    if "date_captured" not in images:
+        images["date_captured"] = None
+    return images[["index", "image_id", "file_name", "width", "height", "date_captured"]]
+
+
+def _annotation_table(records: list[Record], images: pd.DataFrame, findings: Findings) -> pd.DataFrame:
+    columns = ["id", "image", "label", *CORNERS, "iscrowd"]
+    boxes = pd.DataFrame.from_records(records, columns=columns)
+    refused = ~boxes["image"].isin(images["index"])
+    findings.add("boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
+    boxes = boxes.merge(images, left_on="image", right_on="index", how="inner", sort=False)
+    raw = boxes[CORNERS].to_numpy(np.float64)
+    size = boxes[["width", "height"]].to_numpy(np.float64)
+    clipped = clip(raw, size[:, 0], size[:, 1])
+    sides = raw[:, 2:] - raw[:, :2]
+    flat = (sides < MIN_SIDE).any(axis=1)
+    gone = ~flat & ((clipped[:, 2:] - clipped[:, :2]) < MIN_SIDE).any(axis=1)
+    cut = ~flat & ~gone & (np.abs(clipped - raw) > OUTSIDE).any(axis=1)
+    ids = boxes["id"].to_numpy()
+    findings.add("boxes without area dropped (ids)", *ids[flat])
+    findings.add("boxes outside the photo dropped (ids)", *ids[gone])
+    findings.add("boxes that reach outside clipped (ids)", *ids[cut])
+    boxes[CORNERS] = clipped
+    boxes = boxes[~flat & ~gone]
+    doubled = boxes.duplicated(["image_id", "label", *CORNERS])
+    findings.add("doubled boxes dropped (ids)", *boxes.loc[doubled, "id"])
+    boxes = boxes[~doubled].sort_values("image_id", kind="stable").reset_index(drop=True)
+    boxes = boxes.rename(columns={"id": "annotation_id"})
+    boxes = boxes[["annotation_id", "image_id", "label", *CORNERS, "iscrowd"]]
+    return boxes.astype({"image_id": "int32", "label": "int16", "iscrowd": "int8"})
+
+
+def _held_out(whole: Dataset, share: float, split: str) -> Dataset:
+    """Split train by a hash of each file name, for competitions whose test set is not at hand."""
+    chance = whole.images["file_name"].map(lambda name: zlib.crc32(name.encode()) / 2**32)
+    images = whole.images[(chance < share) == (split == "test")].reset_index(drop=True)
+    boxes = whole.annotations[whole.annotations["image_id"].isin(images["image_id"])]
+    if split == "test":
+        boxes = boxes.iloc[:0]
+    whole.findings.notes.append(
+        f"no test set there: {share:.0%} of these photos serve as one; {split} has {len(images)} of "
+        f"{len(whole.images)}"
+    )
+    return replace(
+        whole, split=split, images=images, annotations=boxes.reset_index(drop=True),
+        digest=image_digest(images),
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""The embedded competition `demo`: a seeded synthetic data set in the layout of the real one.
+
+root/demo.json                 stamp: generator version, seed, sizes
+root/train.json  train/*.jpg   COCO annotations and photos
+root/test.json   test/*.jpg    images and categories only
+root/hidden/test_truth.json    the test set's annotations, which no stage but the demo reads
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.data.demo_objects import OBJECTS
+from pipeline.data.demo_scenes import Photo, render
+from pipeline.errors import PipelineError
+
+VERSION = 4  # raise it when the same seed gives other photos or boxes
+STAMP = "demo.json"
+CLASSES: tuple[str, ...] = tuple(OBJECTS)  # six of the Recycle Trash classes, in their order
+SPLITS = ("train", "test")
+
+
+def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, size: int = 256) -> None:
+    """Write the whole competition below `root`, replacing an older one.
+
+    The photos are rendered into a temporary sibling folder, which is then renamed: `root` holds all
+    of a competition or none of it. Photo i of a split depends on seed, size and i alone.
+
+    Args:
+        root: The folder to write. One that exists must be empty or carry the stamp.
+        seed: At least 0; seeds every photo.
+        n_train: Number of training photos, at least 1.
+        n_test: Number of test photos, at least 1.
+        size: Longer side of the photos in pixels, at least 64. A fifth has the other side shorter.
+
+    Raises:
+        PipelineError: A parameter is out of range, or `root` holds something else.
+    """
+    stamp = _stamp(seed, n_train, n_test, size)
+    root = root.resolve()  # a link to a folder on a larger disk stays a link
+    _check_replaceable(root)
+    was_there = root.exists()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        new = Path(scratch) / "new"
+        counts = {"train": n_train, "test": n_test}
+        truth = {split: _write_photos(new, split, counts[split], seed, size) for split in SPLITS}
+        _write_json(new / "train.json", truth["train"])
+        _write_json(new / "test.json", {**truth["test"], "annotations": []})
+        _write_json(new / "hidden" / "test_truth.json", truth["test"])
+        _write_json(new / STAMP, stamp)
+        if not was_there and _read_stamp(root) == stamp:
+            return  # another process was faster, and its photos may be in use already
+        if root.exists():
+            root.rename(Path(scratch) / "old")
+        new.rename(root)
+
+
+def ensure(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, size: int = 256) -> bool:
+    """Generate the competition if it is missing or was made with other parameters.
+
+    Takes the arguments of `generate`, and raises its errors.
+
+    Returns:
+        True if photos were written, False if the folder already fits.
+    """
+    if _read_stamp(root) == _stamp(seed, n_train, n_test, size):
+        return False
+    generate(root, seed=seed, n_train=n_train, n_test=n_test, size=size)
+    return True
+
+
+def _stamp(seed: int, n_train: int, n_test: int, size: int) -> dict[str, int]:
+    stamp = {"version": VERSION, "seed": seed, "n_train": n_train, "n_test": n_test, "size": size}
+    for name, least in {"seed": 0, "n_train": 1, "n_test": 1, "size": 64}.items():
+        if stamp[name] < least:
+            raise PipelineError(f"demo: {name} is {stamp[name]}, it must be at least {least}")
+    return stamp
+
+
+def _read_stamp(root: Path) -> Any:
+    """What the stamp says, or None where there is none that can be read."""
+    try:
+        return json.loads((root / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _check_replaceable(root: Path) -> None:
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise PipelineError(f"{root}: is a file, the demo needs a folder; give another path")
+    if not (root / STAMP).is_file() and any(root.iterdir()):
+        raise PipelineError(
+            f"{root}: has no {STAMP}, so it was not made by the demo and is left as it is; "
+            "give another path or remove the folder"
+        )
+
+
+def _write_photos(root: Path, split: str, count: int, seed: int, size: int) -> dict[str, Any]:
+    """Render one split into `root/<split>` and return its COCO dictionary."""
+    (root / split).mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(count):
+        rng = np.random.default_rng([seed, size, SPLITS.index(split), image_id])
+        short = size * 3 // 4
+        shapes = [(size, size)] * 8 + [(size, short), (short, size)]
+        width, height = shapes[rng.integers(len(shapes))]
+        # The first photos show one class each, so that no class is missing in a small set.
+        first = CLASSES[image_id] if image_id < len(CLASSES) else None
+        photo, boxes = render(rng, width, height, first)
+        file_name = f"{split}/{image_id:04d}.jpg"
+        _write_jpeg(root / file_name, photo, quality=int(rng.integers(55, 95)))
+        images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for box in boxes:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": CLASSES.index(box.name),
+                    "bbox": list(box.xywh),
+                    "area": box.xywh[2] * box.xywh[3],
+                    "iscrowd": 0,
+                }
+            )
+    return {
+        "info": {"description": "demo, an embedded synthetic competition", "version": VERSION},
+        "images": images,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES)],
+        "annotations": annotations,
+    }
+
+
+def _write_jpeg(path: Path, photo: Photo, quality: int) -> None:
+    bgr = np.ascontiguousarray(photo[..., ::-1])
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise PipelineError(f"{path}: OpenCV could not encode the photo as JPEG")
+    path.write_bytes(data.tobytes())
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))

@@ -1,0 +1,212 @@
+"""Photos: how they are decoded, and what is wrong with them. The only reader of pixels.
+
+Boxes are in pixels of the photo as the annotations state its size, so a photo is decoded to that
+size: an EXIF rotation is undone when that gives the stated size, a photo that was only resized is
+scaled to it, and one of another shape is refused. Frameworks that read files themselves get links
+to photos that need nothing of this, and repaired copies of the others (`stage_photos`).
+"""
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.data.findings import Findings
+from pipeline.data.profile import Profile
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+EXIF_ORIENTATION = 0x0112
+ASPECT_TOLERANCE = 0.02  # a resized photo keeps its aspect within this, rounding included
+# What Pillow raises for a file that is no photo. ultralytics replaces Pillow's `open` by one that then
+# looks for another package, hence the ImportError.
+UNREADABLE = (
+    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, ImportError,
+)  # fmt: skip
+END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
+FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
+PLAIN_MODES = ("RGB", "L")  # frameworks that read these themselves see the same colours as we do
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo file and the size that the annotations state for it, in pixels."""
+
+    path: Path
+    width: int
+    height: int
+
+
+def photo_of(profile: Profile, split: str, row: object) -> Photo:
+    """The photo of one row (itertuples) of an image table."""
+    spec = profile.train if split == "train" or profile.holds_out else profile.test
+    folder = profile.path(spec.photos)
+    return Photo(folder / row.file_name, int(row.width), int(row.height))  # type: ignore[attr-defined]
+
+
+def photos_of(profile: Profile, split: str, images: pd.DataFrame) -> list[Photo]:
+    return [photo_of(profile, split, row) for row in images.itertuples(index=False)]
+
+
+def load_photo(photo: Photo) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB pixels in the stated size.
+
+    Raises PipelineError for a photo that is missing, unreadable, truncated or of another shape.
+    """
+    try:
+        with Image.open(photo.path) as image:
+            return np.asarray(_upright(_decoded(image, photo.path), photo).convert("RGB"))
+    except FileNotFoundError:
+        raise PipelineError(f"{shown(photo.path)}: no such photo; restore it") from None
+    except UNREADABLE as error:
+        size = photo.path.stat().st_size
+        reason = "zero bytes" if size == 0 else f"{size} bytes, {error}"
+        raise PipelineError(
+            f"{shown(photo.path)}: not a readable photo ({reason}); restore it or take its image out "
+            "of the annotations"
+        ) from None
+
+
+def _decoded(image: Image.Image, path: Path) -> Image.Image:
+    """The image with its pixels; of a JPEG that lacks its end marker too, when no pixel is missing.
+
+    Pillow calls such a file truncated. Whatever it is continued with, the pixels stay the same only
+    where nothing was left to be decoded.
+    """
+    try:
+        image.load()
+    except OSError:
+        data, end = path.read_bytes(), END_MARKERS["JPEG"]
+        if image.format != "JPEG" or data.endswith(end):
+            raise
+        data = data.rstrip(b"\xff")
+        tries = [Image.open(io.BytesIO(data + bytes([filler] * 64) + end)) for filler in FILLERS]
+        if len({attempt.tobytes() for attempt in tries}) > 1:
+            raise
+        return tries[0]
+    return image
+
+
+def _upright(image: Image.Image, photo: Photo) -> Image.Image:
+    """The image in the stated size: rotated as its EXIF says, or resized, or refused."""
+    stated = (photo.width, photo.height)
+    if _exif_size(image) == stated:
+        return ImageOps.exif_transpose(image)
+    if image.size == stated:
+        return image
+    _check_aspect(image, photo)
+    return ImageOps.exif_transpose(image).resize(stated, Image.Resampling.BILINEAR)
+
+
+def _check_aspect(image: Image.Image, photo: Photo) -> None:
+    """Raise PipelineError unless the photo has the stated shape, whatever its size."""
+    width, height = _exif_size(image)
+    if abs((width / height) / (photo.width / photo.height) - 1) > ASPECT_TOLERANCE:
+        raise PipelineError(
+            f"{shown(photo.path)}: is {image.size[0]} x {image.size[1]} pixels, the annotations say "
+            f"{photo.width} x {photo.height}, another shape; restore the photo or correct its size"
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _exif_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _fault(photo: Photo) -> tuple[str, str] | None:
+    """(kind, name) of what decoding will repair, None for a plain photo; raises for a bad one.
+
+    Reads the header and the file's last bytes; pixels are decoded only where these are not as they
+    should be, or where the format has no end marker.
+    """
+    name = photo.path.name
+    try:
+        with Image.open(photo.path) as image:
+            kind = _repair(image, photo)
+            marker = END_MARKERS.get(image.format or "")
+        if marker is None or not _ends_with(photo.path, marker):
+            load_photo(photo)  # raises when the pixels are cut off too
+            if marker is not None and kind is None:
+                kind = "photos without an end marker, read as they are"
+    except UNREADABLE:
+        load_photo(photo)  # raises with the reason
+        raise
+    return (kind, name) if kind else None
+
+
+def _ends_with(path: Path, marker: bytes) -> bool:
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - len(marker), 0))
+        return file.read() == marker
+
+
+def _repair(image: Image.Image, photo: Photo) -> str | None:
+    """What is unlike a plain photo of the stated size; raises PipelineError for another shape."""
+    stated = (photo.width, photo.height)
+    if _exif_size(image) == stated:
+        if _orientation(image) != 1:
+            return "photos with an EXIF rotation turned upright"
+    elif image.size == stated:
+        return "photos whose EXIF rotation contradicts the stated size, left unturned"
+    else:
+        _check_aspect(image, photo)
+        return "photos of another size than stated, scaled to it"
+    return None if image.mode in PLAIN_MODES else "photos whose colours are not RGB or grey, converted"
+
+
+def check_photos(photos: Iterable[Photo], findings: Findings) -> set[Path]:
+    """Check headers of all photos; returns those that need repair when decoded, listed in findings.
+
+    Raises PipelineError that names the first bad photo and counts the others.
+    """
+    photos = list(photos)
+
+    def probe(photo: Photo) -> tuple[str, str] | PipelineError | None:
+        try:
+            return _fault(photo)
+        except PipelineError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        results = list(pool.map(probe, photos))
+    errors = [result for result in results if isinstance(result, PipelineError)]
+    if errors:
+        more = f" (and {len(errors) - 1} more photos)" if len(errors) > 1 else ""
+        raise PipelineError(f"{errors[0]}{more}")
+    repaired = set()
+    for photo, result in zip(photos, results, strict=True):
+        if isinstance(result, tuple):
+            findings.add(*result)
+            repaired.add(photo.path)
+    return repaired
+
+
+def stage_photos(photos: list[Photo], names: list[str], folder: Path, repaired: set[Path]) -> None:
+    """Lay the photos into `folder` under new stems: links to plain ones, repaired copies of others.
+
+    Frameworks rewrite photos in place and keep caches beside them; this keeps both off the originals.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for photo, name in zip(photos, names, strict=True):
+        target = folder / name
+        if photo.path in repaired:
+            Image.fromarray(load_photo(photo)).save(target.with_suffix(".png"))
+        elif target.resolve() != photo.path.resolve():  # not there yet, or of data that has moved
+            target.unlink(missing_ok=True)
+            target.symlink_to(photo.path.resolve())
+
+
+def staged_name(image_id: int, photo: Photo, repaired: set[Path]) -> str:
+    """File name of a staged photo: its id, so that stems never collide across folders."""
+    suffix = ".png" if photo.path in repaired else photo.path.suffix.lower()
+    return f"{image_id:010d}{suffix}"

@@ -1,0 +1,280 @@
+"""The prediction table: one Parquet file of boxes, the only thing that stages hand to each other.
+
+One row a box, sorted by image, then by score, highest first:
+
+    image_id int32    id in the competition's image table of that split
+    label    int16    0-based class index in the profile's order
+    score    float32  in [0, 1]
+    x1 y1 x2 y2 float32  corners in pixels of the photo, x2 > x1, y2 > y1, clipped to it
+
+The file's metadata (key `pipeline`, json) says for which competition, split and image table the
+boxes are, and which images were predicted, each with its fold or null: an image without a box is
+known to be predicted and empty. A reader checks all of it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.boxes import clip
+from pipeline.errors import PipelineError
+from pipeline.paths import atomic, file_digest, shown
+
+KEY = b"pipeline"
+FORMAT = 1
+SPLITS = ("oof", "test")
+SCHEMA = pa.schema(
+    [("image_id", pa.int32()), ("label", pa.int16())]
+    + [(name, pa.float32()) for name in ("score", "x1", "y1", "x2", "y2")]
+)
+CORNERS = ("x1", "y1", "x2", "y2")
+
+
+@dataclass
+class Meta:
+    """What a table says of itself. `folds` runs parallel to `image_ids`; -1 means no fold."""
+
+    competition: str
+    split: str  # oof: ids of the train split's image table; test: of the test split's
+    image_digest: str
+    image_ids: NDArray[np.int32]
+    folds: NDArray[np.int32]
+    model: str = "unknown"
+    view: str = "identity"
+    made: dict[str, Any] = field(default_factory=dict)  # digests, versions, seconds, parameters
+
+
+@dataclass
+class Predictions:
+    """A prediction table in memory: flat arrays, rows sorted by image, then score (descending)."""
+
+    image_id: NDArray[np.int32]
+    label: NDArray[np.int16]
+    score: NDArray[np.float32]
+    boxes_xyxy: NDArray[np.float32]
+    meta: Meta
+    source: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def offsets(self, image_ids: NDArray[np.int32] | None = None) -> NDArray[np.int64]:
+        """(m + 1,) row offsets of the given sorted image ids (default: those predicted)."""
+        ids = self.meta.image_ids if image_ids is None else image_ids
+        return np.append(np.searchsorted(self.image_id, ids), len(self)).astype(np.int64)
+
+    @property
+    def name(self) -> str:
+        return shown(self.source) if self.source else f"{self.meta.model}/{self.meta.view}"
+
+
+def make_predictions(
+    image_id: Any, label: Any, score: Any, boxes_xyxy: Any, meta: Meta, images: pd.DataFrame
+) -> tuple[Predictions, dict[str, int]]:
+    """Build a table from raw detections: clipped to the photos, sorted, boxes without area dropped.
+
+    Returns the table and the counts of what was clipped and dropped. Raises PipelineError for ids
+    that the image table lacks, and for values that are not finite or that no table may hold.
+    """
+    image_id = np.asarray(image_id, np.int64).reshape(-1)
+    label = np.asarray(label, np.int64).reshape(-1)
+    score = np.asarray(score, np.float64).reshape(-1)
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    rows = pd.Index(images["image_id"]).get_indexer(pd.Index(image_id))
+    tests: Sequence[tuple[str, Any]] = (
+        ("an image id of the image table", rows >= 0),
+        ("finite corners", np.isfinite(boxes).all(axis=1)),
+        ("a score in [0, 1]", (score >= 0) & (score <= 1)),
+        ("a label from 0 to 32767", (label >= 0) & (label <= 32767)),
+    )
+    for expected, good in tests:
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            values = f"score {score[row]}, box {boxes[row].tolist()}, label {label[row]}"
+            raise PipelineError(f"box {row} (image {image_id[row]}): expected {expected}; {values}")
+    limits = images[["width", "height"]].to_numpy(np.float64)[rows]
+    inside = clip(boxes, limits[:, 0], limits[:, 1]).astype(np.float32)
+    keep = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    counts = {
+        "clipped": int((np.abs(inside - boxes) > 1e-2).any(axis=1)[keep].sum()),
+        "without area": int((~keep).sum()),
+    }
+    table = Predictions(
+        image_id[keep].astype(np.int32), label[keep].astype(np.int16),
+        score[keep].astype(np.float32), inside[keep], meta,
+    )  # fmt: skip
+    return sort_predictions(table), counts
+
+
+def sort_predictions(table: Predictions) -> Predictions:
+    """Sort by image, score (descending), label, corners: the order never depends on the input's."""
+    keys = [*table.boxes_xyxy.T[::-1], table.label, -table.score, table.image_id]
+    order = np.lexsort(keys)
+    return Predictions(
+        table.image_id[order], table.label[order], table.score[order], table.boxes_xyxy[order],
+        table.meta, table.source,
+    )  # fmt: skip
+
+
+def write_predictions(path: Path, table: Predictions) -> None:
+    """Write a table atomically."""
+    meta = table.meta
+    text = json.dumps(
+        {
+            "format": FORMAT, "competition": meta.competition, "split": meta.split,
+            "image_digest": meta.image_digest, "image_ids": meta.image_ids.tolist(),
+            "folds": [None if fold < 0 else fold for fold in meta.folds.tolist()],
+            "model": meta.model, "view": meta.view, "made": meta.made,
+        }
+    )  # fmt: skip
+    columns = [table.image_id, table.label, table.score, *table.boxes_xyxy.T]
+    arrow = pa.table([np.ascontiguousarray(c) for c in columns], schema=SCHEMA)
+    with atomic(Path(path)) as temporary:
+        pq.write_table(arrow.replace_schema_metadata({KEY: text.encode()}), temporary)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read and check a table. Raises PipelineError with file, row and expected value."""
+    path = Path(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            arrow = file.read()
+    except FileNotFoundError:
+        raise PipelineError(f"{shown(path)}: no such prediction table") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise PipelineError(f"{shown(path)}: not a whole Parquet file ({reason}); predict again") from None
+    raw = (arrow.schema.metadata or {}).get(KEY)
+    missing = [name for name in SCHEMA.names if name not in arrow.schema.names]
+    if raw is None or missing:
+        what = f"no column {missing[0]}" if missing else "no metadata of the pipeline"
+        raise PipelineError(
+            f"{shown(path)}: not a prediction table ({what}); bring boxes made elsewhere in with "
+            "python -m pipeline.convert"
+        )
+    try:
+        arrow = arrow.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise PipelineError(f"{shown(path)}: column types: {error}") from None
+    if any(column.null_count for column in arrow.columns):
+        raise PipelineError(f"{shown(path)}: empty cells; expected a number in every cell")
+    image_id, label, score, *corners = (column.to_numpy() for column in arrow.columns)
+    table = Predictions(image_id, label, score, np.stack(corners, axis=1), _read_meta(raw, path), path)
+    _check(table)
+    return table
+
+
+def _read_meta(raw: bytes, path: Path) -> Meta:
+    try:
+        value = json.loads(raw)
+        if value["format"] != FORMAT:
+            raise PipelineError(f"{shown(path)}: table format {value['format']}, expected {FORMAT}")
+        folds = [-1 if fold is None else fold for fold in value["folds"]]
+        return Meta(
+            value["competition"], value["split"], value["image_digest"],
+            np.array(value["image_ids"], np.int32), np.array(folds, np.int32),
+            value["model"], value["view"], value["made"],
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise PipelineError(f"{shown(path)}: damaged metadata ({error!r}); predict again") from None
+
+
+def _check(table: Predictions) -> None:
+    """Raise PipelineError at the first row that breaks the table's promise."""
+    meta, boxes = table.meta, table.boxes_xyxy
+    if meta.split not in SPLITS:
+        raise PipelineError(f"{table.name}: split '{meta.split}', expected {' or '.join(SPLITS)}")
+    flat = meta.image_ids.ndim == 1 and meta.folds.shape == meta.image_ids.shape
+    if not flat or (np.diff(meta.image_ids) <= 0).any():
+        raise PipelineError(f"{table.name}: ids of predicted images must be sorted, each once")
+    same = np.diff(table.image_id) == 0
+    tests: Sequence[tuple[str, Any]] = (
+        ("score in [0, 1]", (table.score >= 0) & (table.score <= 1)),
+        ("finite corners", np.isfinite(boxes).all(axis=1)),
+        ("x2 > x1 and y2 > y1", (boxes[:, 2:] > boxes[:, :2]).all(axis=1)),
+        ("corners that are not negative", (boxes[:, :2] >= 0).all(axis=1)),
+        ("label >= 0", table.label >= 0),
+        ("an image id among those predicted", np.isin(table.image_id, meta.image_ids)),
+        ("rows sorted by image", np.append(True, np.diff(table.image_id) >= 0)),
+        ("scores falling within an image", np.append(True, ~same | (np.diff(table.score) <= 0))),
+    )
+    for expected, good in tests:
+        if len(table) and not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            values = f"score {table.score[row]}, box {boxes[row].tolist()}, label {table.label[row]}"
+            raise PipelineError(
+                f"{table.name}: row {row} (image {table.image_id[row]}): expected {expected}; {values}"
+            )
+
+
+def check_belongs(
+    table: Predictions, competition: str, image_digest: str | None = None, n_classes: int | None = None
+) -> None:
+    """Raise PipelineError unless the table is of this competition, image table and class list."""
+    meta = table.meta
+    if meta.competition != competition:
+        raise PipelineError(
+            f"{table.name}: made for competition '{meta.competition}', expected '{competition}'"
+        )
+    if image_digest is not None and meta.image_digest != image_digest:
+        raise PipelineError(
+            f"{table.name}: made for another image table (digest {meta.image_digest}, the data now "
+            f"give {image_digest}); predict again, or point ROOT at the data it was made with"
+        )
+    if n_classes is not None and len(table) and table.label.max() >= n_classes:
+        row = int(np.argmax(table.label))
+        raise PipelineError(f"{table.name}: row {row}: label {table.label[row]}, expected 0..{n_classes - 1}")
+
+
+def check_alike(tables: Sequence[Predictions]) -> None:
+    """Raise PipelineError unless all tables are of one competition, split and image table."""
+    first = tables[0]
+    for table in tables:
+        check_belongs(table, first.meta.competition, first.meta.image_digest)
+        if table.meta.split != first.meta.split:
+            raise PipelineError(
+                f"{table.name}: split '{table.meta.split}', but {first.name} has '{first.meta.split}'; "
+                "combine out-of-fold with out-of-fold, test with test"
+            )
+
+
+def join_predictions(tables: Sequence[Predictions]) -> Predictions:
+    """Pool tables of disjoint images (the folds of an OOF) into one.
+
+    Raises PipelineError when they share images, or are of another competition, split or image table.
+    """
+    first = tables[0].meta
+    check_alike(tables)
+    ids = np.concatenate([t.meta.image_ids for t in tables])
+    order = np.argsort(ids, kind="stable")
+    if (np.diff(ids[order]) == 0).any():
+        raise PipelineError("tables to be joined share images: " + ", ".join(t.name for t in tables))
+    folds = np.concatenate([t.meta.folds for t in tables])
+    same_view = len({t.meta.view for t in tables}) == 1
+    meta = Meta(
+        first.competition, first.split, first.image_digest, ids[order], folds[order], first.model,
+        first.view if same_view else "mixed", {"joined": [t.name for t in tables]},
+    )  # fmt: skip
+    return sort_predictions(
+        Predictions(
+            np.concatenate([t.image_id for t in tables]), np.concatenate([t.label for t in tables]),
+            np.concatenate([t.score for t in tables]),
+            np.concatenate([t.boxes_xyxy for t in tables]), meta,
+        )
+    )  # fmt: skip
+
+
+def source_digest(table: Predictions) -> dict[str, str]:
+    """How a card names a table: its file, model, view and the digest of the file's bytes."""
+    entry = {"model": table.meta.model, "view": table.meta.view}
+    if table.source:
+        entry |= {"file": shown(table.source), "digest": file_digest(table.source)}
+    return entry

@@ -1,0 +1,62 @@
+"""The fold file `folds/<competition>/folds.csv`: image_id,file_name,fold,group; one row an image."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.data.dataset import Dataset
+from pipeline.errors import PipelineError
+from pipeline.paths import file_digest, folds_csv, shown
+
+COLUMNS = ["image_id", "file_name", "fold", "group"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """fold: (n,) fold of each image in the order of the dataset's image table; digest of the file."""
+
+    fold: NDArray[np.int32]
+    n_folds: int
+    digest: str
+    path: Path
+
+
+def read_split(competition: str, train: Dataset) -> Split:
+    """Read and check the split of a competition against its train images."""
+    path = folds_csv(competition)
+    if not path.is_file():
+        raise PipelineError(f"{shown(path)}: no split yet; make folds COMP={competition}")
+    try:
+        table = pd.read_csv(path, dtype={"file_name": str, "group": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise PipelineError(f"{shown(path)}: not a fold file ({error}); make folds again") from None
+    if list(table.columns) != COLUMNS:
+        raise PipelineError(f"{shown(path)}: header {list(table.columns)}, expected {COLUMNS}")
+    table = table.sort_values("image_id").reset_index(drop=True)
+    same = len(table) == len(train.images) and bool(
+        (table["image_id"].to_numpy() == train.images["image_id"].to_numpy()).all()
+        and (table["file_name"].to_numpy() == train.images["file_name"].to_numpy()).all()
+    )
+    if not same:
+        raise PipelineError(
+            f"{shown(path)}: its {len(table)} images are not the {len(train.images)} of the train set; "
+            f"point ROOT at the data it was made with, or make folds COMP={competition} again"
+        )
+    fold = table["fold"].to_numpy()
+    if not np.issubdtype(fold.dtype, np.integer) or fold.min() < 0:
+        raise PipelineError(f"{shown(path)}: column fold: expected whole numbers from 0")
+    n_folds = int(fold.max()) + 1
+    for k in range(n_folds):
+        if not (fold == k).any():
+            raise PipelineError(f"{shown(path)}: fold {k} has no image; make folds again")
+    return Split(fold.astype(np.int32), n_folds, file_digest(path), path)
+
+
+def check_fold(split: Split, fold: int) -> None:
+    if not 0 <= fold < split.n_folds:
+        raise PipelineError(
+            f"fold {fold} is out of range: {shown(split.path)} has folds 0 to {split.n_folds - 1}"
+        )

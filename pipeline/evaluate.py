@@ -1,0 +1,124 @@
+"""Score predictions against the truth: COCO mAP50, mAP50-95 and the AP50 of each class.
+
+    python -m pipeline.evaluate FILE.parquet ... --competition C    any prediction tables
+    python -m pipeline.evaluate --model M --competition C           a model's views and their fusion
+    python -m pipeline.evaluate --ensemble E --competition C        an ensemble
+
+A table is scored on the images it predicted: out-of-fold tables against the train annotations, test
+tables where the test truth is known. Prints a table and saves metrics.json.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import cli
+from pipeline.data.dataset import Dataset, load_truth
+from pipeline.data.predictions import (
+    Predictions,
+    check_belongs,
+    join_predictions,
+    read_predictions,
+)
+from pipeline.data.profile import Profile, load_profile
+from pipeline.data.runs import need_runs
+from pipeline.errors import PipelineError
+from pipeline.fusion.tables import Fusion, fuse_same_images
+from pipeline.paths import ensemble_dir, runs_dir, shown, write_json
+from pipeline.scoring import evaluate
+
+
+def truth_of(profile: Profile, split: str) -> Dataset:
+    """The images and true boxes that a table of the split is scored against."""
+    truth = load_truth(profile, "train" if split == "oof" else "test")
+    if truth is None:
+        raise PipelineError(f"competition '{profile.name}': the test set's truth is not known here")
+    return truth
+
+
+def score(profile: Profile, table: Predictions, truths: dict[str, Dataset]) -> dict[str, Any]:
+    """Check that the table belongs to the competition, and score it."""
+    split = table.meta.split
+    if split not in truths:
+        truths[split] = truth_of(profile, split)
+    check_belongs(table, profile.name, truths[split].digest, len(profile.classes))
+    return evaluate(table, truths[split].annotations, profile.classes) | {"split": split}
+
+
+def model_tables(profile: Profile, model: str, split: str) -> dict[str, Predictions]:
+    """A model's pooled folds for each view that all of them predicted, and the fusion of the views.
+
+    On the test split every fold predicted all images, so each fold is a table of its own.
+    """
+    runs = need_runs(profile.name, model)
+    views = [v for v in runs[0].views(split) if all(v in run.views(split) for run in runs)]
+    if not views:
+        raise PipelineError(
+            f"{model}: no view that all trained folds predicted on {split}; make predict "
+            f"COMP={profile.name} MODEL={model} FOLD={runs[0].fold} SPLIT={split}"
+        )
+    found: dict[str, Predictions] = {}
+    fused = []
+    for run in runs:
+        tables = [run.table(split, view) for view in views]
+        if split == "test":
+            found |= {f"{v} fold{run.fold}": t for v, t in zip(views, tables, strict=True)}
+        fused.append(fuse_same_images(tables, Fusion(), name=model))
+    if split == "oof":
+        found = {v: join_predictions([run.table(split, v) for run in runs]) for v in views}
+        if len(views) > 1:
+            found["fused"] = join_predictions(fused)
+    return found
+
+
+def show(profile: Profile, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """One column a table, one row a measure and class."""
+    frame = pd.DataFrame(
+        {name: [s["map50"], s["map50_95"], *s["ap50"].values()] for name, s in scores.items()},
+        index=["mAP50", "mAP50-95", *(f"  AP50 {name}" for name in profile.classes)], dtype=float,
+    )  # fmt: skip
+    print(frame.to_string(float_format="{:.4f}".format, na_rep="no truth"))
+    counts = {(s["split"], s["images"], s["truths"]) for s in scores.values()}
+    for split, images, truths in sorted(counts):
+        print(f"{split}: {images} images, {truths} true boxes")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    cli.add_competition(arguments)
+    arguments.add_argument("files", nargs="*", type=Path, metavar="FILE.parquet")
+    arguments.add_argument("--model", default=None)
+    arguments.add_argument("--ensemble", default=None)
+    arguments.add_argument("--split", choices=("oof", "test"), default="oof", help="with --model")
+    arguments.add_argument("-o", "--output", type=Path, default=None, help="metrics.json to write")
+    options = arguments.parse_args(argv)
+    profile = load_profile(options.competition, options.root)
+    if sum(map(bool, (options.files, options.model, options.ensemble))) != 1:
+        raise PipelineError("expected prediction tables, or --model, or --ensemble, one of them")
+    output = options.output
+    if options.model:
+        tables = model_tables(profile, options.model, options.split)
+        name = "metrics.json" if options.split == "oof" else f"metrics-{options.split}.json"
+        output = output or runs_dir(profile.name) / options.model / name
+    elif options.ensemble:
+        folder = ensemble_dir(profile.name, options.ensemble)
+        tables = {f"{options.ensemble} oof": read_predictions(folder / "oof.parquet")}
+        if (folder / "test.parquet").is_file() and load_truth(profile, "test") is not None:
+            tables[f"{options.ensemble} test"] = read_predictions(folder / "test.parquet")
+        output = output or folder / "metrics.json"
+    else:
+        tables = {str(path): read_predictions(path) for path in options.files}
+        if len({path.stem for path in options.files}) == len(options.files):
+            tables = {path.stem: table for path, table in zip(options.files, tables.values(), strict=True)}
+        output = output or options.files[0].with_name("metrics.json")
+    truths: dict[str, Dataset] = {}
+    scores = {name: score(profile, table, truths) for name, table in tables.items()}
+    show(profile, scores)
+    write_json(output, {"competition": profile.name, "scores": scores})
+    print(f"wrote {shown(output)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,132 @@
+"""Prediction tables fused and joined: which tables belong together, and what the result says of itself."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.predictions import (
+    Meta,
+    Predictions,
+    check_alike,
+    join_predictions,
+    source_digest,
+)
+from pipeline.errors import PipelineError
+from pipeline.fusion.fuse import FUSERS, SOFT_KINDS, fuse_arrays
+from pipeline.fusion.wbf import CONF_TYPES
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How boxes are fused: the parameters of `pipeline.fusion.fuse` but for the weights."""
+
+    method: str = "wbf"
+    iou: float = 0.55
+    skip: float = 0.001
+    conf_type: str = "votes"
+    soft: str = "linear"
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", FUSERS), ("conf_type", CONF_TYPES), ("soft", SOFT_KINDS)):
+            if (value := getattr(self, name)) not in known:
+                raise PipelineError(f"{name} '{value}': expected one of {', '.join(known)}")
+        for name in ("iou", "skip", "sigma"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value <= (10 if name == "sigma" else 1):
+                raise PipelineError(f"{name} {value}: expected a number from 0 to 1")
+
+
+FUSION_KEYS = tuple(item.name for item in fields(Fusion))
+# What fuses the K folds' results on the test set; fitted on nothing, the same always.
+ACROSS_FOLDS = Fusion()
+
+
+def check_members(tables: Sequence[Predictions]) -> None:
+    """Raise PipelineError unless all tables are alike (`check_alike`) and each has a box."""
+    check_alike(tables)
+    for table in tables:
+        if len(table) == 0:
+            raise PipelineError(
+                f"{table.name}: an empty member, not one box on {len(table.meta.image_ids)} images; "
+                "leave it out or predict again"
+            )
+
+
+def fuse_same_images(
+    tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
+    name: str = "ensemble",
+) -> Predictions:  # fmt: skip
+    """Fuse tables that predicted the same images; every table is one source."""
+    check_members(tables)
+    ids = tables[0].meta.image_ids
+    for table in tables[1:]:
+        if not np.array_equal(table.meta.image_ids, ids):
+            raise PipelineError(f"{table.name}: other images than {tables[0].name}")
+    starts = np.cumsum([0, *(len(t) for t in tables[:-1])])
+    offsets = np.stack([t.offsets(ids) + start for t, start in zip(tables, starts, strict=True)])
+    fused = fuse_arrays(
+        np.concatenate([t.boxes_xyxy for t in tables]), np.concatenate([t.score for t in tables]),
+        np.concatenate([t.label for t in tables]),
+        np.repeat(np.arange(len(tables), dtype=np.int16), [len(t) for t in tables]), offsets,
+        n_sources=len(tables), weights=weights, **asdict(fusion),
+    )  # fmt: skip
+    folds = tables[0].meta.folds
+    same_folds = all(np.array_equal(t.meta.folds, folds) for t in tables)
+    first = tables[0].meta
+    meta = Meta(
+        first.competition, first.split, first.image_digest, ids,
+        folds if same_folds else np.full(len(ids), -1, np.int32), name, "fused",
+        {
+            "fusion": asdict(fusion), "weights": list(weights) if weights is not None else None,
+            "members": [source_digest(t) for t in tables], "repairs": fused.report.lines(),
+        },
+    )  # fmt: skip
+    image_id = np.repeat(ids, np.diff(fused.offsets))
+    return Predictions(image_id, fused.labels, fused.scores, fused.boxes_xyxy, meta)
+
+
+def fuse_and_join(
+    tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
+    name: str = "ensemble",
+) -> Predictions:  # fmt: skip
+    """Fuse tables with the same images, join those with disjoint images, refuse anything between."""
+    check_members(tables)
+    groups: dict[bytes, list[int]] = {}
+    for index, table in enumerate(tables):
+        groups.setdefault(table.meta.image_ids.tobytes(), []).append(index)
+    firsts = [tables[members[0]] for members in groups.values()]
+    for i, one in enumerate(firsts):
+        for other in firsts[i + 1 :]:
+            shared = np.intersect1d(one.meta.image_ids, other.meta.image_ids)
+            if len(shared):
+                raise PipelineError(
+                    f"{one.name} and {other.name} share {len(shared)} images of {len(one.meta.image_ids)} "
+                    f"and {len(other.meta.image_ids)}; expected the same images (to be fused) or none "
+                    "(to be joined)"
+                )
+    parts = []
+    for members in groups.values():
+        chosen = [weights[i] for i in members] if weights is not None else None
+        parts.append(fuse_same_images([tables[i] for i in members], fusion, chosen, name))
+    if len(parts) == 1:
+        return parts[0]
+    joined = join_predictions(parts)
+    joined.meta.made = {
+        "fusion": asdict(fusion), "weights": list(weights) if weights is not None else None,
+        "members": [entry for part in parts for entry in part.meta.made["members"]],
+        "repairs": [line for part in parts for line in part.meta.made["repairs"]],
+    }  # fmt: skip
+    joined.meta.view = "fused"
+    return joined
+
+
+def describe(fusion: Fusion) -> dict[str, Any]:
+    """The parameters that matter for the method, for a card or a printed line."""
+    values = asdict(fusion)
+    drop = {"wbf": ("soft", "sigma"), "soft_nms": ("conf_type",)}.get(
+        fusion.method, ("conf_type", "soft", "sigma")
+    )
+    return {key: value for key, value in values.items() if key not in drop}

@@ -1,0 +1,43 @@
+"""Chunks of images over plain threads: the kernels release the GIL."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError
+
+_CHUNKS_PER_THREAD = 4  # more than one, so that a thread that lost its core holds nobody up
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, or as many as there are cores for this process."""
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads < 1:
+        raise PipelineError(f"threads={threads}: expected 1 or more, or None for all cores")
+    return threads
+
+
+def chunks(image_rows: NDArray[np.int64], threads: int) -> list[tuple[int, int]]:
+    """Ranges of images with about equal numbers of rows; `image_rows` (m+1,) counts up the rows."""
+    images = len(image_rows) - 1
+    pieces = 1 if threads == 1 else min(images, threads * _CHUNKS_PER_THREAD)
+    if pieces < 2:
+        return [(0, images)] if images else []
+    inner = np.arange(1, pieces) * (int(image_rows[-1]) / pieces)
+    cuts = np.unique(np.concatenate([[0], np.searchsorted(image_rows, inner), [images]]))
+    return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def over_chunks(work: Callable[[int, int], None], ranges: list[tuple[int, int]], threads: int) -> None:
+    """Call work(first, last) for every range; an exception of any of them is raised here."""
+    if threads == 1 or len(ranges) < 2:
+        for first, last in ranges:
+            work(first, last)
+        return
+    with ThreadPoolExecutor(min(threads, len(ranges))) as pool:
+        for done in [pool.submit(work, first, last) for first, last in ranges]:
+            done.result()

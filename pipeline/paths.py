@@ -1,0 +1,102 @@
+"""Where things lie, and how files are written: to a temporary name, then renamed.
+
+Nothing else in the package spells a folder's name. `PIPELINE_HOME` moves everything a stage
+writes (folds, runs, submissions) away from the project's own folder, as the tests do.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+CONFIGS = PROJECT / "configs"
+
+
+def home() -> Path:
+    """Folder that holds folds/, runs/, submissions/, data/ and weights/."""
+    return Path(os.environ.get("PIPELINE_HOME", PROJECT)).resolve()
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the working folder where it lies below it."""
+    path = Path(path)
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+def folds_csv(competition: str) -> Path:
+    return home() / "folds" / competition / "folds.csv"
+
+
+def runs_dir(competition: str) -> Path:
+    return home() / "runs" / competition
+
+
+def run_dir(competition: str, model: str, fold: int) -> Path:
+    return runs_dir(competition) / model / f"fold{fold}"
+
+
+def table_path(run: Path, split: str, view: str) -> Path:
+    """Prediction table of one view beside the checkpoint that made it."""
+    return run / split / f"{view}.parquet"
+
+
+def ensemble_dir(competition: str, name: str) -> Path:
+    return runs_dir(competition) / "ensembles" / name
+
+
+def submission_csv(competition: str, name: str) -> Path:
+    return home() / "submissions" / competition / f"{name}.csv"
+
+
+def weights_dir() -> Path:
+    """Local folder of pretrained weights, looked into before anything is downloaded."""
+    return Path(os.environ.get("PIPELINE_WEIGHTS", home() / "weights"))
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends without error.
+
+    A killed process leaves the old file or none. The temporary keeps the suffix, because writers
+    choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def text_digest(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

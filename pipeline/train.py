@@ -1,0 +1,178 @@
+"""Train one model on one fold: writes runs/<competition>/<model>/fold<k>/.
+
+The folder ends up with the best checkpoint by the fold's own mAP50, the resolved config, train.log,
+history.csv (a row an epoch) and card.json, which is written last: where it is, the run is whole. The
+same command goes on where a killed training stopped, and does nothing when the run is whole.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import cli
+from pipeline.backends import load_backend
+from pipeline.backends.base import (
+    ModelConfig,
+    PhotoSet,
+    Settings,
+    TrainJob,
+    find_model,
+    select_device,
+)
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.findings import Findings
+from pipeline.data.photos import check_photos, photos_of
+from pipeline.data.profile import Profile, load_profile
+from pipeline.data.split import Split, check_fold, read_split
+from pipeline.errors import PipelineError
+from pipeline.paths import file_digest, run_dir, shown, text_digest, write_json
+
+CARD, JOB = "card.json", "job.json"
+
+
+def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_out: bool) -> PhotoSet:
+    """The photos and boxes of one fold's train part or held-out part."""
+    chosen = (split.fold == fold) == held_out
+    images = train.images[chosen].reset_index(drop=True)
+    boxes = train.annotations[train.annotations["image_id"].isin(images["image_id"])]
+    if not held_out and boxes.empty:
+        raise PipelineError(f"fold {fold}: its train part has no box; nothing to learn")
+    return PhotoSet(images, boxes.reset_index(drop=True), photos_of(profile, "train", images))
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """["a.b=1", "c=true"] -> {"a.b": 1, "c": True}; values are YAML, so 1e-3 needs its point: 1.0e-3."""
+    options = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise PipelineError(f"option '{pair}': expected key=value")
+        try:
+            options[key] = float(value)
+            if options[key].is_integer() and value.lstrip("+-").isdigit():
+                options[key] = int(value)
+        except ValueError:
+            options[key] = yaml.safe_load(value)
+    return options
+
+
+def job_description(
+    model: ModelConfig, resolved: dict[str, Any], profile: Profile, train: Dataset, split: Split,
+    fold: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What makes two trainings the same; compared when the same run is asked for again."""
+    return {
+        "competition": profile.name, "model": model.name, "backend": model.backend, "fold": fold,
+        "seed": seed, "image_digest": train.digest, "folds_digest": split.digest,
+        "annotations_digest": text_digest(train.annotations.to_csv(index=False)),
+        "config_digest": text_digest(json.dumps(resolved, sort_keys=True, default=str)),
+        "epochs": resolved["epochs"], "image_size": resolved["image_size"],
+        "batch": resolved["batch"],
+    }  # fmt: skip
+
+
+def check_same_job(run: Path, job: dict[str, Any]) -> None:
+    """Raise PipelineError when the run's folder holds another training than the one asked for."""
+    path = run / JOB
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in job.items():
+        if before.get(key) != value:
+            raise PipelineError(
+                f"{shown(run)} was trained with {key} {before.get(key)}, now asked for {value}: "
+                "OVERWRITE=1 (--overwrite) trains anew, or give the model another name"
+            )
+
+
+def train_fold(
+    profile: Profile, model: ModelConfig, fold: int, settings: Settings, *, seed: int,
+    device: str | None, workers: int | None, overwrite: bool,
+) -> Path:  # fmt: skip
+    """Train, resume or leave alone; returns the run's folder."""
+    train = load_dataset(profile, "train")
+    split = read_split(profile.name, train)
+    check_fold(split, fold)
+    backend = load_backend(model.backend)
+    run = run_dir(profile.name, model.name, fold)
+    resolved = backend.resolve(model, settings)
+    description = job_description(model, resolved, profile, train, split, fold, seed)
+    findings = Findings("photos")
+    learned = photo_set(profile, train, split, fold, held_out=False)
+    held_out = photo_set(profile, train, split, fold, held_out=True)
+    repaired = check_photos([*learned.photos, *held_out.photos], findings)
+    if overwrite:
+        shutil.rmtree(run, ignore_errors=True)
+    check_same_job(run, description)
+    if (run / CARD).is_file():
+        print(f"{shown(run)} is trained already; nothing to do")
+        return run
+    train.findings.show()
+    findings.show()
+    device = select_device(device)
+    if workers is None:  # on a CPU the cores are busy with the network
+        workers = 0 if device == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
+    job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed, workers)
+    job.work.mkdir(parents=True, exist_ok=True)
+    write_json(run / JOB, description)
+    began = time.monotonic()
+    trained = backend.train(job)
+    write_json(
+        run / CARD,
+        description | {
+            "classes": list(profile.classes), "checkpoint": trained.checkpoint.name,
+            "config": trained.config.name, "checkpoint_digest": file_digest(trained.checkpoint),
+            "best_epoch": trained.best_epoch, "framework_map50": round(trained.best_map50, 5),
+            "pretrained": trained.pretrained, "device": device, "trained_photos": len(learned.images),
+            "held_out_photos": len(held_out.images), "seconds": round(time.monotonic() - began, 1),
+            "versions": backend.versions() | {"python": platform.python_version()},
+            "findings": [train.findings.as_json(), findings.as_json()],
+        },
+    )  # fmt: skip
+    shutil.rmtree(job.work)
+    print(
+        f"wrote {shown(run)}/{trained.checkpoint.name}: best epoch {trained.best_epoch} of "
+        f"{trained.resolved['epochs']}, mAP50 {trained.best_map50:.3f} by the framework's own counting"
+    )
+    return run
+
+
+def add_settings(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--epochs", type=int, default=None)
+    arguments.add_argument("--image-size", type=int, default=None, help="pixels, the longer side")
+    arguments.add_argument("--batch", type=int, default=None, help="photos a step")
+    arguments.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the framework's own"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    cli.add_competition(arguments)
+    cli.add_fold(arguments)
+    add_settings(arguments)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
+    arguments.add_argument("--overwrite", action="store_true", help="train anew over an old run")
+    options = arguments.parse_args(argv)
+    for key in ("epochs", "image_size", "batch"):
+        if (value := getattr(options, key)) is not None and value < 1:
+            raise PipelineError(f"{key} {value}: expected at least 1")
+    model = find_model(options.model)
+    profile = load_profile(options.competition, options.root)
+    settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
+    train_fold(
+        profile, model, options.fold, settings, seed=options.seed, device=options.device,
+        workers=options.workers, overwrite=options.overwrite,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,107 @@
+"""Views of a photo for test-time augmentation: an action on the decoded image and its undoing on boxes.
+
+A view's name is its recipe: `identity`, `hflip`, `vflip`, `rot90`, `rot180`, `rot270` (turns are
+counter-clockwise), `scale<factor>` (multiplies the size of the network's input, the decoded image
+stays), or several joined by `+` and applied from left to right: `hflip+rot90+scale1.25`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError
+
+Image = NDArray[np.uint8]
+Boxes = NDArray[np.float32]
+
+
+def _hflip_boxes(b: Boxes, width: int, height: int) -> Boxes:
+    return np.stack([width - b[:, 2], b[:, 1], width - b[:, 0], b[:, 3]], axis=1)
+
+
+def _vflip_boxes(b: Boxes, width: int, height: int) -> Boxes:
+    return np.stack([b[:, 0], height - b[:, 3], b[:, 2], height - b[:, 1]], axis=1)
+
+
+def _turn_boxes(b: Boxes, width: int, height: int) -> Boxes:
+    """A counter-clockwise turn: (x, y) in width x height goes to (y, width - x)."""
+    return np.stack([b[:, 1], width - b[:, 2], b[:, 3], width - b[:, 0]], axis=1)
+
+
+# A primitive action on the image, and the same on boxes given the size before it.
+_PRIMITIVES: dict[str, tuple[Callable[[Image], Image], Callable[[Boxes, int, int], Boxes]]] = {
+    "hflip": (lambda image: image[:, ::-1], _hflip_boxes),
+    "vflip": (lambda image: image[::-1], _vflip_boxes),
+    "turn": (np.rot90, _turn_boxes),
+}
+# Every named action as a chain of primitives, and the chain that undoes it.
+ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "identity": ((), ()),
+    "hflip": (("hflip",), ("hflip",)),
+    "vflip": (("vflip",), ("vflip",)),
+    "rot90": (("turn",), ("turn",) * 3),
+    "rot180": (("turn",) * 2, ("turn",) * 2),
+    "rot270": (("turn",) * 3, ("turn",)),
+}
+_SCALE = re.compile(r"scale(\d+(?:\.\d+)?)")
+
+
+def _chain_boxes(chain: tuple[str, ...], boxes: Boxes, width: int, height: int) -> Boxes:
+    for step in chain:
+        boxes = _PRIMITIVES[step][1](boxes, width, height)
+        if step == "turn":
+            width, height = height, width
+    return boxes
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to show a photo to a detector."""
+
+    name: str
+    chain: tuple[str, ...]
+    inverse: tuple[str, ...]
+    scale: float = 1.0
+
+    def apply(self, image: Image) -> Image:
+        """(h, w, 3) decoded photo -> the viewed photo, contiguous. The scale is the network's job."""
+        for step in self.chain:
+            image = _PRIMITIVES[step][0](image)
+        return np.ascontiguousarray(image)
+
+    def apply_boxes(self, boxes_xyxy: Boxes, width: int, height: int) -> Boxes:
+        """(n, 4) pixels of the photo (width x height) -> pixels of the viewed photo."""
+        return _chain_boxes(self.chain, boxes_xyxy, width, height)
+
+    def undo_boxes(self, boxes_xyxy: Boxes, width: int, height: int) -> Boxes:
+        """(n, 4) pixels of the viewed photo -> pixels of the photo, which is width x height."""
+        if self.chain.count("turn") % 2:
+            width, height = height, width
+        return _chain_boxes(self.inverse, boxes_xyxy, width, height)
+
+
+def parse_view(name: str) -> View:
+    """Read a view's name; raises PipelineError that lists the known actions."""
+    chain: tuple[str, ...] = ()
+    inverse: tuple[str, ...] = ()
+    scale = 1.0
+    for part in name.split("+"):
+        if part in ACTIONS:
+            chain += ACTIONS[part][0]
+            inverse = ACTIONS[part][1] + inverse
+        elif (match := _SCALE.fullmatch(part)) and 0.1 <= float(match[1]) <= 10:
+            scale *= float(match[1])
+        else:
+            known = ", ".join(ACTIONS)
+            raise PipelineError(
+                f"view '{name}': '{part}' is not an action; expected {known} or scale<0.1..10>, joined by '+'"
+            )
+    return View(name, chain, inverse, scale)
+
+
+def parse_views(names: str) -> list[View]:
+    """Read a comma-separated list of views, each once, in the given order."""
+    return [parse_view(name) for name in dict.fromkeys(filter(None, names.split(",")))]

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share. What a tiny competition looks like is said in `tiny.py`."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty PIPELINE_HOME (folds/, runs/, submissions/, data/, weights/), and no ROOT."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("PIPELINE_HOME", str(folder))
+    monkeypatch.delenv("ROOT", raising=False)
+    monkeypatch.delenv("PIPELINE_WEIGHTS", raising=False)
+    return folder
+
+
+@pytest.fixture
+def recycle(home: Path) -> Path:
+    """Root of a tiny competition in the format of `recycle`, where the profile looks for it."""
+    return tiny.write_coco(home / "data" / "recycle")
+
+
+@pytest.fixture
+def bccd(home: Path) -> Path:
+    """Root of a tiny competition in the format of `bccd`, where the profile looks for it."""
+    return tiny.write_voc(home / "data" / "bccd")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data: PIPELINE_DATA, or ../shared/data beside the repository."""
+    folder = Path(os.environ.get("PIPELINE_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no development data at {folder} (set PIPELINE_DATA)")
+    return folder

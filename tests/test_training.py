@@ -1,0 +1,304 @@
+"""Real trainings of both frameworks on a handful of rendered photos, from folds to submission."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import ensemble, evaluate, folds, predict, submission, train
+from pipeline.backends import load_backend
+from pipeline.backends.base import Settings, find_model, list_models
+from pipeline.data import demo
+from pipeline.data.predictions import read_predictions
+from pipeline.data.profile import load_profile
+from pipeline.errors import PipelineError
+from pipeline.paths import PROJECT
+
+MODELS = ("faster_rcnn_tiny", "yolov5n")
+SMALL = ["--epochs", "1", "--image-size", "64", "--batch", "4", "--device", "cpu"]
+COMPETITION = ["--competition", "demo"]
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which both models are trained and predicted on both folds, one epoch each."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_HOME", str(home))
+        patch.delenv("ROOT", raising=False)
+        demo.generate(home / "data" / "demo", n_train=12, n_test=4, size=96)
+        folds.main([*COMPETITION, "--folds", "2"])
+        for model in MODELS:
+            for fold in "01":
+                target = [*COMPETITION, "--model", model, "--fold", fold]
+                train.main([*target, *SMALL])
+                predict.main([*target, "--views", "identity,hflip", "--device", "cpu"])
+        yield home
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_holds_what_it_promises(trained: Path, model: str) -> None:
+    run = trained / "runs" / "demo" / model / "fold0"
+    card = json.loads((run / "card.json").read_text())
+    tables = {f"{split}/{view}.parquet" for split in ("oof", "test") for view in ("identity", "hflip")}
+    expected = {"card.json", "job.json", "history.csv", "train.log", card["checkpoint"], card["config"]}
+    assert files_below(run) == expected | tables
+    assert card["epochs"] == 1 and card["image_size"] == 64 and card["seed"] == 0
+    assert card["pretrained"] == "from scratch"
+    assert card["trained_photos"] + card["held_out_photos"] == 12
+    assert (run / "train.log").stat().st_size > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tables_cover_their_images_and_say_which_fold(trained: Path, model: str) -> None:
+    with open(trained / "folds" / "demo" / "folds.csv", newline="") as file:
+        fold_of = {int(row["image_id"]): int(row["fold"]) for row in csv.DictReader(file)}
+    held_out: list[int] = []
+    for fold in (0, 1):
+        run = trained / "runs" / "demo" / model / f"fold{fold}"
+        oof, test = (read_predictions(run / split / "hflip.parquet") for split in ("oof", "test"))
+        assert all(fold_of[image_id] == fold for image_id in oof.meta.image_ids.tolist())
+        assert set(oof.meta.folds.tolist()) == {fold}
+        assert test.meta.image_ids.tolist() == [0, 1, 2, 3]
+        assert oof.meta.model == model and oof.meta.view == "hflip"
+        held_out += oof.meta.image_ids.tolist()
+    assert sorted(held_out) == sorted(fold_of)
+
+
+def test_evaluate_ensemble_and_submission_follow(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main([*COMPETITION, "--model", MODELS[0]])
+    metrics = json.loads((trained / "runs" / "demo" / MODELS[0] / "metrics.json").read_text())
+    assert set(metrics["scores"]) == {"identity", "hflip", "fused"}
+    assert metrics["scores"]["fused"]["images"] == 12
+    ensemble.main([*COMPETITION, "--ensemble", "final"])
+    submission.main([*COMPETITION])
+    capsys.readouterr()
+    rows = (trained / "submissions" / "demo" / "final.csv").read_text().splitlines()
+    assert rows[0] == "PredictionString,image_id"
+    assert [row.rsplit(",", 1)[1] for row in rows[1:]] == [f"test/{i:04d}.jpg" for i in range(4)]
+    card = json.loads((trained / "submissions" / "demo" / "final.json").read_text())
+    assert 0 <= card["oof"]["map50"] <= 1
+    assert len(card["tables"]) == 2 * 2 * 2 * 2  # models, folds, views, splits
+
+
+def test_a_whole_run_is_left_alone_and_another_training_refused(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained / "runs" / "demo" / "yolov5n" / "fold0"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    target = [*COMPETITION, "--model", "yolov5n", "--fold", "0"]
+    train.main([*target, *SMALL])
+    assert "nothing to do" in capsys.readouterr().out
+    predict.main([*target, "--views", "identity,hflip"])
+    assert "up to date" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(PipelineError, match=r"config_digest .*OVERWRITE=1"):
+        train.main([*target, *SMALL, "--epochs", "2"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_scale_view_changes_the_size_of_the_network_input(
+    trained: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    run = trained / "runs" / "demo" / model / "fold0"
+    card = json.loads((run / "card.json").read_text())
+    backend = load_backend(card["backend"])
+    detector = backend.load(
+        run / card["checkpoint"], run / card["config"], load_profile("demo").classes, "cpu"
+    )
+    shapes: list[tuple[int, ...]] = []
+    forward = torch.nn.Conv2d.forward
+
+    def spy(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 3:
+            shapes.append(tuple(x.shape[2:]))
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    for scale, side in ((1.0, 64), (2.0, 128)):
+        detector.predict([image], 1.0)  # warm-up passes of the framework are not counted
+        shapes.clear()
+        (found,) = detector.predict([image], scale)
+        assert shapes[-1] == (side, side)
+        assert (found.boxes_xyxy >= -1).all() and (found.boxes_xyxy <= 97).all()  # photo's pixels
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_kill_9_then_the_same_command_goes_on(trained: Path, tmp_path: Path, model: str) -> None:
+    """Killed after its first epoch, a run goes on and ends with the files of an undisturbed one."""
+    home = tmp_path / "home"
+    for part in ("data", "folds"):
+        shutil.copytree(trained / part, home / part)
+    command = [
+        sys.executable, "-m", "pipeline.train", *COMPETITION, "--model", model, "--fold", "0",
+        "--epochs", "3", "--image-size", "64", "--batch", "4", "--device", "cpu",
+    ]  # fmt: skip
+    environment = os.environ | {"PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    run = home / "runs" / "demo" / model / "fold0"
+    first = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "history.csv").is_file() and time.monotonic() < deadline:
+        assert first.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (run / "card.json").exists()
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{model} fold0: epoch 1/3" not in done.stdout
+    assert f"{model} fold0: epoch 3/3" in done.stdout
+    with open(run / "history.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    undisturbed = trained / "runs" / "demo" / model / "fold0"
+    assert files_below(run) == {f for f in files_below(undisturbed) if not f.endswith(".parquet")}
+    card = json.loads((run / "card.json").read_text())
+    assert 1 <= card["best_epoch"] <= 3
+    backend = load_backend(card["backend"])
+    backend.load(run / card["checkpoint"], run / card["config"], load_profile("demo").classes, "cpu")
+
+
+@pytest.mark.parametrize("name", sorted(list_models()))
+def test_every_config_resolves_with_overrides(name: str) -> None:
+    model = find_model(name)
+    backend = load_backend(model.backend)
+    resolved = backend.resolve(model, Settings(epochs=3, image_size=96, batch=2))
+    assert (resolved["epochs"], resolved["image_size"], resolved["batch"]) == (3, 96, 2)
+    text = json.dumps(resolved)
+    assert str(PROJECT) not in text and "fold" not in text
+
+
+def test_cascade_swin_builds_with_the_competitions_classes() -> None:
+    from mmdet.registry import MODELS as REGISTRY
+
+    from pipeline.backends import mmdet as backend
+
+    cfg = backend._configured(find_model("cascade_swin"), Settings())
+    backend._set_classes(cfg, 7)
+    backend._set_export_limits(cfg)
+    for part in backend._dicts(cfg.model):
+        part.pop("init_cfg", None)
+    model = REGISTRY.build(cfg.model)
+    assert [head.fc_cls.out_features for head in model.roi_head.bbox_head] == [8, 8, 8]
+    assert cfg.model.test_cfg.rcnn.score_thr == 0.001 and cfg.model.test_cfg.rcnn.max_per_img == 300
+    assert cfg.model.test_cfg.rpn.max_per_img == 1000
+
+
+def test_pretrained_weights_come_from_the_local_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.backends import mmdet as backend
+
+    monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
+    local = tmp_path / "resnet50-0676ba61.pth"
+    local.touch()
+    cfg = backend._configured(find_model("faster_rcnn"), Settings())
+    assert backend._find_pretrained(cfg, "faster_rcnn").endswith(local.name)
+    assert cfg.model.backbone.init_cfg.checkpoint == str(local)
+    assert cfg.model.backbone.frozen_stages == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_without_weights_a_backbone_is_thawed_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.backends import mmdet as backend
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("no net")
+
+    monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(backend.CheckpointLoader, "load_checkpoint", offline)
+    cfg = backend._configured(find_model("faster_rcnn"), Settings())
+    assert backend._find_pretrained(cfg, "faster_rcnn") == "from scratch"
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.backbone.frozen_stages == -1 and cfg.model.backbone.norm_eval is False
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("faster_rcnn: training from scratch: no resnet50 in ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "yolov9000", "--fold", "0"], r"no model 'yolov9000'; there are: .*cascade_swin"),
+        (["--model", "yolov5n", "--fold", "2"], r"fold 2 is out of range: .* folds 0 to 1"),
+        (["--model", "yolov5n", "--fold", "-1"], r"fold -1 is out of range"),
+        (["--model", "yolov5n", "--fold", "0", "--root", "/nowhere"], r"no data folder .*ROOT=<folder>"),
+        (["--model", "yolov5n", "--fold", "0", "--epochs", "0"], r"epochs 0: expected at least 1"),
+        (["--model", "yolov5n", "--fold", "0", "--set", "lr0"], r"option 'lr0': expected key=value"),
+        (["--model", "yolov5n", "--fold", "0", "--device", "cuda:7"], r"config_digest|cuda:7"),
+    ],
+)
+def test_train_refuses_in_one_line_and_writes_nothing(
+    trained: Path, arguments: list[str], message: str
+) -> None:
+    before = files_below(trained / "runs")
+    with pytest.raises(PipelineError, match=message) as caught:
+        train.main([*COMPETITION, *arguments])
+    assert "\n" not in str(caught.value)
+    assert files_below(trained / "runs") == before
+
+
+def test_a_photo_of_zero_bytes_stops_a_training_before_it_starts(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    for part in ("data", "folds"):
+        shutil.copytree(trained / part, home / part)
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    (home / "data" / "demo" / "train" / "0003.jpg").write_bytes(b"")
+    with pytest.raises(PipelineError, match=r"0003\.jpg: not a readable photo \(zero bytes\)"):
+        train.main([*COMPETITION, "--model", "yolov5n", "--fold", "0", *SMALL])
+    assert not (home / "runs").exists()
+
+
+def test_predict_refuses_a_damaged_checkpoint(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    checkpoint = home / "runs" / "demo" / "yolov5n" / "fold0" / "best.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(PipelineError, match=r"best\.pt: digest differs"):
+        predict.main([*COMPETITION, "--model", "yolov5n", "--fold", "0", "--views", "vflip"])
+
+
+def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
+    from PIL import Image
+
+    from pipeline import demo as stage
+    from pipeline.data.dataset import load_dataset, load_truth
+    from pipeline.data.photos import photos_of
+    from pipeline.data.sheet import draw_sheet
+
+    ensemble.main([*COMPETITION, "--ensemble", "final"])
+    profile = load_profile("demo")
+    truth = load_truth(profile, "test")
+    assert truth is not None and len(truth.annotations) > 0
+    scores = stage.score_table(profile, load_dataset(profile, "train"), truth)
+    assert list(scores.index) == [*MODELS, "ensemble"]
+    assert scores.to_numpy().min() >= 0 and scores.to_numpy().max() <= 1
+    table = read_predictions(trained / "runs" / "demo" / "ensembles" / "final" / "test.parquet")
+    photos = photos_of(profile, "test", truth.images)
+    path = trained / "sheet.png"
+    ids = truth.images["image_id"].tolist()
+    draw_sheet(path, photos, ids, truth.annotations, table, profile.classes, min_score=1.0, side=100)
+    with Image.open(path) as image:
+        assert image.width == 4 * 106 + 6 and image.height == 106 + 6 + 26
+        assert len(image.convert("RGB").getcolors(2**24) or []) > 1000
