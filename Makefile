@@ -17,6 +17,7 @@ WORKERS ?=
 SET ?=
 OVERWRITE ?=
 FILES ?=
+BENCH ?=
 
 PY = .venv/bin/python
 competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
@@ -66,6 +67,8 @@ submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the
 	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
 
 .PHONY: test lint bench
+bench: full ## time ours against its peers, in one run; BENCH="--images 100 --rounds 3" for other sizes
+	@$(PY) -m benchmarks.fusion $(BENCH)
 test: full lint ## lint, types and tests
 	@$(PY) -m pytest
 lint: full

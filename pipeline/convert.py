@@ -94,7 +94,7 @@ def _read_foreign(
 def read_folds(path: Path, dataset: Dataset) -> dict[int, int]:
     """Image id -> fold from a CSV with image_id or file_name and fold."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=str)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{shown(path)}: {error}") from None
     if "image_id" not in table and "file_name" in table:
@@ -107,7 +107,7 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, int]:
     for expected, good in (
         ("an image of the data", np.isin(ids, dataset.images["image_id"])),
         ("a fold that is a whole number from 0", (fold >= 0) & (fold == np.round(fold))),
-        ("each image once", ~table["image_id"].duplicated().to_numpy()),
+        ("each image once", ~pd.Series(ids).duplicated().to_numpy()),
     ):
         if not good.all():
             row = int(np.flatnonzero(~good)[0])

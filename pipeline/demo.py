@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -23,8 +22,8 @@ from pipeline.data.predictions import Predictions, join_predictions, read_predic
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import need_runs
 from pipeline.data.sheet import draw_sheet
+from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.errors import PipelineError
-from pipeline.fusion.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.paths import PROJECT, ensemble_dir, run_dir, runs_dir, shown, submission_csv
 from pipeline.scoring import evaluate
 
@@ -37,8 +36,8 @@ TRAININGS: dict[str, list[str]] = {
     "faster_rcnn_tiny": ["--epochs", "14", "--image-size", "192", "--set", "val_interval=2"],
     "yolov5n": [
         "--epochs", "28", "--image-size", "192", "--batch", "8",
-        "--set", "pretrained=false", "nbs=8", "optimizer=AdamW", "lr0=0.002", "warmup_epochs=1", "mosaic=0", "flipud=0.5",
-        "scale=0.3", "hsv_h=0.1",
+        "--set", "pretrained=false", "nbs=8", "optimizer=AdamW", "lr0=0.002", "warmup_epochs=1",
+        "mosaic=0", "flipud=0.5", "scale=0.3", "hsv_h=0.1",
     ],
 }  # fmt: skip
 SHEET_PHOTOS = 8

@@ -130,10 +130,12 @@ def gpu_rows(facts: dict[str, Any], hidden: bool) -> list[Row]:
 
 
 def read_requirements(path: Path) -> dict[str, str | None]:
-    """Package -> pinned version or None; the lines are `name==version` or `name`, # comments."""
+    """Package -> pinned version or None; lines are `name==version`, `name`, `-r file` or # comments."""
     pins: dict[str, str | None] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        if match := re.match(r"([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?\s*(?:==\s*([^\s;#]+))?", line.strip()):
+        if line.startswith("-r "):
+            pins |= read_requirements(path.with_name(line[3:].strip()))
+        elif match := re.match(r"([A-Za-z0-9][\w.-]*)(?:\[[^]]*\])?\s*(?:==\s*([^\s;#]+))?", line.strip()):
             pins[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
     return pins
 

@@ -24,8 +24,8 @@ from pipeline.data.predictions import (
 )
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import need_runs
+from pipeline.ensembles.tables import Fusion, fuse_same_images
 from pipeline.errors import PipelineError
-from pipeline.fusion.tables import Fusion, fuse_same_images
 from pipeline.paths import ensemble_dir, runs_dir, shown, write_json
 from pipeline.scoring import evaluate
 
@@ -35,6 +35,7 @@ def truth_of(profile: Profile, split: str) -> Dataset:
     truth = load_truth(profile, "train" if split == "oof" else "test")
     if truth is None:
         raise PipelineError(f"competition '{profile.name}': the test set's truth is not known here")
+    truth.findings.show()
     return truth
 
 
@@ -50,26 +51,28 @@ def score(profile: Profile, table: Predictions, truths: dict[str, Dataset]) -> d
 def model_tables(profile: Profile, model: str, split: str) -> dict[str, Predictions]:
     """A model's pooled folds for each view that all of them predicted, and the fusion of the views.
 
-    On the test split every fold predicted all images, so each fold is a table of its own.
+    On the test split every fold predicted all images, so each view and fold is a table of its own.
     """
     runs = need_runs(profile.name, model)
-    views = [v for v in runs[0].views(split) if all(v in run.views(split) for run in runs)]
+    every = list(dict.fromkeys(view for run in runs for view in run.views(split)))
+    views = [view for view in every if all(view in run.views(split) for run in runs)]
+    if missing := [view for view in every if view not in views]:
+        print(f"  note: {', '.join(missing)} left out: not predicted on {split} by every trained fold")
     if not views:
         raise PipelineError(
             f"{model}: no view that all trained folds predicted on {split}; make predict "
             f"COMP={profile.name} MODEL={model} FOLD={runs[0].fold} SPLIT={split}"
         )
-    found: dict[str, Predictions] = {}
-    fused = []
-    for run in runs:
-        tables = [run.table(split, view) for view in views]
-        if split == "test":
-            found |= {f"{v} fold{run.fold}": t for v, t in zip(views, tables, strict=True)}
-        fused.append(fuse_same_images(tables, Fusion(), name=model))
-    if split == "oof":
-        found = {v: join_predictions([run.table(split, v) for run in runs]) for v in views}
-        if len(views) > 1:
-            found["fused"] = join_predictions(fused)
+    tables = [[run.table(split, view) for view in views] for run in runs]
+    if split == "test":
+        return {
+            f"{view} fold{run.fold}": table
+            for run, row in zip(runs, tables, strict=True)
+            for view, table in zip(views, row, strict=True)
+        }
+    found = {view: join_predictions([row[i] for row in tables]) for i, view in enumerate(views)}
+    if len(views) > 1:
+        found["fused"] = join_predictions([fuse_same_images(row, Fusion(), name=model) for row in tables])
     return found
 
 

@@ -40,6 +40,7 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
         raise PipelineError(
             f"{shown(folder)}: no ensemble yet; make ensemble COMP={profile.name} ENSEMBLE={name}"
         )
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     test = load_dataset(profile, "test")
     table = read_predictions(folder / "test.parquet")
     check_belongs(table, profile.name, test.digest, len(profile.classes))
@@ -49,12 +50,16 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
             f"{table.name}: predicted {len(table.meta.image_ids)} of {len(test.images)} test images; the "
             f"first missing id is {missing[0] if len(missing) else '-'}"
         )
+    if file_digest(folder / "test.parquet") != card.get("test_table_digest"):
+        raise PipelineError(
+            f"{table.name}: is not the one that {shown(folder / 'card.json')} describes; make ensemble "
+            f"COMP={profile.name} ENSEMBLE={name} again"
+        )
     path = submission_csv(profile.name, name)
     written = write_submission(path, profile, table, test.images)
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     card |= {
         "file": path.name, "file_digest": file_digest(path),
-        "test_table_digest": file_digest(folder / "test.parquet"), "images": len(test.images),
+        "images": len(test.images),
         "images_without_box": int(len(test.images) - len(np.unique(table.image_id))),
         "boxes": written, "version": __version__, "git_revision": git_revision(),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,14 +6,17 @@ same command goes on where a killed training stopped, and does nothing when the 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from pipeline import cli
@@ -85,63 +88,87 @@ def check_same_job(run: Path, job: dict[str, Any]) -> None:
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     for key, value in job.items():
-        if before.get(key) != value:
+        if key != "findings" and before.get(key) != value:
             raise PipelineError(
                 f"{shown(run)} was trained with {key} {before.get(key)}, now asked for {value}: "
                 "OVERWRITE=1 (--overwrite) trains anew, or give the model another name"
             )
 
 
-def train_fold(
+@contextlib.contextmanager
+def only_one(run: Path) -> Iterator[None]:
+    """Hold the run's lock; raises PipelineError when another process trains it."""
+    lock = run.parent / f".{run.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise PipelineError(f"{shown(run)}: another process is training it; wait for it or stop it") from None
+
+
+def prepare(
     profile: Profile, model: ModelConfig, fold: int, settings: Settings, *, seed: int,
-    device: str | None, workers: int | None, overwrite: bool,
-) -> Path:  # fmt: skip
-    """Train, resume or leave alone; returns the run's folder."""
+    device: str | None, workers: int | None,
+) -> tuple[TrainJob, dict[str, Any]]:  # fmt: skip
+    """Check everything that a training needs, and write nothing.
+
+    Returns the job and its description, which holds what the readers refused or repaired.
+    """
     train = load_dataset(profile, "train")
     split = read_split(profile.name, train)
     check_fold(split, fold)
-    backend = load_backend(model.backend)
-    run = run_dir(profile.name, model.name, fold)
-    resolved = backend.resolve(model, settings)
-    description = job_description(model, resolved, profile, train, split, fold, seed)
-    findings = Findings("photos")
+    resolved = load_backend(model.backend).resolve(model, settings)
     learned = photo_set(profile, train, split, fold, held_out=False)
     held_out = photo_set(profile, train, split, fold, held_out=True)
+    findings = Findings("photos")
     repaired = check_photos([*learned.photos, *held_out.photos], findings)
-    if overwrite:
-        shutil.rmtree(run, ignore_errors=True)
-    check_same_job(run, description)
-    if (run / CARD).is_file():
-        print(f"{shown(run)} is trained already; nothing to do")
-        return run
     train.findings.show()
     findings.show()
     device = select_device(device)
     if workers is None:  # on a CPU the cores are busy with the network
         workers = 0 if device == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
+    description = job_description(model, resolved, profile, train, split, fold, seed)
+    description["findings"] = [train.findings.as_json(), findings.as_json()]
+    run = run_dir(profile.name, model.name, fold)
     job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed, workers)
+    return job, description
+
+
+def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> None:
+    """Train, go on with a training that was cut off, or leave a whole run alone."""
+    if overwrite:
+        shutil.rmtree(job.run, ignore_errors=True)
+    check_same_job(job.run, description)
+    if (job.run / CARD).is_file():
+        shutil.rmtree(job.work, ignore_errors=True)  # left when the run was killed at its very end
+        print(f"{shown(job.run)} is trained already; nothing to do")
+        return
     job.work.mkdir(parents=True, exist_ok=True)
-    write_json(run / JOB, description)
+    write_json(job.run / JOB, description)
+    backend = load_backend(job.model.backend)
     began = time.monotonic()
     trained = backend.train(job)
-    write_json(
-        run / CARD,
-        description | {
-            "classes": list(profile.classes), "checkpoint": trained.checkpoint.name,
-            "config": trained.config.name, "checkpoint_digest": file_digest(trained.checkpoint),
-            "best_epoch": trained.best_epoch, "framework_map50": round(trained.best_map50, 5),
-            "pretrained": trained.pretrained, "device": device, "trained_photos": len(learned.images),
-            "held_out_photos": len(held_out.images), "seconds": round(time.monotonic() - began, 1),
-            "versions": backend.versions() | {"python": platform.python_version()},
-            "findings": [train.findings.as_json(), findings.as_json()],
-        },
-    )  # fmt: skip
+    card = description | {
+        "classes": list(job.classes),
+        "checkpoint": trained.checkpoint.name,
+        "checkpoint_digest": file_digest(trained.checkpoint),
+        "config": trained.config.name,
+        "best_epoch": trained.best_epoch,
+        "framework_map50": round(trained.best_map50, 5),
+        "pretrained": trained.pretrained,
+        "device": job.device,
+        "trained_photos": len(job.train.images),
+        "held_out_photos": len(job.held_out.images),
+        "seconds": round(time.monotonic() - began, 1),
+        "versions": backend.versions() | {"python": platform.python_version()},
+    }
+    write_json(job.run / CARD, card)
     shutil.rmtree(job.work)
     print(
-        f"wrote {shown(run)}/{trained.checkpoint.name}: best epoch {trained.best_epoch} of "
+        f"wrote {shown(job.run)}/{trained.checkpoint.name}: best epoch {trained.best_epoch} of "
         f"{trained.resolved['epochs']}, mAP50 {trained.best_map50:.3f} by the framework's own counting"
     )
-    return run
 
 
 def add_settings(arguments: argparse.ArgumentParser) -> None:
@@ -168,10 +195,12 @@ def main(argv: list[str] | None = None) -> None:
     model = find_model(options.model)
     profile = load_profile(options.competition, options.root)
     settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
-    train_fold(
+    job, description = prepare(
         profile, model, options.fold, settings, seed=options.seed, device=options.device,
-        workers=options.workers, overwrite=options.overwrite,
+        workers=options.workers,
     )  # fmt: skip
+    with only_one(job.run):
+        train_fold(job, description, options.overwrite)
 
 
 if __name__ == "__main__":

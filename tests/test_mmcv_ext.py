@@ -18,13 +18,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mmcv")
 
-from pipeline.backends import mmcv_ext  # noqa: E402
+from pipeline.backends import mmcv_ext
 
 IN_USE = mmcv_ext.install()
 torchvision_only = pytest.mark.skipif(IN_USE == "compiled", reason="mmcv has kernels of its own")
 
-from mmcv import ops  # noqa: E402
-from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction  # noqa: E402
+from mmcv import ops
+from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
 
 @pytest.fixture

@@ -302,3 +302,12 @@ def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
     with Image.open(path) as image:
         assert image.width == 4 * 106 + 6 and image.height == 106 + 6 + 26
         assert len(image.convert("RGB").getcolors(2**24) or []) > 1000
+
+
+def test_two_trainings_of_one_run_at_a_time_are_refused(tmp_path: Path) -> None:
+    run = tmp_path / "fold0"
+    refused = pytest.raises(PipelineError, match="another process is training it")
+    with train.only_one(run), refused, train.only_one(run):
+        pass
+    with train.only_one(run):
+        pass

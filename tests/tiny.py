@@ -1,7 +1,6 @@
 """Tiny competitions with real JPEGs, and prediction tables for them: what tests are made of."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +110,15 @@ def write_voc(root: Path, n_train: int = 12, n_test: int = 5, photos: bool = Tru
     return root
 
 
+def write_folds(path: Path, images: pd.DataFrame, n_folds: int) -> Path:
+    """A fold file that deals the images out in turn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fold, group = np.arange(len(images)) % n_folds, images["image_id"]
+    table = images[["image_id", "file_name"]].assign(fold=fold, group=group)
+    table.to_csv(path, index=False)
+    return path
+
+
 def cut_in_half(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -144,5 +152,8 @@ def guesses(
     return rows
 
 
-def copy(source: Path, target: Path) -> Path:
-    return Path(shutil.copytree(source, target))
+def found(dataset: Dataset, images: pd.DataFrame, score: float = 0.6) -> list[tuple[Any, ...]]:
+    """The true boxes of some images of a dataset, as rows for `table`."""
+    boxes = dataset.annotations[dataset.annotations["image_id"].isin(images["image_id"])]
+    columns = ["image_id", "label", "x1", "y1", "x2", "y2"]
+    return [(i, label, score, *corners) for i, label, *corners in boxes[columns].itertuples(index=False)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 # Read at import: no downloads of packages and fonts, no telemetry, no settings file that trainings share,
@@ -82,6 +83,11 @@ def resolve(model: ModelConfig, settings: Settings) -> dict[str, Any]:
     return values
 
 
+def _learnable(photos: PhotoSet) -> pd.DataFrame:
+    """The boxes but for crowds, which the framework would take for single objects."""
+    return photos.annotations[photos.annotations["iscrowd"] == 0]
+
+
 def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
     """Links to the photos and label files `class cx cy w h` (normalised), one a photo."""
     names = [
@@ -92,7 +98,7 @@ def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
     stage_photos(photos.photos, names, data / "images" / part, job.repaired)
     labels = data / "labels" / part
     labels.mkdir(parents=True, exist_ok=True)
-    boxes = dict(list(photos.annotations.groupby("image_id")))
+    boxes = dict(list(_learnable(photos).groupby("image_id")))
     rows = photos.images[["image_id", "width", "height"]].itertuples(index=False)
     for (image_id, width, height), name in zip(rows, names, strict=True):
         lines = []
@@ -155,10 +161,11 @@ def _check_counts(trainer: _Trainer) -> None:
         ("held-out", trainer.test_loader, job.held_out),
     ):
         taken, boxes = len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)
-        if (taken, boxes) != (len(photos.images), len(photos.annotations)):
+        ours = (len(photos.images), len(_learnable(photos)))
+        if (taken, boxes) != ours:
             raise PipelineError(
-                f"ultralytics took {taken} of {len(photos.images)} {part} photos and {boxes} of "
-                f"{len(photos.annotations)} boxes; see {shown(job.run / 'train.log')}"
+                f"ultralytics took {taken} of {ours[0]} {part} photos and {boxes} of {ours[1]} boxes; "
+                f"see {shown(job.run / 'train.log')}"
             )
 
 

@@ -27,7 +27,8 @@ OUTSIDE = 1e-2  # pixels; corners outside by less are rounding and are clipped w
 class Dataset:
     """A split's two tables.
 
-    images: image_id (int32, unique, sorted), file_name, width, height (pixels), date_captured.
+    images: image_id (int32, unique, sorted), file_name, width, height (pixels), date_captured,
+        position (of the image in the annotation file).
     annotations: annotation_id, image_id, label (0-based), x1 y1 x2 y2 (float64 pixels), iscrowd;
         empty for a test split whose truth is not known.
     digest: of the image table; prediction tables and folds carry it.
@@ -90,12 +91,13 @@ def _load(profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None
         raise PipelineError(f"{profile.path(spec.annotations)}: no images in split '{split}'")
     known = split == "train" or with_boxes
     boxes = _annotation_table(raw.boxes if known else [], images, findings)
-    images = images.drop(columns="index").sort_values("image_id").reset_index(drop=True)
+    images = images.rename(columns={"index": "position"})
+    images = images.sort_values("image_id").reset_index(drop=True)
     return Dataset(split, images, boxes, findings, image_digest(images), raw.category_ids)
 
 
 def _image_table(records: list[Record], findings: Findings) -> pd.DataFrame:
-    """Records -> table with an `index` column that boxes refer to; ids are the file's if integers."""
+    """Records -> table with the record's `index`, which boxes refer to; ids are the file's if integers."""
     images = pd.DataFrame.from_records(records)
     images["index"] = np.arange(len(images))
     sizes = images[["width", "height"]].apply(pd.to_numeric, errors="coerce")

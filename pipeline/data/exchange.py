@@ -53,10 +53,10 @@ def _number(values: NDArray[Any], digits: int) -> list[str]:
 
 
 def write_submission(path: Path, profile: Profile, table: Predictions, images: pd.DataFrame) -> int:
-    """Write the CSV: every image of the table `images` once, in its order, boxes best first.
+    """Write the CSV: every image of the table `images` once, in the order of its annotation file.
 
-    A box that rounding leaves without area, or a score that it leaves at 0, is not written. Returns
-    how many boxes were.
+    Boxes come best first. One that rounding leaves without area or with a score of 0 is not written.
+    Returns how many boxes were.
     """
     spec = profile.submission
     fields = box_fields(spec)
@@ -70,6 +70,7 @@ def write_submission(path: Path, profile: Profile, table: Predictions, images: p
     columns |= {f: _number(sizes[:, i], PIXEL_DIGITS) for i, f in enumerate(SIZE_FIELDS)}
     strings = [" ".join(parts) for parts in zip(*(columns[f] for f in fields), strict=True)]
     ids = table.image_id[keep]
+    images = images.sort_values("position")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(spec.header)
@@ -206,13 +207,14 @@ def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes
         try:
             record = (item["image_id"], labels[item["category_id"]], item["score"], *item["bbox"])
             values = np.array(record, np.float64)
-            if len(values) != 7 or not np.isfinite(values).all() or record[0] not in known:
-                raise ValueError(f"image {record[0]}, {record[2:]}")
-        except (KeyError, TypeError, ValueError) as error:
+            good = len(values) == 7 and bool(np.isfinite(values).all()) and record[0] in known
+        except (KeyError, TypeError, ValueError):
+            good = False
+        if not good:
             raise PipelineError(
                 f"{shown(path)}: detection {number}: expected image_id of the {dataset.split} set, "
-                f"category_id of {list(labels)}, bbox of 4 numbers and score; got {error!r}"
-            ) from None
+                f"category_id of {list(labels)}, bbox of 4 numbers and score; got {str(item)[:100]}"
+            )
         records.append(values)
     table = np.array(records, np.float64).reshape(-1, 7)
     image_id = table[:, 0].astype(np.int64)

@@ -16,10 +16,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -27,6 +26,9 @@ from numpy.typing import NDArray
 from pipeline.boxes import clip
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, file_digest, shown
+
+if TYPE_CHECKING:  # fusing tables needs no pandas, which is slow and large to import
+    import pandas as pd
 
 KEY = b"pipeline"
 FORMAT = 1
@@ -71,13 +73,19 @@ class Predictions:
         ids = self.meta.image_ids if image_ids is None else image_ids
         return np.append(np.searchsorted(self.image_id, ids), len(self)).astype(np.int64)
 
+    def release(self) -> None:
+        """Give up the boxes; what the table says of itself stays."""
+        self.image_id, self.label = np.empty(0, np.int32), np.empty(0, np.int16)
+        self.score, self.boxes_xyxy = np.empty(0, np.float32), np.empty((0, 4), np.float32)
+        pa.default_memory_pool().release_unused()
+
     @property
     def name(self) -> str:
         return shown(self.source) if self.source else f"{self.meta.model}/{self.meta.view}"
 
 
 def make_predictions(
-    image_id: Any, label: Any, score: Any, boxes_xyxy: Any, meta: Meta, images: pd.DataFrame
+    image_id: Any, label: Any, score: Any, boxes_xyxy: Any, meta: Meta, images: "pd.DataFrame"
 ) -> tuple[Predictions, dict[str, int]]:
     """Build a table from raw detections: clipped to the photos, sorted, boxes without area dropped.
 
@@ -88,7 +96,7 @@ def make_predictions(
     label = np.asarray(label, np.int64).reshape(-1)
     score = np.asarray(score, np.float64).reshape(-1)
     boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
-    rows = pd.Index(images["image_id"]).get_indexer(pd.Index(image_id))
+    rows: NDArray[np.intp] = images.set_index("image_id").index.get_indexer(image_id)
     tests: Sequence[tuple[str, Any]] = (
         ("an image id of the image table", rows >= 0),
         ("finite corners", np.isfinite(boxes).all(axis=1)),
@@ -97,14 +105,15 @@ def make_predictions(
     )
     for expected, good in tests:
         if not good.all():
-            row = int(np.flatnonzero(~good)[0])
+            row = int(np.argmin(good))
             values = f"score {score[row]}, box {boxes[row].tolist()}, label {label[row]}"
             raise PipelineError(f"box {row} (image {image_id[row]}): expected {expected}; {values}")
     limits = images[["width", "height"]].to_numpy(np.float64)[rows]
     inside = clip(boxes, limits[:, 0], limits[:, 1]).astype(np.float32)
     keep = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+    moved: NDArray[np.bool_] = np.any(np.abs(inside - boxes) > 1e-2, axis=1)
     counts = {
-        "clipped": int((np.abs(inside - boxes) > 1e-2).any(axis=1)[keep].sum()),
+        "clipped": int((moved & keep).sum()),
         "without area": int((~keep).sum()),
     }
     table = Predictions(
@@ -115,8 +124,8 @@ def make_predictions(
 
 
 def sort_predictions(table: Predictions) -> Predictions:
-    """Sort by image, score (descending), label, corners: the order never depends on the input's."""
-    keys = [*table.boxes_xyxy.T[::-1], table.label, -table.score, table.image_id]
+    """Sort by image, score (descending), corners, label, as fused boxes are: no order of the input's."""
+    keys = [table.label, *table.boxes_xyxy.T[::-1], -table.score, table.image_id]
     order = np.lexsort(keys)
     return Predictions(
         table.image_id[order], table.label[order], table.score[order], table.boxes_xyxy[order],
@@ -168,6 +177,8 @@ def read_predictions(path: Path) -> Predictions:
         raise PipelineError(f"{shown(path)}: empty cells; expected a number in every cell")
     image_id, label, score, *corners = (column.to_numpy() for column in arrow.columns)
     table = Predictions(image_id, label, score, np.stack(corners, axis=1), _read_meta(raw, path), path)
+    del arrow, corners
+    pa.default_memory_pool().release_unused()  # it would keep the corners' memory for the next file
     _check(table)
     return table
 

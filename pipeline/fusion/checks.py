@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.errors import PipelineError
 
 _INT16_MAX = 32767
+_LEAST_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Report:
     capped_scores: int = 0
 
     _REPAIRS: ClassVar[dict[str, str]] = {
-        "non_finite_scores": "dropped: score NaN or infinite",
-        "zero_scores": "dropped: score 0",
-        "non_finite_boxes": "dropped: a corner NaN or infinite",
-        "inverted": "mended: corners swapped that were in the wrong order",
-        "outside": "mended: clipped to the image",
-        "empty": "dropped: no area inside the image",
-        "capped_scores": "mended: fused score above 1 set to 1",
+        "non_finite_scores": "boxes dropped, score NaN or infinite",
+        "zero_scores": "boxes dropped, score 0",
+        "non_finite_boxes": "boxes dropped, a corner NaN or infinite",
+        "inverted": "boxes mended, corners swapped that were in the wrong order",
+        "outside": "boxes mended, clipped to the image",
+        "empty": "boxes dropped, no area inside the image",
+        "capped_scores": "fused boxes mended, score above 1 set to 1",
     }
 
     @property
@@ -45,9 +46,9 @@ class Report:
         return sum(getattr(self, name) for name in self._REPAIRS)
 
     def lines(self) -> list[str]:
-        """One line for each kind of repair that happened, e.g. '12 boxes mended: clipped ...'."""
+        """One line for each kind of repair that happened: what was done, why, how often."""
         counted = [(getattr(self, name), text) for name, text in self._REPAIRS.items()]
-        return [f"{count} boxes {text}" for count, text in counted if count]
+        return [f"{text}: {count}" for count, text in counted if count]
 
     def plus(self, **counts: int) -> "Report":
         """This report with `counts` added to its own."""
@@ -61,13 +62,20 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
+def _array(values: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise PipelineError(f"{name}: expected rows of equal length") from None
+
+
 def _first_row(wrong: NDArray[np.bool_]) -> int:
     return int(np.argmax(wrong))
 
 
 def checked_boxes(boxes_xyxy: ArrayLike) -> NDArray[np.float32]:
     """The corners as (n, 4) float32."""
-    boxes = np.asarray(boxes_xyxy)
+    boxes = _array(boxes_xyxy, "boxes_xyxy")
     if boxes.size == 0 and boxes.shape in ((0,), (0, 4)):
         return frozen(np.zeros((0, 4), np.float32))
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "fiu":
@@ -100,7 +108,7 @@ def checked_integers(values: ArrayLike, n: int, name: str, below: int | None) ->
 
 
 def _column(values: ArrayLike, n: int, name: str, kinds: str) -> NDArray[Any]:
-    column = np.asarray(values)
+    column = _array(values, name)
     if column.shape != (n,):
         raise PipelineError(f"{name}: expected one value a box, shape ({n},), got shape {column.shape}")
     if n and column.dtype.kind not in kinds:
@@ -111,7 +119,7 @@ def _column(values: ArrayLike, n: int, name: str, kinds: str) -> NDArray[Any]:
 
 def checked_offsets(offsets: ArrayLike, n: int) -> NDArray[np.int64]:
     """The offsets as (parts, m+1) int64: rising, from 0 to n, part after part."""
-    rows = np.atleast_2d(np.asarray(offsets))
+    rows = np.atleast_2d(_array(offsets, "offsets"))
     if rows.ndim != 2 or rows.shape[1] < 1 or rows.dtype.kind not in "iu":
         raise PipelineError(
             f"offsets: expected integers of shape (m+1,) or (parts, m+1), got {rows.dtype} {rows.shape}"
@@ -121,7 +129,7 @@ def checked_offsets(offsets: ArrayLike, n: int) -> NDArray[np.int64]:
         raise PipelineError("offsets: expected rising row numbers, each part where the last one ended")
     if rows[0, 0] != 0 or rows[-1, -1] != n:
         raise PipelineError(
-            f"offsets: run from {rows[0, 0]} to {rows[-1, -1]}, expected 0 to the number of boxes {n}"
+            f"offsets: run from {rows[0, 0]} to {rows[-1, -1]}, expected 0 to {n}, one row a box"
         )
     return frozen(rows)
 
@@ -130,7 +138,7 @@ def checked_present(present: ArrayLike | None, m: int, n_sources: int) -> NDArra
     """The mask of sources that predicted an image, (m, n_sources), or no rows for None."""
     if present is None:
         return frozen(np.zeros((0, n_sources), np.bool_))
-    mask = np.asarray(present)
+    mask = _array(present, "present")
     if mask.shape != (m, n_sources) or mask.dtype != np.bool_:
         raise PipelineError(
             f"present: expected bool of shape ({m}, {n_sources}), got {mask.dtype} {mask.shape}"
@@ -142,7 +150,7 @@ def checked_sizes(sizes: ArrayLike | None, m: int) -> NDArray[np.float32]:
     """Width and height of the images, (m, 2), or no rows for None."""
     if sizes is None:
         return frozen(np.zeros((0, 2), np.float32))
-    values = np.asarray(sizes)
+    values = _array(sizes, "sizes")
     if values.shape != (m, 2) or values.dtype.kind not in "fiu":
         raise PipelineError(
             f"sizes: expected width and height, shape ({m}, 2), got {values.dtype} {values.shape}"
@@ -157,26 +165,36 @@ def checked_sizes(sizes: ArrayLike | None, m: int) -> NDArray[np.float32]:
 
 def checked_number(value: float, name: str, low: float, high: float) -> float:
     """A finite number in [low, high]."""
-    number = float(value)
-    if not low <= number <= high:
+    if not isinstance(value, (int, float, np.number)) or not low <= value <= high:
         raise PipelineError(f"{name}={value}: expected {low:g} to {high:g}")
-    return number
+    return float(value)
 
 
 def checked_weights(weights: ArrayLike | None, n_sources: int) -> NDArray[np.float64]:
-    """One weight a source, (n_sources,) float64, none negative and not all zero; ones for None."""
+    """One weight a source, (n_sources,) float64, the highest 1 and none negative; ones for None.
+
+    Only their ratios matter to any fuser.
+    """
     if weights is None:
         return np.ones(n_sources)
-    values = np.asarray(weights)
+    values = _array(weights, "weights")
     if values.shape != (n_sources,) or values.dtype.kind not in "fiu":
         raise PipelineError(
-            f"weights: expected one number for each of {n_sources} sources, got shape {values.shape}"
+            f"weights: expected one number for each of {n_sources} sources, got {values.dtype} {values.shape}"
         )
     values = values.astype(np.float64)
     wrong = ~(np.isfinite(values) & (values >= 0))
     if wrong.any():
         source = _first_row(wrong)
         raise PipelineError(f"weights, source {source}: {values[source]}, expected 0 or more")
-    if n_sources and not values.any():
+    if not values.any():
         raise PipelineError("weights: all are 0; give at least one source a weight")
+    values = values / values.max()
+    wrong = (values > 0) & (values < _LEAST_WEIGHT)
+    if wrong.any():
+        source = _first_row(wrong)
+        raise PipelineError(
+            f"weights, source {source}: {values[source]:g} of the highest, expected 0 or at least "
+            f"{_LEAST_WEIGHT:g} of it"
+        )
     return values

@@ -34,6 +34,17 @@ class Settings(NamedTuple):
     sigma: float
 
 
+class Weights(NamedTuple):
+    """The sources' weights, the highest 1; `ranks` counts higher ones, `order` is from the highest.
+
+    Each (n_sources,).
+    """
+
+    values: NDArray[np.float64]
+    ranks: NDArray[np.int32]
+    order: NDArray[np.int64]
+
+
 class Image(NamedTuple):
     """The weights that count in an image: (n_sources,), their sum, their highest, how many."""
 
@@ -73,12 +84,15 @@ class Out(NamedTuple):
 
 @inlined
 def _image_weights(image, weights, present, mine, normalise):
-    """The image's weights, written to `mine`: absent sources get 0."""
+    """The image's weights, written to `mine`: absent sources get 0.
+
+    Summed from the highest to the lowest, so that the order of sources does not move the last bit.
+    """
     total = 0.0
     highest = 0.0
     count = 0.0
-    for source in range(len(weights)):
-        weight = weights[source]
+    for source in weights.order:
+        weight = weights.values[source]
         if present.shape[0] > 0 and not present[image, source]:
             weight = 0.0
         mine[source] = weight
@@ -87,7 +101,7 @@ def _image_weights(image, weights, present, mine, normalise):
         count += weight > 0.0
     if normalise != AS_GIVEN and total > 0.0:
         by = total if normalise == BY_TOTAL else highest
-        for source in range(len(weights)):
+        for source in range(len(mine)):
             mine[source] /= by
     return Image(mine, total, highest, count)
 
@@ -105,22 +119,18 @@ def _end_of_prefix(scores, lo, hi, skip):
 
 
 @inlined
-def _reorder(table, lo, hi, weights, ranks, keys, spare, digits, weighted, tags, rows):
+def _reorder(table, lo, hi, weights, keys, spare, digits, weighted, tags, rows):
     """Copy the rows lo..hi-1 that have a weight to `rows`, by weighted score; return how many.
 
     Equal weighted scores: by corners, then the higher weight, then as in the table.
     """
-    highest = 0.0
-    for source in range(len(weights)):
-        highest = max(highest, weights[source])
-    scale = 1.0 / highest
     n = 0
     for row in range(lo, hi):
         source = table.source[row]
-        if weights[source] > 0.0:
-            weighted[row - lo] = weights[source] * table.scores[row]
-            tags[row - lo] = ranks[source]
-            keys[n] = key_of(min(weighted[row - lo] * scale, 1.0), row - lo)
+        if weights.values[source] > 0.0:
+            weighted[row - lo] = weights.values[source] * table.scores[row]
+            tags[row - lo] = weights.ranks[source]
+            keys[n] = key_of(weighted[row - lo], row - lo)
             n += 1
     sort_keys(keys, spare, n, digits)
     settle_ties(keys, spare, 0, n, weighted, table.boxes_xyxy[lo:hi], tags)
@@ -145,9 +155,7 @@ def _fuse_group(rows, lo, hi, image, settings, scratch, out):
 
 
 @kernel
-def fuse_images(
-    first, last, table, weights, ranks, present, settings, boxes_xyxy, scores, labels, sizes, counts
-):
+def fuse_images(first, last, table, weights, present, settings, boxes_xyxy, scores, labels, sizes, counts):
     """Fuse images first..last-1; write them one after another from image_rows[first] on.
 
     sizes[i] becomes image i's number of fused boxes; `counts` (N_COUNTS,) is this chunk's.
@@ -158,7 +166,7 @@ def fuse_images(
         longest = max(longest, table.image_rows[image + 1] - table.image_rows[image])
         for group in range(table.group_first[image], table.group_first[image + 1]):
             largest = max(largest, table.group_rows[group, 1] - table.group_rows[group, 0])
-    words = (len(weights) + 63) // 64
+    words = (len(weights.values) + 63) // 64
     scratch = Scratch(
         new_blocks(largest),
         np.empty((largest, N_SUMS), np.float64),
@@ -183,7 +191,7 @@ def fuse_images(
         np.empty(largest, np.float32),
         np.empty(largest, np.int16),
     )
-    mine = np.empty(len(weights), np.float64)
+    mine = np.empty(len(weights.values), np.float64)
     to = table.image_rows[first]
     for number in range(first, last):
         image = _image_weights(number, weights, present, mine, settings.normalise)
@@ -198,7 +206,6 @@ def fuse_images(
                     lo,
                     hi,
                     weights,
-                    ranks,
                     keys,
                     spare,
                     digits,

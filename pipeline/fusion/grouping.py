@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fusion.jit import inlined, kernel
+from pipeline.fusion.jit import kernel
 from pipeline.fusion.order import key_of, row_of, settle_ties, sort_keys
 
 # Places in the table of counts that `pack_images` fills, one row a chunk.
@@ -14,8 +14,11 @@ N_COUNTS = 8
 
 
 class Raw(NamedTuple):
-    """The caller's rows. `offsets` (parts, m+1): part p holds the rows offsets[p, i]:offsets[p, i+1]
-    of image i. `sizes` (m, 2) and `present` (m, n_sources) may have no rows, for "not given"."""
+    """The caller's rows.
+
+    `offsets` (parts, m+1): part p holds the rows offsets[p, i]:offsets[p, i+1] of image i. `sizes`
+    (m, 2) and `present` (m, n_sources) may have no rows, for "not given".
+    """
 
     boxes_xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -54,58 +57,13 @@ def count_rows(first, last, scores, offsets, floor, counts):
         counts[image] = n
 
 
-@inlined
-def _mix(value):
-    """Finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit depends on all."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@inlined
-def _order_twins(keys, spare, lo, hi, scores, boxes, source, tags, content):
-    """Order equal boxes of different sources by what these sources hold in the whole group.
-
-    The sum of the hashes of a source's boxes does not depend on rows' or sources' order. Sources
-    that hold exactly the same are interchangeable, so for them the number decides.
-    """
-    for k in range(len(content)):
-        content[k] = 0
-    for k in range(lo, hi):
-        row = row_of(keys[k])
-        code = np.uint64(np.float32(scores[row]).view(np.uint32))
-        for c in range(4):
-            code = _mix((code << np.uint64(1)) ^ np.uint64(np.float32(boxes[row, c]).view(np.uint32)))
-        content[source[row]] += code
-    for k in range(lo, hi):
-        row = row_of(keys[k])
-        mine = source[row]
-        rank = 0
-        for other in range(len(content)):
-            less = content[other] < content[mine]
-            rank += less or (content[other] == content[mine] and other < mine)
-        tags[row] = rank
-    settle_ties(keys, spare, lo, hi, scores, boxes, tags)
-
-
-@inlined
-def _has_twins(keys, lo, hi, scores, boxes, source):
-    """Whether two sources have the same box with the same score; keys are in order by then."""
-    for k in range(lo + 1, hi):
-        i = row_of(keys[k - 1])
-        j = row_of(keys[k])
-        if scores[i] == scores[j] and source[i] != source[j]:
-            same = True
-            for c in range(4):
-                same = same and boxes[i, c] == boxes[j, c]
-            if same:
-                return True
-    return False
-
-
 @kernel
-def pack_images(first, last, raw, floor, n_labels, n_sources, table, counts):
-    """Fill the table's rows and groups of images first..last-1, and this chunk's counts."""
+def pack_images(first, last, raw, floor, n_labels, table, counts):
+    """Fill the table's rows and groups of images first..last-1, and this chunk's counts.
+
+    Three steps an image: copy the good rows; sort them by score and deal them out to their labels,
+    which keeps that order; put equal scores of a label into the declared order.
+    """
     has_sizes = raw.sizes.shape[0] > 0
     has_present = raw.present.shape[0] > 0
     capacity = 1
@@ -115,12 +73,10 @@ def pack_images(first, last, raw, floor, n_labels, n_sources, table, counts):
     scores = np.empty(capacity, np.float64)
     labels = np.empty(capacity, np.int16)
     source = np.empty(capacity, np.int16)
-    tags = np.empty(capacity, np.int32)
     keys = np.empty(capacity, np.uint64)
     spare = np.empty(capacity, np.uint64)
     digits = np.empty((4, 256), np.int32)
     label_rows = np.empty(n_labels + 1, np.int64)
-    content = np.empty(n_sources, np.uint64)
     zero = np.float32(0.0)
     for image in range(first, last):
         width = height = np.float32(0.0)
@@ -164,7 +120,6 @@ def pack_images(first, last, raw, floor, n_labels, n_sources, table, counts):
                 scores[n] = score
                 labels[n] = raw.labels[row]
                 source[n] = raw.source[row]
-                tags[n] = raw.source[row]
                 keys[n] = key_of(score, n)
                 n += 1
         sort_keys(keys, spare, n, digits)
@@ -189,9 +144,7 @@ def pack_images(first, last, raw, floor, n_labels, n_sources, table, counts):
         for g in range(table.group_first[image], group):
             lo = table.group_rows[g, 0] - start
             hi = table.group_rows[g, 1] - start
-            settle_ties(spare, keys, lo, hi, scores, boxes, tags)
-            if _has_twins(spare, lo, hi, scores, boxes, source):
-                _order_twins(spare, keys, lo, hi, scores, boxes, source, tags, content)
+            settle_ties(spare, keys, lo, hi, scores, boxes, source)
         for k in range(n):
             row = row_of(spare[k])
             for c in range(4):

@@ -1,33 +1,65 @@
-"""The decorator of every compiled function in this package, with a disk cache that never goes stale.
+"""The decorators of all compiled functions here, with a disk cache that is quick and never stale.
 
 Numba stamps a cached function with the time and size of its own source file only. The kernels here
-call helpers that live in other files, so an edit of `overlap.py` would leave old machine code in the
-cache of `driver.py`. `kernel` therefore stamps with all source files of the package. The functions
-release the GIL and are started over plain Python threads: no threading layer has to be loaded, a
-fork is harmless, and the machine code is the same for one thread and for many.
+call helpers that live in other files, so an edit of `overlap.py` would leave old machine code in
+the cache of `driver.py`. `kernel` therefore stamps with a digest of all sources of the package,
+which a fresh checkout does not change either. The functions release the GIL and run on plain Python
+threads: no threading layer has to be loaded, a fork is harmless, and the machine code is the same
+for one thread and for many.
 """
 
+import sys
 from collections.abc import Callable
+from hashlib import sha256
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.np import linalg
 
-_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
-PACKAGE_STAMP = tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in _SOURCES)
+PACKAGE_STAMP = sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()
+_COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _load_numba_without_scipy() -> None:
+    """Load the slowest part of Numba's first call without importing scipy.linalg.
+
+    Numba imports it there, 0.2 s of a process that may live for one, only to learn whether it
+    exists. Here it is looked up instead; who uses it through Numba gets it imported as always.
+    """
+
+    def look_up() -> None:
+        if find_spec("scipy") is None:
+            raise ImportError("scipy")
+
+    if "numba.np.arraymath" not in sys.modules and hasattr(linalg, "ensure_blas"):
+        imports_it = linalg.ensure_blas
+        linalg.ensure_blas = look_up
+        try:
+            import_module("numba.np.arraymath")
+        finally:
+            linalg.ensure_blas = imports_it
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called from Python; keep the machine code on disk."""
-    dispatcher = njit(cache=True, nogil=True, error_model="numpy")(function)
-    cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if hasattr(cache_file, "_source_stamp"):
-        cache_file._source_stamp = PACKAGE_STAMP
-        return dispatcher
-    # This Numba keeps its stamp elsewhere: compiling anew beats running stale code.
-    return njit(nogil=True, error_model="numpy")(function)
+    dispatcher = njit(cache=True, **_COMMON)(function)
+    cache_file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if not hasattr(cache_file, "_source_stamp"):
+        # This Numba keeps its stamp elsewhere: compiling anew beats running stale code.
+        return njit(**_COMMON)(function)
+    cache_file._source_stamp = PACKAGE_STAMP
+    return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile `function` as a part of the kernels that call it; it has no cache of its own."""
-    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(forceinline=True, **wrappers, **_COMMON)(function)
+
+
+_load_numba_without_scipy()

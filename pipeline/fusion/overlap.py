@@ -4,13 +4,14 @@ The list is kept as blocks of 16 boxes, float32 array `blocks` of shape (n, 5, 1
 x1, y1, x2, y2 and area. One step tests 16 boxes against the given one with vector instructions
 (whichever the processor has: LLVM splits the vectors) and without a division: IoU > t is
 inter > t / (1 + t) * (area_a + area_b). That test is loose by 4 parts in a million, and the few
-boxes that pass it are measured again in float64, so every decision is exact for the float32 corners.
+boxes that pass it are measured again in float64, so that every decision is that of float64
+arithmetic on the float32 corners.
 """
 
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -63,7 +64,7 @@ def lanes_over(
         none = ir.Constant(vector, [0.0] * LANES)
         width = builder.fsub(smaller(row(2), bx2), larger(row(0), bx1))
         height = builder.fsub(smaller(row(3), by2), larger(row(1), by1))
-        inter = builder.fmul(larger(width, none), larger(height, none))
+        inter = builder.fmul(larger(width, none), height)
         least = builder.fmul(bpart, builder.fadd(row(4), barea))
         hits = builder.fcmp_ordered(">", inter, least)
         return builder.zext(builder.bitcast(hits, ir.IntType(LANES)), ir.IntType(32))
@@ -84,7 +85,10 @@ def lowest_bit(typing_context: Any, mask: Any) -> Any:
 @inlined
 def new_blocks(capacity):
     """Blocks for up to `capacity` boxes."""
-    return np.empty(((capacity + LANES - 1) // LANES + 1, 5, LANES), np.float32)
+    count = (capacity + LANES - 1) // LANES + 1
+    memory = np.empty(count * 5 * LANES + LANES, np.float32)
+    skip = (-memory.ctypes.data // 4) & (LANES - 1)  # vectors that straddle cache lines are slow
+    return memory[skip : skip + count * 5 * LANES].reshape((count, 5, LANES))
 
 
 @inlined

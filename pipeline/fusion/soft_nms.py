@@ -53,9 +53,10 @@ def _drop_top(heap, n, scores):
 
 @inlined
 def _decay(blocks, visited, n, x1, y1, x2, y2, score, settings):
-    """`score` lowered by its box's overlap with the taken boxes visited..n-1, in their order."""
+    """`score` lowered by its box's overlap with the taken boxes visited..n-1."""
     area = (x2 - x1) * (y2 - y1)
     part = settings.part if settings.linear else np.float32(0.0)
+    squares = 0.0
     for block in range(visited >> LANE_BITS, (n + LANES - 1) >> LANE_BITS):
         mask = lanes_over(blocks, block, x1, y1, x2, y2, area, part)
         if block == visited >> LANE_BITS:
@@ -64,10 +65,12 @@ def _decay(blocks, visited, n, x1, y1, x2, y2, score, settings):
             iou = exact_iou(blocks, (block << LANE_BITS) + lowest_bit(mask), x1, y1, x2, y2)
             mask &= mask - np.uint32(1)
             if not settings.linear:
-                score *= math.exp(-iou * iou / settings.sigma)
+                squares += iou * iou
             elif iou > settings.iou:
                 score *= 1.0 - iou
-    return score
+        if score <= settings.skip:
+            break  # lost already
+    return score if settings.linear else score * math.exp(-squares / settings.sigma)
 
 
 @inlined

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 
-_CHUNKS_PER_THREAD = 4  # more than one, so that a thread that lost its core holds nobody up
+_CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core holds nobody up
 
 
 def thread_count(threads: int | None) -> int:
@@ -29,15 +31,20 @@ def chunks(image_rows: NDArray[np.int64], threads: int) -> list[tuple[int, int]]
         return [(0, images)] if images else []
     inner = np.arange(1, pieces) * (int(image_rows[-1]) / pieces)
     cuts = np.unique(np.concatenate([[0], np.searchsorted(image_rows, inner), [images]]))
-    return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return list(pairwise(cuts.tolist()))
 
 
-def over_chunks(work: Callable[[int, int], None], ranges: list[tuple[int, int]], threads: int) -> None:
-    """Call work(first, last) for every range; an exception of any of them is raised here."""
-    if threads == 1 or len(ranges) < 2:
-        for first, last in ranges:
-            work(first, last)
+def run(jobs: list[Callable[[], None]], threads: int) -> None:
+    """Call all jobs, on up to `threads` threads; an exception of any of them is raised here."""
+    if threads == 1 or len(jobs) < 2:
+        for job in jobs:
+            job()
         return
-    with ThreadPoolExecutor(min(threads, len(ranges))) as pool:
-        for done in [pool.submit(work, first, last) for first, last in ranges]:
+    with ThreadPoolExecutor(min(threads, len(jobs))) as pool:
+        for done in [pool.submit(job) for job in jobs]:
             done.result()
+
+
+def over_chunks(work: Callable[[int, int, int], None], ranges: list[tuple[int, int]], threads: int) -> None:
+    """Call work(k, first, last) for the k-th range of images."""
+    run([partial(work, k, first, last) for k, (first, last) in enumerate(ranges)], threads)

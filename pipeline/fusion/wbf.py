@@ -33,38 +33,49 @@ def wbf_group(rows, lo, hi, image, settings, scratch, out):
         weight = image.weights[source]
         score = weight * rows.scores[row]
         at, _ = best_match(blocks, n, x1, y1, x2, y2, settings.iou, settings.part)
-        if at < 0:
-            at = n
-            n += 1
-            put(blocks, at, x1, y1, x2, y2)
-            for c in range(N_SUMS):
-                sums[at, c] = 0.0
-            sums[at, _TOP] = score
-            for k in range(seen.shape[1]):
-                seen[at, k] = 0
-        sums[at, _CONF] += score
-        sums[at, _SUMS] += score * x1
-        sums[at, _SUMS + 1] += score * y1
-        sums[at, _SUMS + 2] += score * x2
-        sums[at, _SUMS + 3] += score * y2
-        sums[at, _WEIGHTS] += weight
-        sums[at, _COUNT] += 1.0
         word = source >> 6
         bit = np.uint64(1) << np.uint64(source & 63)
+        if at < 0:
+            put(blocks, n, x1, y1, x2, y2)
+            for k in range(seen.shape[1]):
+                seen[n, k] = bit if k == word else np.uint64(0)
+            sums[n, _CONF] = score
+            sums[n, _SUMS] = score * x1
+            sums[n, _SUMS + 1] = score * y1
+            sums[n, _SUMS + 2] = score * x2
+            sums[n, _SUMS + 3] = score * y2
+            sums[n, _WEIGHTS] = weight
+            sums[n, _MODELS] = weight
+            sums[n, _BESTS] = score
+            sums[n, _COUNT] = 1.0
+            sums[n, _TOP] = score
+            n += 1
+            continue
+        conf = sums[at, _CONF] + score
+        sum_x1 = sums[at, _SUMS] + score * x1
+        sum_y1 = sums[at, _SUMS + 1] + score * y1
+        sum_x2 = sums[at, _SUMS + 2] + score * x2
+        sum_y2 = sums[at, _SUMS + 3] + score * y2
+        share = 1.0 / conf
+        move(
+            blocks,
+            at,
+            np.float32(sum_x1 * share),
+            np.float32(sum_y1 * share),
+            np.float32(sum_x2 * share),
+            np.float32(sum_y2 * share),
+        )
+        sums[at, _CONF] = conf
+        sums[at, _SUMS] = sum_x1
+        sums[at, _SUMS + 1] = sum_y1
+        sums[at, _SUMS + 2] = sum_x2
+        sums[at, _SUMS + 3] = sum_y2
+        sums[at, _WEIGHTS] += weight
+        sums[at, _COUNT] += 1.0
         if seen[at, word] & bit == 0:  # rows come best first: this is the source's best box here
             seen[at, word] |= bit
             sums[at, _MODELS] += weight
             sums[at, _BESTS] += score
-        if sums[at, _COUNT] > 1.0:
-            share = 1.0 / sums[at, _CONF]
-            move(
-                blocks,
-                at,
-                np.float32(sums[at, _SUMS] * share),
-                np.float32(sums[at, _SUMS + 1] * share),
-                np.float32(sums[at, _SUMS + 2] * share),
-                np.float32(sums[at, _SUMS + 3] * share),
-            )
     for at in range(n):
         for c in range(4):
             out.boxes_xyxy[out.n[0] + at, c] = blocks[at >> 4, c, at & 15]

@@ -29,7 +29,7 @@ def count_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
             column = count > edge
             if column.any():
                 columns.append(column)
-    columns.append(counts.sum(axis=1) == 0)
+    columns += [counts.sum(axis=1) == 0] * (1 if columns else 2)  # the splitter refuses a single column
     return np.stack(columns, axis=1).astype(np.int64)
 
 

@@ -88,21 +88,18 @@ def pack(
     per_image = np.diff(rows, axis=1).sum(axis=0)
     ranges = chunks(np.concatenate([[0], np.cumsum(per_image)]), n_threads)
     kept = np.zeros(m, np.int64)
-    over_chunks(
-        lambda first, last: grouping.count_rows(first, last, raw.scores, rows, lowest, kept),
-        ranges,
-        n_threads,
-    )
+
+    def count(_: int, first: int, last: int) -> None:
+        grouping.count_rows(first, last, raw.scores, rows, lowest, kept)
+
+    over_chunks(count, ranges, n_threads)
     table = _empty_table(kept, n_labels)
     counts = np.zeros((len(ranges), grouping.N_COUNTS), np.int64)
-    number = {span: k for k, span in enumerate(ranges)}
-    over_chunks(
-        lambda first, last: grouping.pack_images(
-            first, last, raw, lowest, n_labels, n_sources, table, counts[number[first, last]]
-        ),
-        ranges,
-        n_threads,
-    )
+
+    def fill(k: int, first: int, last: int) -> None:
+        grouping.pack_images(first, last, raw, lowest, n_labels, table, counts[k])
+
+    over_chunks(fill, ranges, n_threads)
     return Packed(table, n_sources, n_labels, raw.present, float(lowest), _report(counts))
 
 

@@ -14,7 +14,8 @@ from pipeline.data.predictions import (
     source_digest,
 )
 from pipeline.errors import PipelineError
-from pipeline.fusion.fuse import FUSERS, SOFT_KINDS, fuse_arrays
+from pipeline.fusion.fusers import FUSERS, SOFT_KINDS, fuse
+from pipeline.fusion.packing import Packed, pack
 from pipeline.fusion.wbf import CONF_TYPES
 
 
@@ -33,10 +34,10 @@ class Fusion:
         for name, known in (("method", FUSERS), ("conf_type", CONF_TYPES), ("soft", SOFT_KINDS)):
             if (value := getattr(self, name)) not in known:
                 raise PipelineError(f"{name} '{value}': expected one of {', '.join(known)}")
-        for name in ("iou", "skip", "sigma"):
+        for name, most in (("iou", 1), ("skip", 1), ("sigma", 10)):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= (10 if name == "sigma" else 1):
-                raise PipelineError(f"{name} {value}: expected a number from 0 to 1")
+            if not isinstance(value, (int, float)) or not 0 <= value <= most:
+                raise PipelineError(f"{name} {value}: expected a number from 0 to {most}")
 
 
 FUSION_KEYS = tuple(item.name for item in fields(Fusion))
@@ -55,24 +56,39 @@ def check_members(tables: Sequence[Predictions]) -> None:
             )
 
 
+def _packed(tables: Sequence[Predictions], floor: float, release: bool) -> Packed:
+    """Pack the tables' boxes, table after table, each one source. See `fuse_same_images`."""
+    sizes = [len(table) for table in tables]
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    offsets = np.stack([table.offsets() + start for table, start in zip(tables, starts, strict=True)])
+    n = int(ends[-1])
+    boxes, scores = np.empty((n, 4), np.float32), np.empty(n, np.float32)
+    labels, source = np.empty(n, np.int16), np.empty(n, np.int16)
+    for k, table in enumerate(tables):
+        rows = slice(starts[k], ends[k])
+        boxes[rows], scores[rows], labels[rows], source[rows] = table.boxes_xyxy, table.score, table.label, k
+        if release:
+            table.release()
+    return pack(boxes, scores, labels, source, offsets, n_sources=len(tables), floor=floor)
+
+
 def fuse_same_images(
     tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
-    name: str = "ensemble",
+    name: str = "ensemble", release: bool = False,
 ) -> Predictions:  # fmt: skip
-    """Fuse tables that predicted the same images; every table is one source."""
+    """Fuse tables that predicted the same images; every table is one source.
+
+    With `release` each table gives up its boxes as soon as they are gathered, so that a large
+    ensemble is in memory once.
+    """
     check_members(tables)
     ids = tables[0].meta.image_ids
     for table in tables[1:]:
         if not np.array_equal(table.meta.image_ids, ids):
             raise PipelineError(f"{table.name}: other images than {tables[0].name}")
-    starts = np.cumsum([0, *(len(t) for t in tables[:-1])])
-    offsets = np.stack([t.offsets(ids) + start for t, start in zip(tables, starts, strict=True)])
-    fused = fuse_arrays(
-        np.concatenate([t.boxes_xyxy for t in tables]), np.concatenate([t.score for t in tables]),
-        np.concatenate([t.label for t in tables]),
-        np.repeat(np.arange(len(tables), dtype=np.int16), [len(t) for t in tables]), offsets,
-        n_sources=len(tables), weights=weights, **asdict(fusion),
-    )  # fmt: skip
+    members = [source_digest(t) for t in tables]
+    fused = fuse(_packed(tables, fusion.skip, release), weights=weights, **asdict(fusion))
     folds = tables[0].meta.folds
     same_folds = all(np.array_equal(t.meta.folds, folds) for t in tables)
     first = tables[0].meta
@@ -81,7 +97,7 @@ def fuse_same_images(
         folds if same_folds else np.full(len(ids), -1, np.int32), name, "fused",
         {
             "fusion": asdict(fusion), "weights": list(weights) if weights is not None else None,
-            "members": [source_digest(t) for t in tables], "repairs": fused.report.lines(),
+            "members": members, "repairs": fused.report.lines(),
         },
     )  # fmt: skip
     image_id = np.repeat(ids, np.diff(fused.offsets))
@@ -90,9 +106,12 @@ def fuse_same_images(
 
 def fuse_and_join(
     tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
-    name: str = "ensemble",
+    name: str = "ensemble", release: bool = False,
 ) -> Predictions:  # fmt: skip
-    """Fuse tables with the same images, join those with disjoint images, refuse anything between."""
+    """Fuse tables with the same images, join those with disjoint images, refuse anything between.
+
+    `release` as in `fuse_same_images`.
+    """
     check_members(tables)
     groups: dict[bytes, list[int]] = {}
     for index, table in enumerate(tables):
@@ -110,7 +129,7 @@ def fuse_and_join(
     parts = []
     for members in groups.values():
         chosen = [weights[i] for i in members] if weights is not None else None
-        parts.append(fuse_same_images([tables[i] for i in members], fusion, chosen, name))
+        parts.append(fuse_same_images([tables[i] for i in members], fusion, chosen, name, release))
     if len(parts) == 1:
         return parts[0]
     joined = join_predictions(parts)

@@ -1,6 +1,8 @@
 """One call for all fusers, over packed boxes or over raw ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ from pipeline.errors import PipelineError
 from pipeline.fusion import driver
 from pipeline.fusion.checks import Report, checked_number, checked_weights
 from pipeline.fusion.overlap import part_of
-from pipeline.fusion.pack import Packed, pack
-from pipeline.fusion.threads import chunks, over_chunks, thread_count
+from pipeline.fusion.packing import Packed, pack
+from pipeline.fusion.threads import chunks, over_chunks, run, thread_count
 from pipeline.fusion.wbf import CONF_TYPES
 
 
@@ -100,9 +102,27 @@ def fuse(
 
     Raises PipelineError for anything outside these ranges.
     """
-    chosen = _settings(packed, method, iou, skip, weights, conf_type, allows_overflow, sigma, soft)
     given = checked_weights(weights, packed.n_sources)
-    ranks = (given[None, :] > given[:, None]).sum(axis=1).astype(np.int32)
+    _check_names(method=(method, tuple(FUSERS)), conf_type=(conf_type, CONF_TYPES), soft=(soft, SOFT_KINDS))
+    fuser = FUSERS[method]
+    threshold = checked_number(iou, "iou", 0.0, 1.0)
+    chosen = driver.Settings(
+        method=fuser.method,
+        normalise=fuser.scale_unset if weights is None else fuser.scale,
+        same_weights=bool((given == given[0]).all()),
+        iou=threshold,
+        part=part_of(threshold),
+        skip=_checked_skip(skip, packed.floor),
+        conf_type=CONF_TYPES.index(conf_type),
+        allows_overflow=bool(allows_overflow),
+        linear=soft == "linear",
+        sigma=checked_number(sigma, "sigma", 1e-6, 1e6),
+    )
+    sources = driver.Weights(
+        given,
+        (given[None, :] > given[:, None]).sum(axis=1).astype(np.int32),
+        np.argsort(-given, kind="stable"),
+    )
     table = packed.table
     n_threads = thread_count(threads)
     ranges = chunks(table.image_rows, n_threads)
@@ -112,88 +132,67 @@ def fuse(
     labels = np.empty(total, np.int16)
     sizes = np.zeros(packed.n_images, np.int64)
     counts = np.zeros((len(ranges), driver.N_COUNTS), np.int64)
-    number = {span: k for k, span in enumerate(ranges)}
 
-    def work(first: int, last: int) -> None:
-        driver.fuse_images(
-            first,
-            last,
-            table,
-            given,
-            ranks,
-            packed.present,
-            chosen,
-            boxes,
-            scores,
-            labels,
-            sizes,
-            counts[number[first, last]],
-        )
+    def work(k: int, first: int, last: int) -> None:
+        result = (boxes, scores, labels, sizes, counts[k])
+        driver.fuse_images(first, last, table, sources, packed.present, chosen, *result)
 
     over_chunks(work, ranges, n_threads)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    columns = [_joined(a, ranges, table.image_rows, offsets) for a in (boxes, scores, labels)]
     capped, unweighted = (int(count) for count in counts.sum(axis=0))
     report = packed.report.plus(capped_scores=capped, zero_weight_rows=unweighted)
-    return Fused(*columns, offsets, report)
+    written = _closed_up((boxes, scores, labels), ranges, table.image_rows, offsets, n_threads)
+    return Fused(boxes[written], scores[written], labels[written], offsets, report)
 
 
-def _joined(
-    column: NDArray[Any],
+def _closed_up(
+    columns: tuple[NDArray[Any], ...],
     ranges: list[tuple[int, int]],
     image_rows: NDArray[np.int64],
     offsets: NDArray[np.int64],
-) -> NDArray[Any]:
-    """The chunks' results, each written from its first image's first row on, moved together."""
-    for first, last in ranges[1:]:
-        size = offsets[last] - offsets[first]
-        start = image_rows[first]
-        column[offsets[first] : offsets[last]] = column[start : start + size]
-    return column[: offsets[-1]]
+    threads: int,
+) -> slice:
+    """Move the chunks' results together, each written from its first image's first row on.
+
+    They close up around the middle one, so that both sides can move at once. Returns where they
+    are then.
+    """
+    if not ranges:
+        return slice(0, 0)
+    middle = len(ranges) // 2
+    shift = int(image_rows[ranges[middle][0]] - offsets[ranges[middle][0]])
+
+    def move(column: NDArray[Any], chunks_in_order: Iterable[tuple[int, int]]) -> None:
+        flat = column.reshape(-1)  # of one dimension: NumPy moves that without a copy in between
+        width = flat.size // max(len(column), 1)
+        for first, last in chunks_in_order:
+            start, to, size = (
+                image_rows[first],
+                offsets[first] + shift,
+                offsets[last] - offsets[first],
+            )
+            moved = flat[start * width : (start + size) * width]
+            flat[to * width : (to + size) * width] = moved
+
+    sides = (ranges[:middle][::-1], ranges[middle + 1 :])
+    run([partial(move, column, side) for column in columns for side in sides], threads)
+    return slice(shift, shift + int(offsets[-1]))
 
 
-def _settings(
-    packed: Packed,
-    method: str,
-    iou: float,
-    skip: float,
-    weights: ArrayLike | None,
-    conf_type: str,
-    allows_overflow: bool,
-    sigma: float,
-    soft: str,
-) -> driver.Settings:
-    for name, value, known in (
-        ("method", method, tuple(FUSERS)),
-        ("conf_type", conf_type, CONF_TYPES),
-        ("soft", soft, SOFT_KINDS),
-    ):
+def _check_names(**asked: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, known) in asked.items():
         if value not in known:
             raise PipelineError(f"{name}={value!r}: expected one of {', '.join(known)}")
+
+
+def _checked_skip(skip: float, floor: float) -> np.float32:
     lowest = np.float32(checked_number(skip, "skip", 0.0, 1.0))
-    if lowest < packed.floor:
+    if lowest < floor:
         raise PipelineError(
-            f"skip={skip}: the boxes were packed with a floor of {packed.floor:.6g}, which left the "
-            "lower ones out; pass a skip of at least that, or pack again with a lower floor"
+            f"skip={skip}: the boxes were packed with a floor of {floor:.6g}, which left lower "
+            "ones out; pass a skip of at least that, or pack again with a lower floor"
         )
-    threshold = checked_number(iou, "iou", 0.0, 1.0)
-    width = checked_number(sigma, "sigma", 0.0, float("inf"))
-    if width == 0.0:
-        raise PipelineError("sigma=0: expected a number above 0")
-    given = checked_weights(weights, packed.n_sources)
-    fuser = FUSERS[method]
-    return driver.Settings(
-        method=fuser.method,
-        normalise=fuser.scale_unset if weights is None else fuser.scale,
-        same_weights=bool((given == given[0]).all()),
-        iou=threshold,
-        part=part_of(threshold),
-        skip=lowest,
-        conf_type=CONF_TYPES.index(conf_type),
-        allows_overflow=bool(allows_overflow),
-        linear=soft == "linear",
-        sigma=width,
-    )
+    return lowest
 
 
 def fuse_arrays(

@@ -1,0 +1,1 @@
+"""What `make bench` runs: our kernels beside their peers, on seeded workloads, in one run."""

@@ -1,0 +1,1 @@
+"""Fusion of prediction tables: any tables, and the named ensembles of configs/ensembles."""

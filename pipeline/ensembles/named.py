@@ -1,0 +1,188 @@
+"""Named ensembles (configs/ensembles/<name>.yaml): which members, fused within folds and then across.
+
+Out-of-fold and test go through the same code. Within a fold all members and views are fused; OOF
+joins the held-out parts of the folds; test fuses the folds' results once more, with nothing fitted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.predictions import (
+    Predictions,
+    check_belongs,
+    join_predictions,
+    write_predictions,
+)
+from pipeline.data.profile import Profile
+from pipeline.data.runs import Run, find_runs, need_runs
+from pipeline.data.split import read_split
+from pipeline.ensembles.tables import (
+    ACROSS_FOLDS,
+    FUSION_KEYS,
+    Fusion,
+    describe,
+    fuse_same_images,
+)
+from pipeline.errors import PipelineError
+from pipeline.paths import CONFIGS, ensemble_dir, file_digest, shown, write_json
+from pipeline.scoring import evaluate
+
+LAST_STEP = (
+    "oof is the score of one fold's ensemble on its held-out photos; the submission fuses the K folds' "
+    "ensembles once more, and what that adds is not measured on oof"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained fold of a model, the views it takes part with, and the weight of each."""
+
+    run: Run
+    views: tuple[str, ...]
+    weight: float
+
+
+def read_ensemble(name: str) -> tuple[Any, Fusion]:
+    """The members as the YAML names them ("all" or a list), and how to fuse."""
+    path = CONFIGS / "ensembles" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise PipelineError(f"no ensemble '{name}'; there are: {known}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise PipelineError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise PipelineError(f"{shown(path)}: expected a mapping of keys to values")
+    for key in values:
+        if key not in ("members", *FUSION_KEYS):
+            raise PipelineError(
+                f"{shown(path)}: unknown key '{key}'; known: members, {', '.join(FUSION_KEYS)}"
+            )
+    members = values.pop("members", "all")
+    try:
+        return _check_entries(members), Fusion(**values)
+    except PipelineError as error:
+        raise PipelineError(f"{shown(path)}: {error}") from None
+
+
+def _check_entries(members: Any) -> Any:
+    """`members` as an ensemble's YAML may state them: "all" or a list, each model's views once."""
+    if members == "all":
+        return members
+    if not isinstance(members, list) or not members:
+        raise PipelineError(f"members {members}: expected all, or a list of models")
+    for entry in members:
+        if not isinstance(entry, dict) or not {"model"} <= set(entry) <= {"model", "views", "weight"}:
+            raise PipelineError(f"member {entry}: expected model, and views and weight if wanted")
+        views, weight = entry.get("views", ["identity"]), entry.get("weight", 1)
+        if not isinstance(views, list) or not views:
+            raise PipelineError(f"member {entry['model']}: views {views}: expected a list of views")
+        if not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+            raise PipelineError(f"member {entry['model']}: weight {weight}: expected a number above 0")
+    for model, entries in groupby(sorted(members, key=_model_of), key=_model_of):
+        views = [view for entry in entries for view in entry.get("views", ["all its views"])]
+        if len(set(views)) < len(views) or (len(views) > 1 and "all its views" in views):
+            raise PipelineError(f"member {model}: a view is named twice: {', '.join(map(str, views))}")
+    return members
+
+
+def _model_of(entry: dict[str, Any]) -> str:
+    return str(entry["model"])
+
+
+def choose_members(competition: str, members: Any) -> list[Member]:
+    """The trained runs that an ensemble's `members` names; every one must be there."""
+    if members == "all":
+        runs = find_runs(competition)
+        if not runs:
+            raise PipelineError(
+                f"no trained model of '{competition}'; make train COMP={competition} MODEL=... FOLD=0"
+            )
+        entries = [{"model": model} for model in dict.fromkeys(run.model for run in runs)]
+    else:
+        entries = members
+    chosen = []
+    for entry in entries:
+        for run in need_runs(competition, entry["model"]):
+            views = tuple(entry.get("views") or run.views("oof"))
+            for view in views or ("identity",):
+                for split in ("oof", "test"):
+                    if view not in run.views(split):
+                        raise PipelineError(
+                            f"{shown(run.folder)}: view '{view}' is not predicted on {split}; make predict "
+                            f"COMP={competition} MODEL={run.model} FOLD={run.fold} SPLIT={split} VIEWS={view}"
+                        )
+            chosen.append(Member(run, views, float(entry.get("weight", 1))))
+    return chosen
+
+
+def fuse_fold(
+    members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, fusion: Fusion, name: str,
+    folds_digest: str,
+) -> Predictions:  # fmt: skip
+    """Fuse all members and views of one fold on one split (oof or test), whose images `dataset` holds."""
+    tables, weights = [], []
+    for member in members:
+        for view in member.views:
+            table = member.run.table(split, view)
+            check_belongs(table, profile.name, dataset.digest, len(profile.classes))
+            if table.meta.split != split:
+                raise PipelineError(f"{table.name}: split '{table.meta.split}', expected '{split}'")
+            if table.meta.made.get("folds_digest") not in (None, folds_digest):
+                raise PipelineError(
+                    f"{table.name}: made with another split than the fold file holds now; restore that "
+                    "split, or train and predict again"
+                )
+            tables.append(table)
+            weights.append(member.weight)
+    return fuse_same_images(tables, fusion, weights, name, release=True)
+
+
+def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
+    """Write an ensemble's oof.parquet, test.parquet and card.json; returns the card."""
+    entries, fusion = read_ensemble(name)
+    members = choose_members(profile.name, entries)
+    train, test = load_dataset(profile, "train"), load_dataset(profile, "test")
+    split = read_split(profile.name, train)
+    folds = sorted({member.run.fold for member in members})
+    models = list(dict.fromkeys(member.run.model for member in members))
+    for model in models:
+        have = {m.run.fold for m in members if m.run.model == model}
+        if missing := sorted(set(folds) - have):
+            print(f"  note: {model} is not trained on fold {missing}; those folds are fused without it")
+    if missing := sorted(set(range(split.n_folds)) - set(folds)):
+        print(f"  note: no model is trained on fold {missing}; their photos have no out-of-fold boxes")
+    folder = ensemble_dir(profile.name, name)
+    oof_parts, test_parts = [], []
+    for fold in folds:
+        mine = [member for member in members if member.run.fold == fold]
+        oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split.digest))
+        test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split.digest))
+    oof = join_predictions(oof_parts)
+    result = fuse_same_images(test_parts, ACROSS_FOLDS, name=name, release=True)
+    listed = [entry for part in oof_parts + test_parts for entry in part.meta.made["members"]]
+    result.meta.made |= {"fusion": describe(fusion), "members": listed}
+    oof.meta.made = {"fusion": describe(fusion), "members": listed}
+    oof.meta.view = "fused"
+    write_predictions(folder / "oof.parquet", oof)
+    write_predictions(folder / "test.parquet", result)
+    card = {
+        "ensemble": name, "competition": profile.name, "models": models, "folds": folds,
+        "fusion": describe(fusion), "across_folds": describe(ACROSS_FOLDS),
+        "folds_digest": split.digest,
+        "oof_table_digest": file_digest(folder / "oof.parquet"),
+        "test_table_digest": file_digest(folder / "test.parquet"),
+        "image_digests": {"train": train.digest, "test": test.digest},
+        "oof": evaluate(oof, train.annotations, profile.classes), "note": LAST_STEP,
+        "members": [{"weight": m.weight, "model": m.run.model, "fold": m.run.fold,
+                     "views": list(m.views)} for m in members],
+        "tables": listed,
+    }  # fmt: skip
+    write_json(folder / "card.json", card)
+    return card

@@ -1,0 +1,98 @@
+"""The rules of the house, read from the sources: who may import whom, and what a stage is."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from pipeline.backends import BACKENDS
+
+PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
+BASE = {"pipeline", "boxes", "cli", "errors", "paths", "views"}
+# What each part may import besides itself and the base; stages may import every part.
+PARTS = {
+    "data": set(), "splits": set(), "fusion": set(), "scoring": {"data"}, "backends": {"data"},
+    "ensembles": {"data", "fusion", "scoring"},
+}  # fmt: skip
+FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}
+CALLS = ("cli.run(main)", "sys.exit(main())")  # the second where the status says what was found
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+STAGES = [path for path in PACKAGE.glob("*.py") if path.stem not in BASE | {"__init__"}]
+
+
+def part_of(path):
+    """The folder below pipeline/, or `base` or `stage` for a module that lies directly in it."""
+    relative = path.relative_to(PACKAGE)
+    if len(relative.parts) > 1:
+        return relative.parts[0]
+    return "stage" if path in STAGES else "base"
+
+
+def imports(tree):
+    """Full names of all modules and names that a module imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def names(paths):
+    return [str(path.relative_to(PACKAGE)) for path in paths]
+
+
+def test_every_folder_has_its_place():
+    assert {part_of(path) for path in MODULES} == {"base", "stage", *PARTS}
+    assert {"folds", "train", "predict", "evaluate", "ensemble", "submission"} <= {p.stem for p in STAGES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_imports_go_one_way(path):
+    part = part_of(path)
+    allowed = set(PARTS) if part == "stage" else PARTS.get(part, set()) | {part}
+    for name in imports(parse(path)):
+        top, *rest = name.split(".")
+        if top == "pipeline":
+            target = rest[0]
+            is_constant = target.startswith("__")
+            assert is_constant or target in BASE | allowed, f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_only_backends_know_the_frameworks(path):
+    for name in imports(parse(path)):
+        top, *rest = name.split(".")
+        if part_of(path) != "backends":
+            assert top not in FRAMEWORKS, f"imports {name}"
+            backend = ".".join([top, *rest][:3])
+            assert backend not in BACKENDS.values(), f"imports {name}; use load_backend"
+
+
+@pytest.mark.parametrize("path", STAGES, ids=names(STAGES))
+def test_a_stage_is_a_main_that_nothing_calls_at_import(path):
+    tree = parse(path)
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    main = functions["main"].args
+    assert [argument.arg for argument in main.args] == ["argv"]
+    assert [ast.unparse(default) for default in main.defaults] == ["None"]
+    assert ast.get_docstring(tree)
+    *body, last = tree.body
+    assert ast.unparse(last) in [f"if __name__ == '__main__':\n    {call}" for call in CALLS]
+    quiet = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for node in body[1:]:  # after the docstring
+        assert isinstance(node, quiet), f"line {node.lineno} runs at import"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_no_module_ends_the_process(path):
+    """Only the command line does, and a stage's last line."""
+    body = parse(path).body
+    for node in ast.walk(ast.Module(body[:-1] if path in STAGES else body, [])):
+        if isinstance(node, ast.Call) and path.stem != "cli":
+            called = ast.unparse(node.func)
+            assert called not in ("exit", "quit", "sys.exit", "os._exit"), f"line {node.lineno}"

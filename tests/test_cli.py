@@ -1,0 +1,140 @@
+"""The stages as processes of their own: without torch, and with one line for a user's mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pipeline import cli, convert, ensemble, evaluate, folds, submission
+from pipeline.data.dataset import load_dataset
+from pipeline.data.predictions import write_predictions
+from pipeline.data.profile import load_profile
+from pipeline.errors import PipelineError
+from pipeline.paths import table_path
+
+PROJECT = Path(__file__).resolve().parent.parent
+# Found by the interpreter at its start, before anything else is imported.
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics", "cv2"):
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture
+def stage(home, tmp_path):
+    """Run a stage in a process in which no framework can be imported."""
+    (tmp_path / "block").mkdir()
+    (tmp_path / "block" / "sitecustomize.py").write_text(BLOCKER)
+    search = os.pathsep.join([str(tmp_path / "block"), str(PROJECT)])
+
+    def run(name, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)], cwd=home, check=False,
+            env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    return run
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_from_annotations_to_a_submission_without_a_framework(recycle, home, stage):
+    train, test = (load_dataset(load_profile("recycle"), split) for split in ("train", "test"))
+    assert stage("folds", "--folds", 2).stderr == ""
+    rows = [line.split(",") for line in (home / "folds/recycle/folds.csv").read_text().splitlines()[1:]]
+    for fold in (0, 1):
+        run = home / f"runs/recycle/cascade_swin/fold{fold}"
+        tiny.write_json(run / "card.json", {})
+        ids = [int(row[0]) for row in rows if int(row[2]) == fold]
+        held_out = train.images[train.images["image_id"].isin(ids)]
+        table = tiny.table(train, tiny.guesses(held_out, fold), image_ids=ids, fold=fold)
+        write_predictions(table_path(run, "oof", "identity"), table)
+        write_predictions(
+            table_path(run, "test", "identity"), tiny.table(test, tiny.guesses(test.images, fold))
+        )
+    csv = home / "submissions/recycle/final.csv"
+    for name, arguments in (
+        ("ensemble", ["--ensemble", "final"]),
+        ("submission", []),
+        ("evaluate", ["--model", "cascade_swin"]),
+        ("convert", [csv, home / "again.parquet", "--split", "test"]),
+    ):
+        done = stage(name, *arguments)
+        assert (done.returncode, done.stderr) == (0, ""), name
+        assert done.stdout.splitlines()[-1].startswith("wrote ")
+    assert len(csv.read_text().splitlines()) == 1 + 5
+    assert json.loads(csv.with_suffix(".json").read_text())["models"] == ["cascade_swin"]
+
+
+def test_the_frameworks_are_blocked_in_these_tests(home, stage):
+    """Without this the test above could not fail."""
+    assert "cv2 is blocked" in stage("data.demo").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("folds", ["--competition", "wheat"], "error: no competition 'wheat'; there are: bccd, "),
+        ("convert", ["s.csv", "out.parquet", "--split", "test"],
+         "error: s.csv: row 2 (test/0000.jpg): broken box string: 5 values, expected a multiple of 6"),
+        ("ensemble", ["cut.parquet", "-o", "out.parquet"], "error: cut.parquet: not a whole Parquet file"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_status_1(recycle, home, stage, name, arguments, message):
+    (home / "s.csv").write_text("PredictionString,image_id\n1 0.5 0 0 9,test/0000.jpg\n")
+    test = load_dataset(load_profile("recycle"), "test")
+    write_predictions(home / "cut.parquet", tiny.table(test, [(0, 1, 0.5, 0, 0, 9, 9)]))
+    tiny.cut_in_half(home / "cut.parquet")
+    before = files(home)
+    done = stage(name, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert files(home) == before
+
+
+@pytest.mark.parametrize("stage_module", [folds, convert, ensemble, evaluate, submission])
+def test_every_stage_has_help_and_refuses_what_it_does_not_know(home, capsys, stage_module):
+    for arguments, status in ((["--help"], 0), (["--no-such-option"], 2)):
+        with pytest.raises(SystemExit) as end:
+            stage_module.main(arguments)
+        assert end.value.code == status
+    said = capsys.readouterr()
+    assert "--competition C" in said.out
+    assert (stage_module.__doc__ or "").splitlines()[0] in said.out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (PipelineError("a.csv: row 3: wrong"), 1, "error: a.csv: row 3: wrong\n"),
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on from here\n"),
+    ],
+)
+def test_how_a_stage_ends(capsys, error, status, line):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def main():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main)

@@ -1,0 +1,329 @@
+"""An ensemble of hand-made tables: folds joined, test fused once more, the card, the submission."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import yaml
+
+from pipeline import ensemble, evaluate, submission
+from pipeline.data.dataset import load_dataset
+from pipeline.data.predictions import read_predictions, write_predictions
+from pipeline.data.profile import load_profile
+from pipeline.data.split import read_split
+from pipeline.ensembles import named
+from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
+from pipeline.errors import PipelineError
+from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv, table_path
+
+FINAL = {"members": "all", "method": "wbf", "iou": 0.5}
+MODELS = {"small": ("identity", "hflip"), "large": ("identity",)}
+
+
+@pytest.fixture
+def write_yaml(tmp_path, monkeypatch):
+    """Write configs/ensembles/final.yaml into a folder of the test's own."""
+    path = tmp_path / "configs" / "ensembles" / "final.yaml"
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(named, "CONFIGS", path.parent.parent)
+
+    def write(text=None, /, **changes):
+        path.write_text(yaml.safe_dump(FINAL | changes) if text is None else text)
+
+    write()
+    return write
+
+
+def run_of(model, fold):
+    return runs_dir("recycle") / model / f"fold{fold}"
+
+
+@pytest.fixture
+def runs(recycle, write_yaml):
+    """Two models over three folds, as training and prediction leave them."""
+    train, test = (load_dataset(load_profile("recycle"), split) for split in ("train", "test"))
+    tiny.write_folds(folds_csv("recycle"), train.images, 3)
+    split = read_split("recycle", train)
+    seed = 0
+    for model, views in MODELS.items():
+        for fold in range(3):
+            tiny.write_json(run_of(model, fold) / "card.json", {})
+            for view in views:
+                for name, dataset in (("oof", train), ("test", test)):
+                    seed += 1
+                    images = train.images[split.fold == fold] if name == "oof" else test.images
+                    rows = tiny.guesses(images, seed, 5) + tiny.found(dataset, images)
+                    table = tiny.table(
+                        dataset, rows, image_ids=images["image_id"], fold=fold,
+                        model=model, view=view, folds_digest=split.digest,
+                    )  # fmt: skip
+                    write_predictions(table_path(run_of(model, fold), name, view), table)
+    return train, test
+
+
+def make(*options):
+    ensemble.main(["--ensemble", "final", *options])
+    folder = ensemble_dir("recycle", "final")
+    tables = [read_predictions(folder / f"{split}.parquet") for split in ("oof", "test")]
+    return *tables, json.loads((folder / "card.json").read_text())
+
+
+def tables_of(split, fold, models=MODELS):
+    return [
+        read_predictions(table_path(run_of(model, fold), split, view))
+        for model in sorted(models)
+        for view in models[model]
+    ]
+
+
+def rows_of(table):
+    return np.column_stack([table.image_id, table.label, table.score, table.boxes_xyxy])
+
+
+def test_oof_joins_the_folds_and_covers_the_train_set(runs):
+    train, _ = runs
+    oof, _, _ = make()
+    split = read_split("recycle", train)
+    assert oof.meta.image_ids.tolist() == list(range(12))
+    assert oof.meta.folds.tolist() == split.fold.tolist()
+    for fold in range(3):
+        expected = fuse_same_images(tables_of("oof", fold), Fusion(iou=0.5))
+        mine = np.isin(oof.image_id, np.flatnonzero(split.fold == fold))
+        np.testing.assert_allclose(rows_of(oof)[mine], rows_of(expected), rtol=1e-6)
+
+
+def test_test_fuses_within_folds_first_and_then_the_folds(runs):
+    _, test_set = runs
+    _, test, _ = make()
+    assert test.meta.image_ids.tolist() == test_set.images["image_id"].tolist()
+    per_fold = [fuse_same_images(tables_of("test", fold), Fusion(iou=0.5)) for fold in range(3)]
+    expected = fuse_same_images(per_fold, ACROSS_FOLDS)
+    np.testing.assert_allclose(rows_of(test), rows_of(expected), rtol=1e-6)
+
+
+def test_the_card(runs, capsys):
+    train, test_set = runs
+    oof, test, card = make()
+    assert (card["ensemble"], card["competition"]) == ("final", "recycle")
+    assert (card["models"], card["folds"]) == (["large", "small"], [0, 1, 2])
+    assert card["fusion"] == {"method": "wbf", "iou": 0.5, "skip": 0.001, "conf_type": "votes"}
+    assert card["across_folds"]["method"] == "wbf"
+    assert card["folds_digest"] == read_split("recycle", train).digest
+    assert card["image_digests"] == {"train": train.digest, "test": test_set.digest}
+    assert card["members"][0] == {"weight": 1.0, "model": "large", "fold": 0, "views": ["identity"]}
+    assert card["members"][-1]["views"] == ["identity", "hflip"]
+    assert len(card["tables"]) == 2 * 3 * 3  # splits, folds, a model's view and another's two
+    digests = {entry["file"]: entry["digest"] for entry in card["tables"]}
+    for name, digest in digests.items():
+        assert file_digest(name) == digest
+    assert "not measured" in card["note"]
+    evaluate.main(["--ensemble", "final"])
+    scores = json.loads((ensemble_dir("recycle", "final") / "metrics.json").read_text())["scores"]
+    assert scores["final oof"]["map50"] == card["oof"]["map50"] > 0
+    assert f"oof mAP50 {card['oof']['map50']:.4f}" in capsys.readouterr().out
+    assert oof.meta.made["members"] == test.meta.made["members"] == card["tables"]
+
+
+def test_chosen_members_and_weights(runs, write_yaml):
+    write_yaml(members=[{"model": "small", "views": ["hflip"], "weight": 3}, {"model": "large"}])
+    oof, _, card = make()
+    assert card["models"] == ["small", "large"]
+    parts = [
+        read_predictions(table_path(run_of(m, 0), "oof", v))
+        for m, v in (("small", "hflip"), ("large", "identity"))
+    ]
+    expected = fuse_same_images(parts, Fusion(iou=0.5), [3, 1])
+    mine = np.isin(oof.image_id, parts[0].meta.image_ids)
+    np.testing.assert_allclose(rows_of(oof)[mine], rows_of(expected), rtol=1e-6)
+
+
+def test_the_same_command_again_gives_the_same_files(runs):
+    make()
+    folder = ensemble_dir("recycle", "final")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    make()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_model_that_lacks_a_fold_is_said(runs, capsys):
+    shutil.rmtree(run_of("large", 1))
+    oof, _, card = make()
+    assert "large is not trained on fold [1]; those folds are fused without it" in capsys.readouterr().out
+    assert len(oof.meta.image_ids) == 12
+    assert card["folds"] == [0, 1, 2]
+
+
+def test_a_fold_without_any_model_is_said(runs, capsys):
+    for model in MODELS:
+        shutil.rmtree(run_of(model, 2))
+    oof, test, _ = make()
+    said = capsys.readouterr().out
+    assert "no model is trained on fold [2]; their photos have no out-of-fold boxes" in said
+    assert (len(oof.meta.image_ids), len(test.meta.image_ids)) == (8, 5)
+
+
+@pytest.mark.parametrize("split", ["oof", "test"])
+def test_a_missing_view_says_what_to_make(runs, write_yaml, split):
+    write_yaml(members=[{"model": "small", "views": ["identity", "hflip"]}])
+    table_path(run_of("small", 1), split, "hflip").unlink()
+    message = (
+        rf"small/fold1: view 'hflip' is not predicted on {split}; make predict COMP=recycle MODEL=small "
+        rf"FOLD=1 SPLIT={split} VIEWS=hflip"
+    )
+    with pytest.raises(PipelineError, match=message):
+        make()
+    assert not ensemble_dir("recycle", "final").exists()
+
+
+def rewritten(path, **changes):
+    """Write a run's table again with changes to what it says of itself."""
+    table = read_predictions(path)
+    for name, value in changes.items():
+        setattr(table.meta, name, value)
+    write_predictions(path, table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"competition": "taco"},
+            r"fold\d/oof/identity\.parquet: made for competition 'taco', expected 'recycle'",
+        ),
+        ({"image_digest": "feed"}, "made for another image table"),
+        ({"made": {"folds_digest": "feed"}}, "made with another split than the fold file holds now"),
+        ({"split": "test"}, r"fold\d/oof/identity\.parquet: split 'test', expected 'oof'"),
+    ],
+)
+@pytest.mark.parametrize("which", [("small", 0), ("large", 2)])
+def test_a_table_that_does_not_belong_is_refused(runs, which, changes, message):
+    rewritten(table_path(run_of(*which), "oof", "identity"), **changes)
+    with pytest.raises(PipelineError, match=message):
+        make()
+    assert not ensemble_dir("recycle", "final").exists()
+
+
+def test_an_empty_member_is_refused(runs):
+    path = table_path(run_of("small", 0), "oof", "hflip")
+    meta = read_predictions(path).meta
+    train, _ = runs
+    write_predictions(
+        path, tiny.table(train, [], image_ids=meta.image_ids, folds_digest=meta.made["folds_digest"])
+    )
+    with pytest.raises(
+        PipelineError, match=r"small/fold0/oof/hflip\.parquet: an empty member, not one box on 4"
+    ):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"membres": "all"}, r"final\.yaml: unknown key 'membres'; known: members, method, iou, skip,"),
+        ({7: 1}, r"final\.yaml: unknown key '7'; known: members"),
+        ({"iou": 2}, r"final\.yaml: iou 2: expected a number from 0 to 1"),
+        ({"method": "mean"}, r"final\.yaml: method 'mean': expected one of wbf"),
+        ({"members": None}, r"final\.yaml: members None: expected all, or a list of models"),
+        ({"members": []}, r"final\.yaml: members \[\]: expected all, or a list of models"),
+        ({"members": "small"}, r"final\.yaml: members small: expected all, or a list of models"),
+        ({"members": ["small"]}, r"final\.yaml: member small: expected model, and views and weight if wan"),
+        ({"members": [{"model": "small", "wieght": 2}]}, "expected model, and views and weight if wanted"),
+        (
+            {"members": [{"model": "small", "weight": "x"}]},
+            "member small: weight x: expected a number above 0",
+        ),
+        ({"members": [{"model": "small", "weight": 0}]}, "member small: weight 0: expected a number above 0"),
+        ({"members": [{"model": "small", "views": "hflip"}]}, "member small: views hflip: expected a list"),
+        ({"members": [{"model": "small"}, {"model": "small"}]}, "member small: a view is named twice"),
+        (
+            {"members": [{"model": "small", "views": ["hflip", "hflip"]}]},
+            "member small: a view is named twice",
+        ),
+        (
+            {"members": [{"model": "huge"}]},
+            "huge: no trained fold; make train COMP=recycle MODEL=huge FOLD=0",
+        ),
+    ],
+)
+def test_a_mistake_in_the_ensembles_file(runs, write_yaml, changes, message):
+    write_yaml(yaml.safe_dump({**FINAL, **changes}))
+    with pytest.raises(PipelineError, match=message):
+        make()
+    assert not ensemble_dir("recycle", "final").exists()
+
+
+@pytest.mark.parametrize("text", ["members: [a", "- all", "all"])
+def test_a_file_that_is_no_mapping(runs, write_yaml, text):
+    write_yaml(text)
+    with pytest.raises(PipelineError, match=r"final\.yaml: (not YAML|expected a mapping)"):
+        make()
+
+
+def test_no_such_ensemble_lists_those_that_there_are(recycle, write_yaml):
+    with pytest.raises(PipelineError, match="no ensemble 'best'; there are: final"):
+        ensemble.main(["--ensemble", "best"])
+
+
+def test_no_trained_model(recycle, write_yaml):
+    with pytest.raises(PipelineError, match="no trained model of 'recycle'; make train COMP=recycle MODEL="):
+        make()
+
+
+# The submission
+
+
+def test_the_submission_has_every_test_image_once_in_the_files_order(runs, recycle):
+    make()
+    submission.main([])
+    path = submission_csv("recycle", "final")
+    rows = path.read_text().splitlines()
+    assert rows[0] == "PredictionString,image_id"
+    images = json.loads((recycle / "test.json").read_text())["images"]
+    assert [row.rsplit(",", 1)[1] for row in rows[1:]] == [image["file_name"] for image in images]
+    assert all(len(row.rsplit(",", 1)[0].split()) % 6 == 0 for row in rows[1:])
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["file_digest"] == file_digest(path)
+    assert card["images"] == 5
+    assert card["boxes"] == sum(len(row.split()) // 6 for row in rows[1:])
+    assert card["oof"]["map50"] == make()[2]["oof"]["map50"]
+    assert {"git_revision", "members", "fusion", "version", "made_at", "test_table_digest"} <= set(card)
+
+
+def test_the_order_of_the_test_file_is_kept(recycle, runs):
+    """The image table is sorted by id; the rows of the CSV are as the test file has them."""
+    tiny.edit_json(recycle / "test.json", lambda value: value["images"].reverse())
+    make()
+    submission.main([])
+    rows = submission_csv("recycle", "final").read_text().splitlines()[1:]
+    assert [row.rsplit(",", 1)[1] for row in rows] == [f"test/{i:04d}.jpg" for i in (4, 3, 2, 1, 0)]
+
+
+def test_no_ensemble_yet(recycle):
+    with pytest.raises(
+        PipelineError, match="final: no ensemble yet; make ensemble COMP=recycle ENSEMBLE=final"
+    ):
+        submission.main([])
+
+
+def test_a_test_table_that_lacks_images_is_refused(runs, home):
+    make()
+    path = ensemble_dir("recycle", "final") / "test.parquet"
+    _, test_set = runs
+    write_predictions(path, tiny.table(test_set, [(0, 0, 0.5, 0, 0, 9, 9)], image_ids=[0, 1, 3]))
+    with pytest.raises(PipelineError, match="predicted 3 of 5 test images; the first missing id is 2"):
+        submission.main([])
+    assert not (home / "submissions").exists()
+
+
+def test_a_table_that_is_not_the_one_of_the_card_is_refused(runs, home):
+    make()
+    path = ensemble_dir("recycle", "final") / "test.parquet"
+    _, test_set = runs
+    write_predictions(path, tiny.table(test_set, [(0, 0, 0.5, 0, 0, 9, 9)]))
+    with pytest.raises(
+        PipelineError, match=r"test\.parquet: is not the one that .*card\.json describes; make ens"
+    ):
+        submission.main([])
+    assert not (home / "submissions").exists()

@@ -1,0 +1,95 @@
+"""What a new process pays: imports and the kernel cache; and what the package may import."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "pipeline" / "fusion"
+FIRST_CALL = """
+import sys
+from pipeline.fusion import driver, fuse_arrays, grouping
+fused = fuse_arrays([[0, 0, 9, 9]], [0.5], [0], [0], [0, 1], n_sources=1)
+assert len(fused.scores) == 1
+for heavy in ("torch", "pandas", "ensemble_boxes", "scipy.linalg"):
+    assert heavy not in sys.modules, heavy
+print(sum(len(kernel.stats.cache_misses) for kernel in (driver.fuse_images, grouping.pack_images)))
+"""
+
+# Stands in for machine code, which takes 15 s to make.
+CACHE_ENTRY = """
+from pipeline.fusion import driver, grouping
+for kernel in (driver.fuse_images, grouping.pack_images):
+    if {save}:
+        kernel._cache._impl.locator.ensure_cache_path()
+        kernel._cache._cache_file.save("key", "machine code")
+    print(kernel._cache._cache_file.load("key"))
+"""
+
+
+def run(code: str, cwd: Path = ROOT, **environment: str) -> str:
+    """The output of a new Python process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_call_of_a_later_process_compiles_nothing():
+    run(FIRST_CALL)
+    assert int(run(FIRST_CALL)) == 0
+
+
+@pytest.mark.parametrize("edited", ["overlap.py", "wbf.py"])
+def test_the_cache_outlives_a_process_and_not_an_edit(tmp_path, edited):
+    """An edit of a helper's file must reach the kernel that calls it from another file."""
+    copy = tmp_path / "pipeline"
+    shutil.copytree(ROOT / "pipeline" / "fusion", copy / "fusion")
+    shutil.copy(ROOT / "pipeline" / "errors.py", copy)
+    (copy / "__init__.py").touch()
+    shutil.rmtree(copy / "fusion" / "__pycache__", ignore_errors=True)
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    kept, gone = ["machine code"] * 2, ["None"] * 2
+    assert run(CACHE_ENTRY.format(save=True), tmp_path, **environment).split("\n")[:2] == kept
+    assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == kept
+    with (copy / "fusion" / edited).open("a") as file:
+        file.write("\n# edited\n")
+    assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == gone
+
+
+def test_numba_finds_scipy_for_those_who_need_it():
+    """The start does without scipy.linalg, and takes nothing from other users of Numba."""
+    code = """
+import numba, numpy as np
+from pipeline.fusion import pack
+pack([[0, 0, 9, 9]], [0.5], [0], [0], [0, 1], n_sources=1)
+print(numba.njit(lambda a, b: a @ b)(np.eye(2), np.full((2, 2), 3.0)).tolist())
+"""
+    pytest.importorskip("scipy")
+    assert run(code).strip() == "[[3.0, 3.0], [3.0, 3.0]]"
+
+
+def test_imports_go_one_way():
+    """Only NumPy, Numba, pipeline.boxes and pipeline.errors, besides the standard library."""
+    allowed = {"numpy", "numba", "llvmlite"} | set(sys.stdlib_module_names)
+    for path in FOLDER.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or "."]
+            for name in names:
+                ours = name.startswith(("pipeline.fusion", "pipeline.errors", "pipeline.boxes"))
+                assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"
