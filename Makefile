@@ -22,7 +22,12 @@ BENCH ?=
 PY = .venv/bin/python
 competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
 device = $(if $(DEVICE),--device $(DEVICE))
-need_model = $(if $(MODEL),,$(error MODEL= is missing, as in: make $@ MODEL=cascade_swin))
+overwrite = $(if $(filter 1 yes true,$(OVERWRITE)),--overwrite)
+ifneq ($(filter train predict,$(MAKECMDGOALS)),)
+  ifeq ($(MODEL),)
+    $(error MODEL= is missing, as in: make $(firstword $(MAKECMDGOALS)) MODEL=cascade_swin)
+  endif
+endif
 # An empty ROOT in the environment means the profile's own folder.
 unexport ROOT
 
@@ -45,18 +50,18 @@ lock: ## make requirements*.txt anew from requirements*.in
 
 .PHONY: demo
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
-	@$(PY) -m pipeline.demo
+	@$(PY) -m pipeline.demo $(overwrite)
 
 .PHONY: folds train predict evaluate ensemble submission
 folds: any ## split the train images: COMP= ROOT= FOLDS=5 SEED=0
 	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY)
 train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
-	$(need_model)@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
+	@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
 	  $(if $(BATCH),--batch $(BATCH)) $(device) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(SET),--set $(SET)) $(if $(filter 1 yes true,$(OVERWRITE)),--overwrite)
+	  $(if $(SET),--set $(foreach option,$(SET),'$(option)')) $(overwrite)
 predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot90,scale1.25
-	$(need_model)@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
+	@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
 	  --views $(VIEWS) $(device)
 evaluate: any ## score MODEL= (its views and their fusion), or ENSEMBLE=, or FILES="a.parquet b.parquet"
 	@$(PY) -m pipeline.evaluate $(competition) $(if $(FILES),$(FILES),$(if $(MODEL),--model $(MODEL),--ensemble $(ENSEMBLE)))

@@ -41,7 +41,7 @@ TRAININGS: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 SHEET_PHOTOS = 8
-SHEET_SCORE = 0.25
+SHEET_SCORE = 0.2
 EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 
 
@@ -98,7 +98,7 @@ def say(step: int, text: str, command: str = "") -> None:
     print(f"\n[{step}/6] {text}" + (f"\n      $ {command}" if command else ""), flush=True)
 
 
-def make_everything() -> float:
+def make_everything(overwrite: bool) -> float:
     """Data to submission; returns the seconds that training took."""
     home_data = load_profile(NAME).root
     say(1, f"render the competition into {shown(home_data)}")
@@ -110,7 +110,8 @@ def make_everything() -> float:
     for model, settings in TRAININGS.items():
         say(3, f"train {model}, both folds side by side", f"make train COMP={NAME} MODEL={model} FOLD=0")
         target = ["--competition", NAME, "--model", model]
-        todo = [[*target, "--fold", str(k), *settings] for k in range(FOLDS)]
+        again = ["--overwrite"] if overwrite else []
+        todo = [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)]
         run_side_by_side("train", todo)
     seconds = time.monotonic() - began
     say(4, "predict held-out and test photos in two views",
@@ -155,6 +156,7 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("--data-only", action="store_true", help="only render the photos")
+    arguments.add_argument("--overwrite", action="store_true", help="train anew over old runs")
     options = arguments.parse_args(argv)
     os.environ.pop("ROOT", None)
     profile = load_profile(NAME)
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{shown(profile.root)} is there")
         return
     began = time.monotonic()
-    training = make_everything()
+    training = make_everything(options.overwrite)
     train, truth = load_dataset(profile, "train"), load_truth(profile, "test")
     if truth is None:
         raise PipelineError(f"{profile.root}: no hidden test truth; remove the folder and make demo again")

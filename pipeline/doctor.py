@@ -230,7 +230,7 @@ def verdict(rows: Iterable[Row], trains: bool) -> tuple[int, str]:
     if trains:
         return 0, "ready: everything works"
     return 0, (
-        "ready for folds, ensemble, evaluate, tune and submission; "
+        "ready for folds, ensemble, evaluate, submission and convert; "
         "training and prediction need torch: make setup"
     )
 

@@ -51,7 +51,7 @@ def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_ou
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """["a.b=1", "c=true"] -> {"a.b": 1, "c": True}; values are YAML, so 1e-3 needs its point: 1.0e-3."""
+    """["a.b=1", "c=true", "d=1e-3"] -> {"a.b": 1, "c": True, "d": 0.001}; other values are YAML."""
     options = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
@@ -75,17 +75,18 @@ def job_description(
         "competition": profile.name, "model": model.name, "backend": model.backend, "fold": fold,
         "seed": seed, "image_digest": train.digest, "folds_digest": split.digest,
         "annotations_digest": text_digest(train.annotations.to_csv(index=False)),
-        "config_digest": text_digest(json.dumps(resolved, sort_keys=True, default=str)),
         "epochs": resolved["epochs"], "image_size": resolved["image_size"],
         "batch": resolved["batch"],
+        "config_digest": text_digest(json.dumps(resolved, sort_keys=True, default=str)),
     }  # fmt: skip
 
 
 def check_same_job(run: Path, job: dict[str, Any]) -> None:
     """Raise PipelineError when the run's folder holds another training than the one asked for."""
     path = run / JOB
-    if not path.is_file():
-        return
+    begun = (run / CARD).is_file() or any((run / "work").rglob("last.pt*"))
+    if not begun or not path.is_file():
+        return  # nothing that could be lost
     before = json.loads(path.read_text(encoding="utf-8"))
     for key, value in job.items():
         if key != "findings" and before.get(key) != value:
@@ -138,6 +139,7 @@ def prepare(
 def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> None:
     """Train, go on with a training that was cut off, or leave a whole run alone."""
     if overwrite:
+        (job.run / CARD).unlink(missing_ok=True)  # first, so that half a folder is no whole run
         shutil.rmtree(job.run, ignore_errors=True)
     check_same_job(job.run, description)
     if (job.run / CARD).is_file():
@@ -145,6 +147,8 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
         print(f"{shown(job.run)} is trained already; nothing to do")
         return
     job.work.mkdir(parents=True, exist_ok=True)
+    for leftover in job.run.glob(".*.tmp*"):  # of a process that was killed while it wrote
+        leftover.unlink()
     write_json(job.run / JOB, description)
     backend = load_backend(job.model.backend)
     began = time.monotonic()

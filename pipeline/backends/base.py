@@ -1,9 +1,11 @@
 """What every backend takes and gives: model configs, a training job, a detector."""
 
+import contextlib
 import csv
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -16,7 +18,7 @@ from tqdm import tqdm
 from pipeline.backends import BACKENDS
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
-from pipeline.paths import CONFIGS, shown
+from pipeline.paths import CONFIGS, shown, write_text
 
 SCORE_FLOOR = 0.001  # boxes below are not exported; a higher floor costs mAP
 MAX_BOXES = 300  # boxes a photo and view
@@ -163,17 +165,22 @@ class Progress:
         self.bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.epochs} loss {loss:.3f}", refresh=False)
 
     def end_epoch(self, loss: float, map50: float | None) -> None:
-        """Record the epoch that has just ended; `map50` is None when it was not validated."""
+        """Record the epoch that has just ended; `map50` is None when it was not validated.
+
+        Called before the epoch's checkpoint is written: after a kill between the two the row is dropped
+        and the epoch done again.
+        """
         self.epoch += 1
         row: dict[str, Any] = {
             "epoch": self.epoch, "loss": round(loss, 5), "map50": None if map50 is None else round(map50, 5),
             "seconds": round(time.monotonic() - self.began, 1),
         }  # fmt: skip
         self.rows.append(row)
-        with open(self.path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
         scored = "" if map50 is None else f"  mAP50 {map50:.3f}"
         tqdm.write(
             f"{self.label}: epoch {self.epoch}/{self.epochs}  loss {loss:.3f}{scored}",
@@ -186,7 +193,7 @@ class Progress:
 
 
 def select_device(device: str | None) -> str:
-    """The device to use: the asked one, else the first GPU that torch supports, else the CPU."""
+    """The device to use: the asked one, else the first GPU if there is one, else the CPU."""
     import torch
 
     if device in (None, ""):
@@ -200,3 +207,17 @@ def select_device(device: str | None) -> str:
             f"device '{device}': torch sees {count} GPUs; expected cpu or cuda:<index> (make doctor)"
         )
     return f"cuda:{index}"
+
+
+@contextlib.contextmanager
+def memory_advice(model: str) -> Iterator[None]:
+    """Turn running out of GPU memory into one line that says what to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0][:150]
+        raise PipelineError(
+            f"{model}: out of GPU memory; lower BATCH= or IMAGE_SIZE= and run it again ({reason})"
+        ) from None

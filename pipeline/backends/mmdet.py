@@ -49,6 +49,7 @@ from pipeline.backends.base import (
     Settings,
     Trained,
     TrainJob,
+    memory_advice,
 )
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
@@ -91,12 +92,18 @@ def read_config(model: ModelConfig) -> Config:
 def _configured(model: ModelConfig, settings: Settings) -> Config:
     """The config with a run's overrides worked into its pipelines and schedule."""
     cfg = read_config(model)
+    written = cfg.epochs
     if settings.options:
+        for option in settings.options:
+            if option.split(".")[0] not in cfg:
+                raise PipelineError(
+                    f"{shown(model.path)}: option '{option}': no '{option.split('.')[0]}' in the config; "
+                    f"there are: {', '.join(sorted(cfg))}"
+                )
         try:
             cfg.merge_from_dict(settings.options)
         except (KeyError, TypeError, IndexError) as error:
             raise PipelineError(f"{shown(model.path)}: option not taken: {error}") from None
-    written = cfg.epochs
     for key in ("epochs", "image_size", "batch"):
         if (asked := getattr(settings, key)) is not None:
             cfg[key] = asked
@@ -177,9 +184,7 @@ def _for_job(job: TrainJob) -> Config:
         proposal_nums=(1, 10, 100),  # COCO's own limits, so that its mAP50 is pycocotools'
     )  # fmt: skip
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    cfg.train_cfg = dict(
-        type="EpochBasedTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.get("val_interval", 1)
-    )
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.val_interval)
     cfg.val_cfg = dict(type="ValLoop")
     cfg.default_hooks = dict(cfg.get("default_hooks", {}), checkpoint=None)
     cfg.work_dir, cfg.load_from, cfg.resume = str(job.work / "train"), None, False
@@ -187,8 +192,8 @@ def _for_job(job: TrainJob) -> Config:
     steps = -(-len(job.train.images) // cfg.batch)
     for part in _dicts(cfg.param_scheduler):
         if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
-            part["end"] = max(1, min(part["end"], cfg.epochs * steps // 10))
-    if job.device != "cpu" and cfg.get("amp", True):
+            part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up
+    if job.device != "cpu" and cfg.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
     return cfg
 
@@ -298,8 +303,8 @@ class _RunHook(Hook):
         """Save an epoch that will not be validated; the others are saved when their score is known."""
         epoch = runner.epoch + 1  # the loop counts it after this hook
         if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
-            self._save(runner, self.last, {"epoch": epoch, "iter": runner.iter}, optimizer=True)
             self.progress.end_epoch(self._take_loss(), None)
+            self._save(runner, self.last, {"epoch": epoch, "iter": runner.iter}, optimizer=True)
 
     def _take_loss(self) -> float:
         loss, self.losses = float(np.mean(self.losses)), []
@@ -312,12 +317,13 @@ class _RunHook(Hook):
         return CheckpointLoader.load_checkpoint(str(self.best), "cpu", logger="silent")["meta"]
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        map50 = max(float((metrics or {})[MAP50]), 0.0)  # -1 when the held-out part has no box
+        # Missing when not one box was found, -1 when the held-out part has no true box.
+        map50 = max(float((metrics or {}).get(MAP50, 0.0)), 0.0)
+        self.progress.end_epoch(self._take_loss(), map50)
         meta = {"epoch": runner.epoch, "iter": runner.iter, "map50": map50}
         if map50 > self.best_meta().get("map50", -1):
             self._save(runner, self.best, meta, optimizer=False)
         self._save(runner, self.last, meta, optimizer=True)
-        self.progress.end_epoch(self._take_loss(), map50)
 
     @staticmethod
     def _save(runner: Runner, path: Path, meta: dict[str, Any], optimizer: bool) -> None:
@@ -347,7 +353,11 @@ def train(job: TrainJob) -> Trained:
         else:
             write_text(note, _find_pretrained(cfg, job.model.name))
         _Runner.log_path = job.run / "train.log"
-        with open(_Runner.log_path, "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        with (
+            open(_Runner.log_path, "a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            memory_advice(job.model.name),
+        ):
             runner = _Runner.from_cfg(cfg)
             runner.register_hook(hook)
             runner.train()  # pycocotools prints its tables
@@ -355,7 +365,7 @@ def train(job: TrainJob) -> Trained:
     checkpoint, config = job.run / "best.pth", job.run / "config.py"
     with atomic(checkpoint) as temporary:
         shutil.copyfile(hook.best, temporary)
-    saved = Config(ConfigDict({key: cfg[key] for key in ("model", "test_pipeline", "image_size")}))
+    saved = Config(ConfigDict({key: cfg[key] for key in ("model", "test_pipeline", "image_size", "amp")}))
     for part in _dicts(saved.model):
         part.pop("init_cfg", None)
     write_text(config, saved.pretty_text + _rest_as_comment(cfg))
@@ -432,7 +442,7 @@ class _Detector:
             "inputs": [item["inputs"] for item in items],
             "data_samples": [item["data_samples"] for item in items],
         }
-        with torch.autocast("cuda", enabled=self.device != "cpu"):
+        with torch.autocast("cuda", enabled=self.device != "cpu" and self.cfg.amp):
             samples = self.model.test_step(batch)
         found = [sample.pred_instances for sample in samples]
         return [

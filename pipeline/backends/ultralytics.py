@@ -6,8 +6,10 @@ photos it took is compared with ours, and checkpoints are renamed into place whe
 """
 
 import contextlib
+import functools
 import gc
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -31,7 +33,7 @@ import torch
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, SETTINGS
+from ultralytics.utils import LOGGER, SETTINGS, nms
 
 from pipeline.backends.base import (
     MAX_BOXES,
@@ -44,6 +46,7 @@ from pipeline.backends.base import (
     Settings,
     Trained,
     TrainJob,
+    memory_advice,
 )
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
@@ -51,7 +54,14 @@ from pipeline.data.photos import stage_photos, staged_name
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, shown, weights_dir, write_text
 
+# The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
+nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 NMS_IOU = 0.7
+# Arguments of the framework that the pipeline sets itself.
+OURS = {
+    "batch", "data", "deterministic", "device", "epochs", "exist_ok", "imgsz", "model", "name", "plots",
+    "project", "resume", "save", "save_dir", "seed", "val", "verbose", "workers",
+}  # fmt: skip
 KEYS = {"_base_", "model", "weights", "epochs", "image_size", "batch", "train"}
 
 
@@ -80,6 +90,16 @@ def resolve(model: ModelConfig, settings: Settings) -> dict[str, Any]:
         if (asked := getattr(settings, key)) is not None:
             values[key] = asked
     values["train"] = values.get("train", {}) | settings.options
+    if taken := sorted(OURS & set(values["train"])):
+        raise PipelineError(
+            f"{shown(model.path)}: option '{taken[0]}' is set by the pipeline; use EPOCHS=, IMAGE_SIZE=, "
+            "BATCH=, SEED=, DEVICE= or WORKERS="
+        )
+    automatic = str(values["train"].get("optimizer", "auto")).lower() == "auto"
+    if automatic and (taken := sorted({"lr0", "momentum"} & set(values["train"]))):
+        raise PipelineError(
+            f"{shown(model.path)}: option '{taken[0]}': optimizer=auto ignores it; add optimizer=AdamW or SGD"
+        )
     return values
 
 
@@ -140,6 +160,9 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     def save_model(self) -> bool:
         last, best = self.last, self.best
         new_best = best.with_name("best.new.pt")
+        new_best.unlink(missing_ok=True)  # of a run that was killed while it wrote it
+        losses: Any = self.tloss
+        self.progress.end_epoch(float(sum(losses.values())), self.fitness)
         with atomic(last) as new_last:
             self.last, self.best = new_last, new_best
             try:
@@ -185,7 +208,6 @@ def _attach(trainer: _Trainer) -> None:
 
     trainer.add_callback("on_train_start", start)
     trainer.add_callback("on_train_batch_end", lambda t: t.progress.step(loss_of(t)))
-    trainer.add_callback("on_fit_epoch_end", lambda t: t.progress.end_epoch(loss_of(t), t.fitness))
     trainer.add_callback("on_train_end", lambda t: t.progress.close())
 
 
@@ -233,6 +255,7 @@ def train(job: TrainJob) -> Trained:
         "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
         "device": "cpu" if job.device == "cpu" else job.device.removeprefix("cuda:"),
         "workers": job.workers,
+        "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
     }  # fmt: skip
     SETTINGS.update(sync=False)
     with _log_to(job.run / "train.log"):
@@ -240,7 +263,8 @@ def train(job: TrainJob) -> Trained:
         if done:
             arguments |= {"resume": str(last)}
         else:
-            wanted = values.get("weights") if values["train"].get("pretrained", True) else None
+            asked = values["train"].get("pretrained", True)  # false, or the name of a file
+            wanted = asked if isinstance(asked, str) else values.get("weights") if asked else None
             pretrained, note = _first_weights(job.model.name, wanted)
             write_text(note_path, note)
             arguments |= {
@@ -252,7 +276,8 @@ def train(job: TrainJob) -> Trained:
         trainer: Any = None
         if done < values["epochs"]:
             trainer = _make_trainer(arguments, job)
-            trainer.train()
+            with memory_advice(job.model.name):
+                trainer.train()
         checkpoint, config = job.run / "best.pt", job.run / "config.yaml"
         with atomic(checkpoint) as temporary:
             _strip(last.with_name("best.pt"), temporary)
@@ -303,7 +328,8 @@ class _Detector:
         self.image_size, self.device = int(values["image_size"]), device
         self.batch = 16 if device != "cpu" else 8
         self.yolo = YOLO(str(checkpoint), task="detect")
-        self.stride = int(self.yolo.model.stride.max())  # type: ignore[union-attr, operator]
+        self.stride = max(int(self.yolo.model.stride.max()), 32)  # type: ignore[union-attr, operator]
+        self.image_size = math.ceil(self.image_size / self.stride) * self.stride  # as the trainer does
 
     def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
         size = max(round(self.image_size * scale / self.stride), 1) * self.stride

@@ -1,5 +1,6 @@
 default_scope = "mmdet"
 amp = True  # mixed precision, on a GPU
+val_interval = 1  # epochs between validations
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
