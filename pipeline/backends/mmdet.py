@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ mmcv_ext.install()  # before anything imports mmcv
 import mmdet
 import mmengine
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints that an optional package is missing
+# It prints and warns that optional packages are missing.
+with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
     import mmdet.datasets
     import mmdet.models
 
