@@ -87,7 +87,7 @@ def draw_balance(path: Path, profile: Profile, card: dict[str, Any]) -> None:
     axes.set_xticks(np.arange(len(boxes)), labels, fontsize=8)
     axes.set_ylabel("boxes, % of an even split")
     axes.set_title(f"{profile.title}: {sum(card['images'])} images in {k} folds, boxes per class")
-    axes.legend(ncols=min(k, 5), fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
