@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.data.predictions import read_predictions, write_predictions
-from pipeline.ensembles.tables import Fusion, fuse_and_join
+from pipeline.ensembles.tables import FUSION_KEYS, Fusion, fuse_and_join
 from pipeline.errors import PipelineError
 from pipeline.fusion.wbf import CONF_TYPES
 from pipeline.paths import ensemble_dir, shown
@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--conf-type", default=default.conf_type, help=", ".join(CONF_TYPES))
     arguments.add_argument("--iou", type=float, default=default.iou)
     arguments.add_argument("--skip", type=float, default=default.skip, help="score floor")
+    arguments.add_argument(
+        "--allows-overflow", action="store_true", help="avg: count every box of a cluster, not one a source"
+    )
     arguments.add_argument("--soft", default=default.soft, help="soft_nms: linear or gaussian")
     arguments.add_argument("--sigma", type=float, default=default.sigma, help="soft_nms, gaussian")
     arguments.add_argument("--weights", type=float, nargs="+", default=None)
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(
             f"{len(options.weights)} weights for {len(options.files)} tables; expected one each"
         )
-    fusion = Fusion(options.method, options.iou, options.skip, options.conf_type, options.soft, options.sigma)
+    fusion = Fusion(**{name: getattr(options, name) for name in FUSION_KEYS})
     tables = [read_predictions(path) for path in options.files]
     result = fuse_and_join(tables, fusion, options.weights, options.output.stem, release=True)
     write_predictions(options.output, result)

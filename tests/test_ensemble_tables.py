@@ -204,3 +204,15 @@ def test_mistakes_of_the_stage(train, home, monkeypatch, arguments, message):
     with pytest.raises(PipelineError, match=message):
         ensemble.main(arguments)
     assert not list(home.glob("o.*"))
+
+
+@pytest.mark.parametrize(("overflow", "factor"), [(False, min(2, 3) / 2), (True, 3 / 2)])
+def test_overflow_counts_every_box_of_a_cluster(train, overflow, factor):
+    """avg: the mean score times boxes by sources; without overflow at most one box a source counts."""
+    a = tiny.table(train, [(0, 1, 0.6, *BOX), (0, 1, 0.4, *SHIFTED)])
+    b = tiny.table(train, [(0, 1, 0.2, *BOX)])
+    fusion = Fusion(conf_type="avg", allows_overflow=overflow)
+    fused = fuse_same_images([a, b], fusion)
+    np.testing.assert_allclose(fused.score, [(0.6 + 0.4 + 0.2) / 3 * factor], rtol=1e-6)
+    with pytest.raises(PipelineError, match="allows_overflow yes: expected true or false"):
+        replace(fusion, allows_overflow="yes")

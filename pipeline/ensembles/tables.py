@@ -27,6 +27,7 @@ class Fusion:
     iou: float = 0.55
     skip: float = 0.001
     conf_type: str = "votes"
+    allows_overflow: bool = False
     soft: str = "linear"
     sigma: float = 0.5
 
@@ -38,6 +39,8 @@ class Fusion:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value <= most:
                 raise PipelineError(f"{name} {value}: expected a number from 0 to {most}")
+        if not isinstance(self.allows_overflow, bool):
+            raise PipelineError(f"allows_overflow {self.allows_overflow}: expected true or false")
 
 
 FUSION_KEYS = tuple(item.name for item in fields(Fusion))
@@ -144,8 +147,9 @@ def fuse_and_join(
 
 def describe(fusion: Fusion) -> dict[str, Any]:
     """The parameters that matter for the method, for a card or a printed line."""
-    values = asdict(fusion)
-    drop = {"wbf": ("soft", "sigma"), "soft_nms": ("conf_type",)}.get(
-        fusion.method, ("conf_type", "soft", "sigma")
-    )
-    return {key: value for key, value in values.items() if key not in drop}
+    used = {"method", "iou", "skip"}
+    if fusion.method == "wbf":
+        used |= {"conf_type", "allows_overflow"} if fusion.conf_type == "avg" else {"conf_type"}
+    elif fusion.method == "soft_nms":
+        used |= {"soft", "sigma"}
+    return {key: value for key, value in asdict(fusion).items() if key in used}
