@@ -241,7 +241,7 @@ def test_without_weights_a_backbone_is_thawed_and_one_line_says_so(
         (["--model", "yolov5n", "--fold", "0", "--root", "/nowhere"], r"no data folder .*ROOT=<folder>"),
         (["--model", "yolov5n", "--fold", "0", "--epochs", "0"], r"epochs 0: expected at least 1"),
         (["--model", "yolov5n", "--fold", "0", "--set", "lr0"], r"option 'lr0': expected key=value"),
-        (["--model", "yolov5n", "--fold", "0", "--device", "cuda:7"], r"config_digest|cuda:7"),
+        (["--model", "yolov5n", "--fold", "0", "--device", "cuda:7"], r"device 'cuda:7': torch sees \d GPUs"),
     ],
 )
 def test_train_refuses_in_one_line_and_writes_nothing(
@@ -311,3 +311,39 @@ def test_two_trainings_of_one_run_at_a_time_are_refused(tmp_path: Path) -> None:
         pass
     with train.only_one(run):
         pass
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("faster_rcnn_tiny", {"optim_wraper.lr": 1}, r"option 'optim_wraper\.lr': no 'optim_wraper' in"),
+        ("yolov5n", {"epochs": 3}, r"option 'epochs' is set by the pipeline; use EPOCHS="),
+        ("yolov5n", {"lr0": 0.1}, r"option 'lr0': optimizer=auto ignores it"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    model: str, options: dict[str, object], message: str
+) -> None:
+    config = find_model(model)
+    with pytest.raises(PipelineError, match=message):
+        load_backend(config.backend).resolve(config, Settings(options=options))
+
+
+def test_a_warm_up_ends_even_in_a_training_of_a_few_steps(trained: Path) -> None:
+    from pipeline.backends import mmdet as backend
+
+    arguments = load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Settings(epochs=1, batch=4)
+    job, _ = train.prepare(*arguments, seed=0, device="cpu", workers=0)
+    (warm_up,) = [part for part in backend._for_job(job).param_scheduler if not part.get("by_epoch", True)]
+    assert warm_up.end - warm_up.begin >= 2  # a linear ramp over one step stays at its start
+
+
+def test_a_start_that_failed_does_not_lock_the_run(tmp_path: Path) -> None:
+    """Only a folder that holds a checkpoint is kept from another training."""
+    run = tmp_path / "fold0"
+    (run / "work").mkdir(parents=True)
+    (run / train.JOB).write_text(json.dumps({"epochs": 1}))
+    train.check_same_job(run, {"epochs": 2})
+    (run / "work" / "last.pth").touch()
+    with pytest.raises(PipelineError, match="epochs 1, now asked for 2"):
+        train.check_same_job(run, {"epochs": 2})
