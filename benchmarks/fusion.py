@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.workload import N_SOURCES, SIDE, Workload, fusion_workload
 from pipeline.fusion import Fused, fuse, fuse_arrays, pack
-from pipeline.fusion.threads import thread_count
+from pipeline.kernels.threads import thread_count
 
 IOU = 0.55
 SKIPS = (0.001, 0.01, 0.05)

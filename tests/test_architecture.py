@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 BASE = {"pipeline", "boxes", "cli", "errors", "paths", "views"}
 # What each part may import besides itself and the base; stages may import every part.
 PARTS = {
-    "data": set(), "splits": set(), "fusion": set(), "scoring": {"data"}, "backends": {"data"},
-    "ensembles": {"data", "fusion", "scoring"},
+    "kernels": set(), "data": set(), "splits": {"kernels"}, "fusion": {"kernels"},
+    "scoring": {"data", "kernels"}, "backends": {"data"},
+    "ensembles": {"data", "fusion", "kernels", "scoring"},
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}
 CALLS = ("cli.run(main)", "sys.exit(main())")  # the second where the status says what was found
@@ -61,6 +62,15 @@ def test_imports_go_one_way(path):
             target = rest[0]
             is_constant = target.startswith("__")
             assert is_constant or target in BASE | allowed, f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_compiled_code_is_made_of_its_folder_and_kernels(path):
+    """The stamp of the machine code's cache covers no other source."""
+    found = set(imports(parse(path)))
+    if any(name.startswith("pipeline.kernels.jit") for name in found):
+        parts = {name.split(".")[1] for name in found if name.startswith("pipeline.")}
+        assert parts <= {part_of(path), "kernels", *BASE}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=names(MODULES))

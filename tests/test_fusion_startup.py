@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "pipeline" / "fusion"
+OURS = ("fusion", "kernels", "errors", "boxes")
 FIRST_CALL = """
 import sys
 from pipeline.fusion import driver, fuse_arrays, grouping
@@ -51,19 +52,20 @@ def test_the_first_call_of_a_later_process_compiles_nothing():
     assert int(run(FIRST_CALL)) == 0
 
 
-@pytest.mark.parametrize("edited", ["overlap.py", "wbf.py"])
+@pytest.mark.parametrize("edited", ["fusion/overlap.py", "fusion/wbf.py", "kernels/order.py"])
 def test_the_cache_outlives_a_process_and_not_an_edit(tmp_path, edited):
     """An edit of a helper's file must reach the kernel that calls it from another file."""
     copy = tmp_path / "pipeline"
-    shutil.copytree(ROOT / "pipeline" / "fusion", copy / "fusion")
+    quiet = shutil.ignore_patterns("__pycache__")
+    for folder in ("fusion", "kernels"):
+        shutil.copytree(ROOT / "pipeline" / folder, copy / folder, ignore=quiet)
     shutil.copy(ROOT / "pipeline" / "errors.py", copy)
     (copy / "__init__.py").touch()
-    shutil.rmtree(copy / "fusion" / "__pycache__", ignore_errors=True)
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
     kept, gone = ["machine code"] * 2, ["None"] * 2
     assert run(CACHE_ENTRY.format(save=True), tmp_path, **environment).split("\n")[:2] == kept
     assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == kept
-    with (copy / "fusion" / edited).open("a") as file:
+    with (copy / edited).open("a") as file:
         file.write("\n# edited\n")
     assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == gone
 
@@ -81,9 +83,9 @@ print(numba.njit(lambda a, b: a @ b)(np.eye(2), np.full((2, 2), 3.0)).tolist())
 
 
 def test_imports_go_one_way():
-    """Only NumPy, Numba, pipeline.boxes and pipeline.errors, besides the standard library."""
+    """Only NumPy, Numba and those of OURS, besides the standard library."""
     allowed = {"numpy", "numba", "llvmlite"} | set(sys.stdlib_module_names)
-    for path in FOLDER.glob("*.py"):
+    for path in [*FOLDER.glob("*.py"), *FOLDER.with_name("kernels").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
             if isinstance(node, ast.Import):
@@ -91,5 +93,5 @@ def test_imports_go_one_way():
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or "."]
             for name in names:
-                ours = name.startswith(("pipeline.fusion", "pipeline.errors", "pipeline.boxes"))
+                ours = name.startswith(tuple(f"pipeline.{part}" for part in OURS))
                 assert ours or name.split(".")[0] in allowed, f"{path.name} imports {name}"

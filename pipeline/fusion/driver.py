@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fusion.jit import inlined, kernel
 from pipeline.fusion.nms import nms_group
 from pipeline.fusion.nmw import nmw_group
-from pipeline.fusion.order import key_of, row_of, settle_ties, sort_keys
 from pipeline.fusion.overlap import new_blocks
 from pipeline.fusion.soft_nms import soft_nms_group
 from pipeline.fusion.wbf import N_SUMS, wbf_group
+from pipeline.kernels.jit import inlined, kernel
+from pipeline.kernels.order import key_of, row_of, settle_ties, sort_keys
 
 WBF, NMS, SOFT_NMS, NMW = range(4)
 AS_GIVEN, BY_TOTAL, BY_HIGHEST = range(3)  # how an image's weights are normalised

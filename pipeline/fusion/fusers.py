@@ -13,8 +13,8 @@ from pipeline.fusion import driver
 from pipeline.fusion.checks import Report, checked_number, checked_weights
 from pipeline.fusion.overlap import part_of
 from pipeline.fusion.packing import Packed, pack
-from pipeline.fusion.threads import chunks, over_chunks, run, thread_count
 from pipeline.fusion.wbf import CONF_TYPES
+from pipeline.kernels.threads import chunks, over_chunks, run, thread_count
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.fusion.jit import kernel
-from pipeline.fusion.order import key_of, row_of, settle_ties, sort_keys
+from pipeline.kernels.jit import kernel
+from pipeline.kernels.order import key_of, row_of, settle_ties, sort_keys
 
 # Places in the table of counts that `pack_images` fills, one row a chunk.
 BELOW, SCORE_NAN, SCORE_ZERO, BOX_NAN, INVERTED, OUTSIDE, EMPTY, ABSENT = range(8)

@@ -1,7 +1,7 @@
 """Non-maximum suppression of one group: a box stays unless a better one overlaps it too much."""
 
-from pipeline.fusion.jit import inlined
 from pipeline.fusion.overlap import any_match, put
+from pipeline.kernels.jit import inlined
 
 
 @inlined

@@ -7,8 +7,8 @@ weighted by weighted score times IoU with the leader; the score is the leader's.
 
 import numpy as np
 
-from pipeline.fusion.jit import inlined
 from pipeline.fusion.overlap import best_match, put
+from pipeline.kernels.jit import inlined
 
 
 @inlined

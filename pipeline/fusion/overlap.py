@@ -15,7 +15,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from pipeline.fusion.jit import inlined
+from pipeline.kernels.jit import inlined
 
 LANES = 16
 LANE_BITS = 4

@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.fusion import checks, grouping
 from pipeline.fusion.checks import Report
 from pipeline.fusion.grouping import Raw, Table
-from pipeline.fusion.threads import chunks, over_chunks, thread_count
+from pipeline.kernels.threads import chunks, over_chunks, thread_count
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from pipeline.fusion.jit import inlined
 from pipeline.fusion.overlap import LANE_BITS, LANES, exact_iou, lanes_over, lowest_bit, put
+from pipeline.kernels.jit import inlined
 
 
 @inlined

@@ -7,8 +7,8 @@ scores; it is kept as running sums, so a box costs the same however large its cl
 
 import numpy as np
 
-from pipeline.fusion.jit import inlined
 from pipeline.fusion.overlap import best_match, move, put
+from pipeline.kernels.jit import inlined
 
 CONF_TYPES = ("votes", "avg", "max", "box_and_model_avg", "absent_model_aware_avg")
 _VOTES, _AVG, _MAX, _BOX_AND_MODEL, _ABSENT_AWARE = range(5)

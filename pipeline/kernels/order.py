@@ -9,7 +9,7 @@ everything, so that even 100,000 equal scores take n log n steps.
 
 import numpy as np
 
-from pipeline.fusion.jit import inlined
+from pipeline.kernels.jit import inlined
 
 _FEW = 24  # below this an insertion sort is the faster one
 

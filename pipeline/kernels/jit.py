@@ -1,15 +1,17 @@
-"""The decorators of all compiled functions here, with a disk cache that is quick and never stale.
+"""The decorators of all compiled functions, with a disk cache that is quick and never stale.
 
-Numba stamps a cached function with the time and size of its own source file only. The kernels here
-call helpers that live in other files, so an edit of `overlap.py` would leave old machine code in
-the cache of `driver.py`. `kernel` therefore stamps with a digest of all sources of the package,
-which a fresh checkout does not change either. The functions release the GIL and run on plain Python
-threads: no threading layer has to be loaded, a fork is harmless, and the machine code is the same
-for one thread and for many.
+Numba stamps a cached function with the time and size of its own source file only. The kernels call
+helpers that live in other files, so an edit of `overlap.py` would leave old machine code in the
+cache of `driver.py`. `kernel` therefore stamps with a digest of all sources of the function's folder
+and of this one (a kernel calls helpers from nowhere else; a test checks it), which a fresh checkout
+does not change either. The functions release the GIL and run on plain Python threads: no threading
+layer has to be loaded, a fork is harmless, and the machine code is the same for one thread and for
+many.
 """
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,9 +21,7 @@ from typing import Any
 from numba import njit
 from numba.np import linalg
 
-PACKAGE_STAMP = sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-).hexdigest()
+HERE = Path(__file__).parent
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -45,6 +45,13 @@ def _load_numba_without_scipy() -> None:
             linalg.ensure_blas = imports_it
 
 
+@cache
+def stamp_of(folder: Path) -> str:
+    """Digest of all that the kernels of a folder may be made of."""
+    sources = [path for place in (folder, HERE) for path in sorted(place.glob("*.py"))]
+    return sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called from Python; keep the machine code on disk."""
     dispatcher = njit(cache=True, **_COMMON)(function)
@@ -52,7 +59,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     if not hasattr(cache_file, "_source_stamp"):
         # This Numba keeps its stamp elsewhere: compiling anew beats running stale code.
         return njit(**_COMMON)(function)
-    cache_file._source_stamp = PACKAGE_STAMP
+    cache_file._source_stamp = stamp_of(Path(function.__code__.co_filename).parent)
     return dispatcher
 
 

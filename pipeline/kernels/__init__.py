@@ -1,0 +1,1 @@
+"""What all compiled code shares: decorators with a safe cache, threads, sorting by score."""
