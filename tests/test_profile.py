@@ -65,6 +65,12 @@ def test_unknown_competition_lists_the_known_ones(home):
         ({"classes": "ab"}, "'profile': 'classes' must be a list of names"),
         ({"classes": ["a", True]}, "'profile': 'classes' must be a list of names"),
         ({"metric": "map75"}, "metric 'map75' is not known; known: map50"),
+        ({"metric": {"name": "f2", "beta": 2}}, "metric 'f2' has no option 'beta'; it has: ious"),
+        ({"metric": {"name": "map50", "iou": 0.5}}, "metric 'map50' has no option 'iou'; it has: none"),
+        ({"metric": {"name": "voc_ap", "iou": 40}}, r"'voc_ap': iou 40: expected an IoU in \(0, 1\]"),
+        ({"metric": {"name": "voc_ap", "strict": 1}}, "'voc_ap': strict 1: expected true or false"),
+        ({"metric": {"name": "wheat", "ious": [0.5, 0.75]}}, "'wheat': ious .*: expected first, last and"),
+        ({"metric": {"name": "wheat", "ious": [0.8, 0.5, 0.1]}}, "'wheat': ious .*: expected first, last"),
         ({"submission": {"header": ["image_id", "boxes"]}}, "lacks 'image_id' or 'PredictionString'"),
         ({"submission": {"header": "image_id,PredictionString"}}, "'submission': 'header' must be a list"),
         ({"test": {"annotations": "a", "image_sets": "test.txt"}}, "'test': 'image_sets' must be a list"),
@@ -78,6 +84,15 @@ def test_unknown_competition_lists_the_known_ones(home):
 def test_a_mistake_in_a_profile_is_named(load, changes, message):
     with pytest.raises(PipelineError, match=message):
         load(**changes)
+
+
+def test_a_metric_and_its_options(load):
+    assert str(load().metric) == "map50"
+    strict = load(metric={"name": "voc_ap", "strict": True}).metric
+    assert strict.options == {"iou": 0.5, "strict": True}
+    assert str(load(metric={"name": "wheat", "ious": [0.4, 0.75, 0.05]}).metric) == (
+        "wheat (ious 0.4 to 0.75 by 0.05)"
+    )
 
 
 @pytest.mark.parametrize("text", ["classes: [a", "- a\n- b\n", ""])

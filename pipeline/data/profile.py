@@ -13,10 +13,10 @@ from typing import Any, get_origin
 
 import yaml
 
+from pipeline.data.metric import MetricSpec, parse_metric
 from pipeline.errors import PipelineError
 from pipeline.paths import CONFIGS, home, shown
 
-METRICS = ("map50",)
 CORNER_FIELDS = ("x1", "y1", "x2", "y2")
 SIZE_FIELDS = ("x", "y", "w", "h")
 BOX_FIELDS = ("label", "score", *CORNER_FIELDS, *SIZE_FIELDS)
@@ -55,7 +55,7 @@ class Profile:
     test: SplitSpec
     root: Path
     where: str = "the competition's data"  # where to get the data, for error messages
-    metric: str = "map50"
+    metric: MetricSpec = MetricSpec("map50")
     inclusive: bool = False  # VOC: xmax and ymax name the last pixel inside (the VOC devkit's way)
     submission: SubmissionSpec = field(default_factory=SubmissionSpec)
 
@@ -128,11 +128,11 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
     # A relative --root is the user's, relative to where he stands; the profile's is below home().
     base = Path.cwd() if root or os.environ.get("ROOT") else home()
     values |= {"name": name, "root": (base / Path(folder).expanduser()).resolve()}
+    try:
+        values["metric"] = parse_metric(values.get("metric", "map50"))
+    except PipelineError as error:
+        raise PipelineError(f"{shown(path)}: {error}") from None
     profile: Profile = _build(Profile, values, path, "profile")
-    if profile.metric not in METRICS:
-        raise PipelineError(
-            f"{shown(path)}: metric '{profile.metric}' is not known; known: {', '.join(METRICS)}"
-        )
     if len(set(profile.classes)) != len(profile.classes) or not profile.classes:
         raise PipelineError(f"{shown(path)}: 'classes' must be a list of different names")
     spec = profile.submission
