@@ -1,4 +1,5 @@
-"""The seeded fusion workload: ten prediction sets over 4,871 made-up photos, about 4.9 M boxes.
+"""Seeded workloads: for fusion ten prediction sets over 4,871 made-up photos, about 4.9 M boxes; for
+scoring one out-of-fold set of 488,300 boxes on 4,883 photos with 23,144 true ones.
 
 The recipe of `shared/workload/gen_workload.py`, drawn for all photos of a set at once instead of
 photo by photo (2 s instead of 10), and kept in the temporary folder for the next run. Two
@@ -48,6 +49,39 @@ def fusion_workload(n_images: int = N_IMAGES, n_sources: int = N_SOURCES, seed: 
         np.savez(file, **vars(made))  # type: ignore[arg-type]
     Path(file.name).replace(path)
     return made
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """True boxes and one set of found ones, in pixels; rows by image, found ones then by score."""
+
+    truth_image: Ints
+    truth_xyxy: Floats
+    truth_labels: NDArray[np.int16]
+    image: NDArray[np.int32]
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    n_images: int
+
+
+def scoring_workload(n_images: int = 4883, n_truths: int = 23144, seed: int = SEED) -> Scoring:
+    """100 boxes a photo, of the same kind as the sets of the fusion workload; 1 to about 30 truths."""
+    rng = np.random.default_rng(seed)
+    confusion = _confusions(rng)
+    share = rng.gamma(1.0, 1.0, n_images)
+    n_objects = 1 + rng.multinomial(n_truths - n_images, share / share.sum())
+    image = np.repeat(np.arange(n_images), n_objects)
+    objects = _random_boxes(rng, n_truths)
+    labels = rng.choice(N_CLASSES, n_truths, p=FREQUENCIES)
+    visibility = rng.beta(3, 1.5, n_truths)
+    wanted = np.full(n_images, 100)
+    found = _detect(rng, image, objects, labels, visibility, confusion, n_images, wanted)
+    return Scoring(
+        image, _corners(objects) * SIDE, labels.astype(np.int16), found[0].astype(np.int32),
+        (found[1] * SIDE).astype(np.float32), found[2].astype(np.float32), found[3].astype(np.int16),
+        n_images,
+    )  # fmt: skip
 
 
 def _generate(n_images: int, n_sources: int, rng: np.random.Generator) -> Workload:
@@ -112,10 +146,12 @@ def _detect(
     visibility: Floats,
     confusion: Ints,
     n_images: int,
+    wanted: Ints | None = None,
 ) -> tuple[Ints, Floats, Floats, Ints]:
     """One set: (image, corners, score, label) of its boxes, sorted by image, then score."""
     n = len(image)
-    wanted = np.clip(np.round(rng.normal(100, 15, n_images)), 60, 150).astype(int)
+    if wanted is None:
+        wanted = np.clip(np.round(rng.normal(100, 15, n_images)), 60, 150).astype(int)
     hit = np.flatnonzero(rng.random(n) < 0.60 + 0.38 * visibility)
     sure = (rng.beta(6, 2, n) * visibility**0.5).clip(0.001, 0.999)
     wrong = np.repeat(np.arange(n), rng.poisson(0.9, n))

@@ -65,7 +65,7 @@ def test_unknown_competition_lists_the_known_ones(home):
         ({"classes": "ab"}, "'profile': 'classes' must be a list of names"),
         ({"classes": ["a", True]}, "'profile': 'classes' must be a list of names"),
         ({"metric": "map75"}, "metric 'map75' is not known; known: map50"),
-        ({"metric": {"name": "f2", "beta": 2}}, "metric 'f2' has no option 'beta'; it has: ious"),
+        ({"metric": {"name": "f2", "beta": 2}}, "metric 'f2' has no option 'beta'; it has: ious, strict"),
         ({"metric": {"name": "map50", "iou": 0.5}}, "metric 'map50' has no option 'iou'; it has: none"),
         ({"metric": {"name": "voc_ap", "iou": 40}}, r"'voc_ap': iou 40: expected an IoU in \(0, 1\]"),
         ({"metric": {"name": "voc_ap", "strict": 1}}, "'voc_ap': strict 1: expected true or false"),

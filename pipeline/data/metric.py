@@ -17,9 +17,9 @@ METRICS: dict[str, dict[str, Any]] = {
     "map50": {},
     "map50_95": {},
     "voc_ap": {"iou": 0.5, "strict": False},
-    "wheat": {"ious": (0.5, 0.75, 0.05)},
-    "f1": {"ious": (0.5, 0.5, 0.05)},
-    "f2": {"ious": (0.3, 0.8, 0.05)},
+    "wheat": {"ious": (0.5, 0.75, 0.05), "strict": False},
+    "f1": {"ious": (0.5, 0.5, 0.05), "strict": False},
+    "f2": {"ious": (0.3, 0.8, 0.05), "strict": False},
 }
 
 
@@ -34,8 +34,11 @@ class MetricSpec:
         """As `wheat (ious 0.5 to 0.75 by 0.05)`: scores of other options are other scores."""
         parts = []
         for key, value in self.options.items():
-            text = "{:g} to {:g} by {:g}".format(*value) if key == "ious" else str(value)
-            parts.append(f"{key} {text}")
+            if key == "strict":
+                parts += ["strict"] if value else []
+            else:
+                text = "{:g} to {:g} by {:g}".format(*value) if key == "ious" else f"{value:g}"
+                parts.append(f"{key} {text}")
         return f"{self.name} ({', '.join(parts)})" if parts else self.name
 
 

@@ -55,7 +55,7 @@ class Profile:
     test: SplitSpec
     root: Path
     where: str = "the competition's data"  # where to get the data, for error messages
-    metric: MetricSpec = MetricSpec("map50")
+    metric: MetricSpec = field(default_factory=lambda: MetricSpec("map50"))
     inclusive: bool = False  # VOC: xmax and ymax name the last pixel inside (the VOC devkit's way)
     submission: SubmissionSpec = field(default_factory=SubmissionSpec)
 

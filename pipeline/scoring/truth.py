@@ -1,0 +1,136 @@
+"""True boxes, grouped once by image and class, and boxes to be scored against them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.boxes import xyxy_to_xywh
+from pipeline.data.predictions import Predictions
+from pipeline.errors import PipelineError
+
+
+class TruthRows(NamedTuple):
+    """True boxes by image, class, crowd boxes last; what the kernels read.
+
+    boxes_xywh (t, 4) float64 pixels, labels (t,) int16, crowd (t,) bool, image_rows (m+1,) int64.
+    """
+
+    boxes_xywh: NDArray[np.float64]
+    labels: NDArray[np.int16]
+    crowd: NDArray[np.bool_]
+    image_rows: NDArray[np.int64]
+
+
+class Found(NamedTuple):
+    """Boxes to be scored: by image, within an image by score, highest first.
+
+    boxes_xyxy (n, 4) float32 pixels, scores (n,) float32, labels (n,) int16, image_rows (m+1,) int64.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    image_rows: NDArray[np.int64]
+
+
+class HasBoxes(Protocol):
+    """What a fused result brings (see `pipeline.fusion.Fused`)."""
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The truth on a set of images, made by `group_truth` once and used for any number of scores.
+
+    image_ids (m,) sorted; sizes (m, 2) width and height; row_of (t,) the row of each true box in the
+    annotation table that it came from.
+    """
+
+    rows: TruthRows
+    image_ids: NDArray[np.int32]
+    sizes: NDArray[np.float64]
+    n_classes: int
+    row_of: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows.labels)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(n_classes,) true boxes of each class, crowd boxes not counted."""
+        return np.bincount(self.rows.labels[~self.rows.crowd], minlength=self.n_classes)
+
+    def on(self, places: NDArray[np.intp]) -> "Truth":
+        """The truth on some of the images, given by their rising places in `image_ids`."""
+        first, last = self.rows.image_rows[places], self.rows.image_rows[places + 1]
+        rows = _spans(first, last)
+        part = TruthRows(
+            self.rows.boxes_xywh[rows], self.rows.labels[rows], self.rows.crowd[rows],
+            np.concatenate([[0], np.cumsum(last - first)]),
+        )  # fmt: skip
+        return Truth(part, self.image_ids[places], self.sizes[places], self.n_classes, self.row_of[rows])
+
+
+def _spans(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All rows of the spans first[i]:last[i], one span after another."""
+    sizes = last - first
+    starts = np.repeat(first - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+    return np.arange(sizes.sum()) + starts
+
+
+def group_truth(
+    annotations: pd.DataFrame, images: pd.DataFrame, image_ids: NDArray[np.int32], n_classes: int
+) -> Truth:
+    """Group the true boxes of the given images.
+
+    annotations: columns image_id, label, x1, y1, x2, y2 (pixels), iscrowd, as of
+    `pipeline.data.dataset`; images: image_id, width, height. Raises PipelineError for an image that
+    the image table lacks and for a label that is none of the classes.
+    """
+    ids = np.unique(np.asarray(image_ids, np.int32))
+    table = images.set_index("image_id")
+    places = table.index.get_indexer(ids)
+    if (places < 0).any():
+        raise PipelineError(f"image {ids[np.argmin(places)]}: not in the truth's image table")
+    sizes = table[["width", "height"]].to_numpy(np.float64)[places]
+    image = annotations["image_id"].to_numpy(np.int64)
+    kept = np.flatnonzero(np.isin(image, ids))
+    label = annotations["label"].to_numpy(np.int64)[kept]
+    if len(label) and not (0 <= label.min() and label.max() < n_classes):
+        bad = int(label[(label < 0) | (label >= n_classes)][0])
+        raise PipelineError(f"a true box has label {bad}, expected 0..{n_classes - 1}")
+    crowd = annotations["iscrowd"].to_numpy()[kept] != 0
+    order = np.lexsort([crowd, label, image[kept]])
+    rows = kept[order]
+    boxes = annotations[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)[rows]
+    grouped = TruthRows(
+        np.ascontiguousarray(xyxy_to_xywh(boxes)), label[order].astype(np.int16),
+        np.ascontiguousarray(crowd[order]), np.append(np.searchsorted(image[rows], ids), len(rows)),
+    )  # fmt: skip
+    return Truth(grouped, ids, sizes, n_classes, rows)
+
+
+def found_of(boxes: Predictions | HasBoxes, truth: Truth) -> Found:
+    """The boxes of a table, or of a fused result over the truth's images, as the kernels read them.
+
+    Raises PipelineError when the images are not those of the truth.
+    """
+    if isinstance(boxes, Predictions):
+        if not np.array_equal(boxes.meta.image_ids, truth.image_ids):
+            raise PipelineError(
+                f"{boxes.name}: predicted {len(boxes.meta.image_ids)} images, the truth is grouped for "
+                f"{len(truth.image_ids)} others; group the truth for the table's images"
+            )
+        return Found(boxes.boxes_xyxy, boxes.score, boxes.label, boxes.offsets())
+    if len(boxes.offsets) != len(truth.image_ids) + 1:
+        raise PipelineError(
+            f"boxes of {len(boxes.offsets) - 1} images, expected the truth's {len(truth.image_ids)}"
+        )
+    return Found(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets)
