@@ -96,16 +96,16 @@ def group_truth(
     """
     ids = np.unique(np.asarray(image_ids, np.int32))
     table = images.set_index("image_id")
-    places = table.index.get_indexer(ids)
+    places: NDArray[np.intp] = table.index.get_indexer(pd.Index(ids))
     if (places < 0).any():
-        raise PipelineError(f"image {ids[np.argmin(places)]}: not in the truth's image table")
+        raise PipelineError(f"image {ids[np.argmin(places)]}: predicted, but not in the truth's image table")
     sizes = table[["width", "height"]].to_numpy(np.float64)[places]
     image = annotations["image_id"].to_numpy(np.int64)
     kept = np.flatnonzero(np.isin(image, ids))
     label = annotations["label"].to_numpy(np.int64)[kept]
-    if len(label) and not (0 <= label.min() and label.max() < n_classes):
-        bad = int(label[(label < 0) | (label >= n_classes)][0])
-        raise PipelineError(f"a true box has label {bad}, expected 0..{n_classes - 1}")
+    bad = label[(label < 0) | (label >= n_classes)]
+    if len(bad):
+        raise PipelineError(f"a true box has label {bad[0]}, expected 0..{n_classes - 1}")
     crowd = annotations["iscrowd"].to_numpy()[kept] != 0
     order = np.lexsort([crowd, label, image[kept]])
     rows = kept[order]
