@@ -63,6 +63,7 @@ def evaluate(predictions: Predictions, annotations: pd.DataFrame, classes: tuple
         run = COCOeval(coco, found, "bbox")
         run.params.imgIds = image_ids
         run.params.maxDets = [1, 10, MAX_DETECTIONS]
+        run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]  # a quarter of the work
         run.evaluate()
         run.accumulate()
     precision = run.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes

@@ -39,10 +39,14 @@ class Found(NamedTuple):
 class HasBoxes(Protocol):
     """What a fused result brings (see `pipeline.fusion.Fused`)."""
 
-    boxes_xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    offsets: NDArray[np.int64]
+    @property
+    def boxes_xyxy(self) -> NDArray[np.float32]: ...
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+    @property
+    def labels(self) -> NDArray[np.int16]: ...
+    @property
+    def offsets(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, eq=False)
