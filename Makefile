@@ -72,8 +72,8 @@ submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the
 	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
 
 .PHONY: test lint bench
-bench: full ## time ours against its peers, in one run; BENCH="--images 100 --rounds 3" for other sizes
-	@$(PY) -m benchmarks.fusion $(BENCH)
+bench: full ## time ours against its peers, in one run; BENCH=scoring for one part
+	@set -e; for part in $(or $(BENCH),fusion scoring); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
 test: full lint ## lint, types and tests
 	@$(PY) -m pytest
 lint: full

@@ -20,7 +20,7 @@ FREQUENCIES = CLASS_COUNTS / CLASS_COUNTS.sum()
 N_CLASSES = len(CLASS_COUNTS)
 N_IMAGES, N_SOURCES, SIDE = 4871, 10, 1024
 SEED = 20261122
-_RECIPE = 1  # count up when the recipe changes, so that no old file is read
+_RECIPE = 2  # count up when the recipe changes, so that no old file is read
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,13 +28,16 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Workload:
-    """What `pipeline.fusion.pack` takes: rows by image, then source, then score."""
+    """What `pipeline.fusion.pack` takes: rows by image, then source, then score; and the truth."""
 
     boxes_xyxy: NDArray[np.float32]  # (n, 4) pixels
     scores: NDArray[np.float32]
     labels: NDArray[np.int16]
     source: NDArray[np.int16]
     offsets: Ints  # (images + 1,)
+    truth_image: Ints  # (t,)
+    truth_xyxy: Floats
+    truth_labels: NDArray[np.int16]
 
 
 def fusion_workload(n_images: int = N_IMAGES, n_sources: int = N_SOURCES, seed: int = SEED) -> Workload:
@@ -102,6 +105,9 @@ def _generate(n_images: int, n_sources: int, rng: np.random.Generator) -> Worklo
         columns[3][order].astype(np.int16),
         source[order].astype(np.int16),
         np.concatenate([[0], np.cumsum(per_image)]),
+        image,
+        _corners(objects) * SIDE,
+        labels.astype(np.int16),
     )
 
 
