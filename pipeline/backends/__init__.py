@@ -1,7 +1,8 @@
 """Detection frameworks behind one interface; the only code that knows torch.
 
-A backend is a module with three functions (see `base.py`): `resolve`, `train` and `load`. It is
-imported when a model of its folder in configs/ is used, and not before.
+A backend is a module with four functions: `resolve`, `train` and `load` (see `base.py`), and `untrained`,
+whose detectors, as those of `load`, can be measured (see `cost.py`). It is imported when a model of its
+folder in configs/ is used, and not before.
 """
 
 import importlib

@@ -6,6 +6,7 @@ must not know: classes, files, device. Checkpoints are written to a temporary na
 """
 
 import contextlib
+import copy
 import gc
 import io
 import json
@@ -32,6 +33,7 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="
     import mmdet.datasets
     import mmdet.models
 
+from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.hooks import Hook
@@ -406,13 +408,16 @@ def _device(device: str) -> Iterator[None]:
 class _Detector:
     """A trained detector. Photos go through the config's own test pipeline, read from memory."""
 
-    def __init__(self, checkpoint: Path, cfg: Config, device: str) -> None:
+    def __init__(self, checkpoint: Path | None, cfg: Config, device: str) -> None:
         from mmdet.registry import MODELS
 
-        self.cfg, self.device = cfg, device
+        self.cfg, self.device, self.image_size = cfg, device, cfg.image_size
         self.batch = 8 if device != "cpu" else 4
+        self.half = device != "cpu" and bool(cfg.amp)
         self.model = MODELS.build(cfg.model)
-        load_checkpoint(self.model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        if checkpoint:
+            load_checkpoint(self.model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
         self.model.to(device).eval()
         self.pipelines: dict[float, Compose] = {}
 
@@ -444,7 +449,7 @@ class _Detector:
             "inputs": [item["inputs"] for item in items],
             "data_samples": [item["data_samples"] for item in items],
         }
-        with torch.autocast("cuda", enabled=self.device != "cpu" and self.cfg.amp):
+        with torch.autocast("cuda", enabled=self.half):
             samples = self.model.test_step(batch)
         found = [sample.pred_instances for sample in samples]
         return [
@@ -454,6 +459,41 @@ class _Detector:
             )
             for f in found
         ]  # fmt: skip
+
+    @torch.inference_mode()
+    def detect(self, pixels: torch.Tensor) -> Any:
+        """See `cost.Measured`."""
+        size = tuple(pixels.shape[2:])
+        info = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}
+        samples = [DetDataSample(metainfo=info) for _ in pixels]
+        with torch.autocast("cuda", enabled=self.half):
+            return self.model.test_step({"inputs": list(pixels), "data_samples": samples})
+
+    @contextlib.contextmanager
+    def full_work(self) -> Iterator[None]:
+        """Let no proposal be suppressed, so that as many go to the second stage as the config allows."""
+        proposers = self.model.rpn_head.modules() if hasattr(self.model, "rpn_head") else ()
+        heads = [head for head in proposers if "nms" in (getattr(head, "test_cfg", None) or ())]
+        before = [head.test_cfg for head in heads]
+        for head in heads:
+            head.test_cfg = copy.deepcopy(head.test_cfg)
+            head.test_cfg.nms.iou_threshold = 1.0
+        try:
+            yield
+        finally:
+            for head, test_cfg in zip(heads, before, strict=True):
+                head.test_cfg = test_cfg
+
+
+def untrained(model: ModelConfig, settings: Settings, n_classes: int, device: str) -> _Detector:
+    """A config's detector with random weights, to measure what it costs."""
+    init_default_scope("mmdet")
+    cfg = _configured(model, settings)
+    _set_classes(cfg, n_classes)
+    _set_export_limits(cfg)
+    for part in _dicts(cfg.model):
+        part.pop("init_cfg", None)
+    return _Detector(None, cfg, device)
 
 
 def load(checkpoint: Path, config: Path, classes: tuple[str, ...], device: str) -> _Detector:

@@ -33,6 +33,7 @@ import torch
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER, SETTINGS, nms
 
 from pipeline.backends.base import (
@@ -323,20 +324,21 @@ def _strip(source: Path, target: Path) -> None:
 class _Detector:
     """A trained YOLO. Images go in as BGR arrays, as the framework reads files."""
 
-    def __init__(self, checkpoint: Path, config: Path, device: str) -> None:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-        self.image_size, self.device = int(values["image_size"]), device
+    def __init__(self, yolo: YOLO, image_size: int, device: str) -> None:
+        self.yolo, self.device = yolo, device
         self.batch = 16 if device != "cpu" else 8
-        self.yolo = YOLO(str(checkpoint), task="detect")
-        self.stride = max(int(self.yolo.model.stride.max()), 32)  # type: ignore[union-attr, operator]
-        self.image_size = math.ceil(self.image_size / self.stride) * self.stride  # as the trainer does
+        self.half = device != "cpu"
+        network: Any = yolo.model
+        self.parameters = sum(p.numel() for p in network.parameters())
+        self.stride = max(int(network.stride.max()), 32)
+        self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
 
     def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
         size = max(round(self.image_size * scale / self.stride), 1) * self.stride
         results: Any = self.yolo.predict(
             [np.ascontiguousarray(image[..., ::-1]) for image in images], imgsz=size,
             conf=SCORE_FLOOR, iou=NMS_IOU, max_det=MAX_BOXES, device=self.device, verbose=False,
-            quantize=16 if self.device != "cpu" else None, save=False, batch=len(images),
+            quantize=16 if self.half else None, save=False, batch=len(images),
         )  # fmt: skip
         return [
             RawBoxes(
@@ -346,11 +348,36 @@ class _Detector:
             for r in results
         ]  # fmt: skip
 
+    @torch.inference_mode()
+    def detect(self, pixels: torch.Tensor) -> Any:
+        """See `cost.Measured`."""
+        if self.yolo.predictor is None:  # holds the network that predicts: fused, in half precision
+            self.predict([np.zeros((self.stride, self.stride, 3), np.uint8)], self.stride / self.image_size)
+        predictor: Any = self.yolo.predictor
+        network = predictor.model
+        rgb = pixels.flip(1)
+        found = network((rgb.half() if network.fp16 else rgb.float()).div_(255))
+        end2end = getattr(network, "end2end", False)
+        return nms.non_max_suppression(found, SCORE_FLOOR, NMS_IOU, max_det=MAX_BOXES, end2end=end2end)
+
+    def full_work(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to do: the work of a one-stage network is always the same."""
+        return contextlib.nullcontext()
+
+
+def untrained(model: ModelConfig, settings: Settings, n_classes: int, device: str) -> _Detector:
+    """A config's detector with random weights, to measure what it costs."""
+    values = resolve(model, settings)
+    yolo: Any = YOLO(values["model"], task="detect")
+    yolo.model = DetectionModel(values["model"], nc=n_classes, verbose=False)
+    return _Detector(yolo, values["image_size"], device)
+
 
 def load(checkpoint: Path, config: Path, classes: tuple[str, ...], device: str) -> _Detector:
     """A detector from a run's checkpoint and resolved config."""
     try:
-        detector = _Detector(checkpoint, config, device)
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+        detector = _Detector(YOLO(str(checkpoint), task="detect"), int(values["image_size"]), device)
     except (OSError, RuntimeError, KeyError, EOFError) as error:
         raise PipelineError(f"{shown(checkpoint)}: not a whole checkpoint ({error})") from None
     names = tuple(detector.yolo.names.values())
