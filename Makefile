@@ -52,7 +52,7 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo $(overwrite)
 
-.PHONY: folds train predict evaluate ensemble submission
+.PHONY: folds train predict evaluate cost ensemble submission
 folds: any ## split the train images: COMP= ROOT= FOLDS=5 SEED=0
 	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY)
 train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
@@ -65,6 +65,9 @@ predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot
 	  --views $(VIEWS) $(device)
 evaluate: any ## score MODEL= (its views and their fusion), or ENSEMBLE=, or FILES="a.parquet b.parquet"
 	@$(PY) -m pipeline.evaluate $(competition) $(if $(FILES),$(FILES),$(if $(MODEL),--model $(MODEL),--ensemble $(ENSEMBLE)))
+cost: $(if $(MODEL),full,any) ## parameters, FLOPs and photos a second of MODEL= FOLD=; without MODEL: the table of all models
+	@$(PY) -m pipeline.cost $(competition) $(if $(MODEL),--model $(MODEL) --fold $(FOLD) $(device) \
+	  $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)))
 ensemble: any ## fuse the members of configs/ensembles/<ENSEMBLE>.yaml and write the submission
 	@$(PY) -m pipeline.ensemble $(competition) --ensemble $(ENSEMBLE)
 	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)

@@ -29,6 +29,7 @@ from pipeline.backends.base import (
     find_model,
     select_device,
 )
+from pipeline.data.costs import record_cost
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.findings import Findings
 from pipeline.data.photos import check_photos, photos_of
@@ -169,10 +170,20 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
     }
     write_json(job.run / CARD, card)
     shutil.rmtree(job.work)
+    _count_cost(job, card)  # after the card: whatever fails here costs no training
     print(
         f"wrote {shown(job.run)}/{trained.checkpoint.name}: best epoch {trained.best_epoch} of "
         f"{trained.resolved['epochs']}, mAP50 {trained.best_map50:.3f} by the framework's own counting"
     )
+
+
+def _count_cost(job: TrainJob, card: dict[str, Any]) -> None:
+    """Put parameters and FLOPs into the card; photos a second are for `make cost`."""
+    from pipeline.backends.cost import complexity
+
+    backend = load_backend(job.model.backend)
+    files = job.run / card["checkpoint"], job.run / card["config"]
+    record_cost(job.run, complexity(backend.load(*files, job.classes, "cpu")))
 
 
 def add_settings(arguments: argparse.ArgumentParser) -> None:

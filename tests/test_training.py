@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import ensemble, evaluate, folds, predict, submission, train
+from pipeline import cost, ensemble, evaluate, folds, predict, submission, train
 from pipeline.backends import load_backend
 from pipeline.backends.base import Settings, find_model, list_models
 from pipeline.data import demo
@@ -60,6 +60,35 @@ def test_a_run_holds_what_it_promises(trained: Path, model: str) -> None:
     assert card["pretrained"] == "from scratch"
     assert card["trained_photos"] + card["held_out_photos"] == 12
     assert (run / "train.log").stat().st_size > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_trained_run_knows_its_cost_and_is_timed_on_request(
+    trained: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.backends import speed as clock
+
+    monkeypatch.setattr(clock, "ROUND_SECONDS", 0.0)
+    monkeypatch.setitem(clock.LARGEST_BATCH, "cpu", 2)
+    path = trained / "runs" / "demo" / model / "fold0" / "card.json"
+    before = json.loads(path.read_text())
+    assert set(before["cost"]) == {"parameters", "flops", "input_size"}
+    assert before["cost"]["input_size"] == before["image_size"]
+    cost.main([*COMPETITION, "--model", model, "--fold", "0", "--device", "cpu"])
+    after = json.loads(path.read_text())
+    ((device, speed),) = after["cost"].pop("speed").items()
+    assert after == before
+    assert "thread" in device and set(speed["fps_by_batch"]) == {"1", "2"}
+    assert 0 < speed["fps"] <= speed["fps_best"]
+    evaluate.main([*COMPETITION, "--model", model])
+    scores = json.loads((trained / "runs" / "demo" / model / "metrics.json").read_text())["scores"]
+    capsys.readouterr()
+    cost.main(COMPETITION)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if model in line]
+    assert f"{before['cost']['parameters'] / 1e6:.2f}" in row
+    assert row.endswith(f"{scores['fused']['map50']:.3f}")
+    with pytest.raises(PipelineError, match=r"measured at its own size, without IMAGE_SIZE="):
+        cost.main([*COMPETITION, "--model", model, "--image-size", "96", "--device", "cpu"])
 
 
 @pytest.mark.parametrize("model", MODELS)
