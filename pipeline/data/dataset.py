@@ -20,6 +20,7 @@ from pipeline.paths import text_digest
 
 CORNERS = ["x1", "y1", "x2", "y2"]
 MIN_SIDE = 1e-3  # pixels; a thinner box has no area
+IMAGE_COLUMNS = ("index", "image_id", "file_name", "width", "height", "date_captured")
 OUTSIDE = 1e-2  # pixels; corners outside by less are rounding and are clipped without a word
 
 
@@ -28,7 +29,7 @@ class Dataset:
     """A split's two tables.
 
     images: image_id (int32, unique, sorted), file_name, width, height (pixels), date_captured,
-        position (of the image in the annotation file).
+        position (of the image in the annotation file), and what else the file says of an image.
     annotations: annotation_id, image_id, label (0-based), x1 y1 x2 y2 (float64 pixels), iscrowd;
         empty for a test split whose truth is not known.
     digest: of the image table; prediction tables and folds carry it.
@@ -117,7 +118,8 @@ def _image_table(records: list[Record], findings: Findings) -> pd.DataFrame:
         images["image_id"] = images["file_name"].rank(method="first").astype("int32") - 1
     if "date_captured" not in images:
         images["date_captured"] = None
-    return images[["index", "image_id", "file_name", "width", "height", "date_captured"]]
+    more = [name for name in images if name not in (*IMAGE_COLUMNS, "id", "position")]
+    return images[[*IMAGE_COLUMNS, *more]]
 
 
 def _annotation_table(records: list[Record], images: pd.DataFrame, findings: Findings) -> pd.DataFrame:
@@ -125,7 +127,8 @@ def _annotation_table(records: list[Record], images: pd.DataFrame, findings: Fin
     boxes = pd.DataFrame.from_records(records, columns=columns)
     refused = ~boxes["image"].isin(images["index"])
     findings.add("boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
-    boxes = boxes.merge(images, left_on="image", right_on="index", how="inner", sort=False)
+    known = images[["index", "image_id", "width", "height"]]
+    boxes = boxes.merge(known, left_on="image", right_on="index", how="inner", sort=False)
     raw = boxes[CORNERS].to_numpy(np.float64)
     size = boxes[["width", "height"]].to_numpy(np.float64)
     clipped = clip(raw, size[:, 0], size[:, 1])

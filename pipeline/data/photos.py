@@ -7,15 +7,18 @@ to photos that need nothing of this, and repaired copies of the others (`stage_p
 """
 
 import io
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile
@@ -32,6 +35,15 @@ UNREADABLE = (
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
 PLAIN_MODES = ("RGB", "L")  # frameworks that read these themselves see the same colours as we do
+Answer = TypeVar("Answer")
+
+
+class PhotoError(PipelineError):
+    """A photo that cannot be used; `kind`: missing, unreadable, truncated or another shape."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -54,22 +66,36 @@ def photos_of(profile: Profile, split: str, images: pd.DataFrame) -> list[Photo]
     return [photo_of(profile, split, row) for row in images.itertuples(index=False)]
 
 
+def over_photos(work: Callable[[Photo], Answer], photos: Sequence[Photo], label: str) -> list[Answer]:
+    """`work` of every photo, in order, on all cores and with a progress bar.
+
+    On threads: decoding and scaling release the GIL. An exception of `work` ends it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        answers = pool.map(work, photos)
+        return list(tqdm(answers, total=len(photos), desc=label, unit="photo", disable=None))
+
+
 def load_photo(photo: Photo) -> NDArray[np.uint8]:
     """(height, width, 3) RGB pixels in the stated size.
 
-    Raises PipelineError for a photo that is missing, unreadable, truncated or of another shape.
+    Raises PhotoError for a photo that is missing, unreadable, truncated or of another shape.
     """
+    kind = "unreadable"
     try:
         with Image.open(photo.path) as image:
+            kind = "truncated"  # it has a header
             return np.asarray(_upright(_decoded(image, photo.path), photo).convert("RGB"))
     except FileNotFoundError:
-        raise PipelineError(f"{shown(photo.path)}: no such photo; restore it") from None
+        raise PhotoError("missing", f"{shown(photo.path)}: no such photo; restore it") from None
     except UNREADABLE as error:
         size = photo.path.stat().st_size
         reason = "zero bytes" if size == 0 else f"{size} bytes, {error}"
-        raise PipelineError(
+        raise PhotoError(
+            kind,
             f"{shown(photo.path)}: not a readable photo ({reason}); restore it or take its image out "
-            "of the annotations"
+            "of the annotations",
         ) from None
 
 
@@ -105,12 +131,13 @@ def _upright(image: Image.Image, photo: Photo) -> Image.Image:
 
 
 def _check_aspect(image: Image.Image, photo: Photo) -> None:
-    """Raise PipelineError unless the photo has the stated shape, whatever its size."""
+    """Raise PhotoError unless the photo has the stated shape, whatever its size."""
     width, height = _exif_size(image)
     if abs((width / height) / (photo.width / photo.height) - 1) > ASPECT_TOLERANCE:
-        raise PipelineError(
+        raise PhotoError(
+            "another shape",
             f"{shown(photo.path)}: is {image.size[0]} x {image.size[1]} pixels, the annotations say "
-            f"{photo.width} x {photo.height}, another shape; restore the photo or correct its size"
+            f"{photo.width} x {photo.height}, another shape; restore the photo or correct its size",
         )
 
 
@@ -123,7 +150,7 @@ def _exif_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
-def _fault(photo: Photo) -> tuple[str, str] | None:
+def fault_of(photo: Photo) -> tuple[str, str] | None:
     """(kind, name) of what decoding will repair, None for a plain photo; raises for a bad one.
 
     Reads the header and the file's last bytes; pixels are decoded only where these are not as they
@@ -173,7 +200,7 @@ def check_photos(photos: Iterable[Photo], findings: Findings) -> set[Path]:
 
     def probe(photo: Photo) -> tuple[str, str] | PipelineError | None:
         try:
-            return _fault(photo)
+            return fault_of(photo)
         except PipelineError as error:
             return error
 

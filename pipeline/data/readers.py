@@ -1,8 +1,8 @@
 """Readers of annotation formats: each yields raw images and boxes; `dataset.py` checks them all alike.
 
 A new format is one function and one entry in `READERS`. A reader returns `Raw`: two lists of records,
-images `{"id": int | None, "file_name", "width", "height", ...}` (more columns, as COCO's
-`date_captured`, are kept) and boxes `{"id", "image", "label", "x1", "y1", "x2", "y2", "iscrowd"}`,
+images `{"id": int | None, "file_name", "width", "height", ...}` (more columns with a plain value, as
+COCO's `date_captured`, are kept) and boxes `{"id", "image", "label", "x1", "y1", "x2", "y2", "iscrowd"}`,
 where `image` is the index of the image's record and the corners are edges in pixels of the photo.
 """
 
@@ -33,7 +33,6 @@ class Raw:
 
 
 Reader = Callable[[Profile, SplitSpec, Findings], Raw]
-IMAGE_COLUMNS = ("id", "file_name", "width", "height", "date_captured")
 
 
 def read_coco(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
@@ -64,7 +63,7 @@ def read_coco(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
         if image["id"] in index:
             raise PipelineError(f"{shown(path)}: image id {image['id']} is there twice")
         index[image["id"]] = position
-        images.append({key: image.get(key) for key in IMAGE_COLUMNS})
+        images.append({key: value for key, value in image.items() if not isinstance(value, (dict, list))})
     boxes = []
     for position, item in enumerate(annotations):
         if not isinstance(item, dict):
