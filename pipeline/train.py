@@ -34,6 +34,7 @@ from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.findings import Findings
 from pipeline.data.photos import check_photos, photos_of
 from pipeline.data.profile import Profile, load_profile
+from pipeline.data.runs import folds_digest_of
 from pipeline.data.split import Split, check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.paths import file_digest, run_dir, shown, text_digest, write_json
@@ -97,6 +98,18 @@ def check_same_job(run: Path, job: dict[str, Any]) -> None:
             )
 
 
+def check_same_split(run: Path, folds_digest: str) -> None:
+    """Raise PipelineError when another fold of the model was trained on another split."""
+    for sibling in sorted(run.parent.glob("fold*")):
+        stated = folds_digest_of(sibling)
+        if sibling != run and stated not in (None, folds_digest):
+            raise PipelineError(
+                f"{shown(sibling)} was trained on another split than the fold file holds now, and folds of "
+                "one model belong to one split: restore that split, or OVERWRITE=1 (--overwrite) trains "
+                "fold after fold anew"
+            )
+
+
 @contextlib.contextmanager
 def only_one(run: Path) -> Iterator[None]:
     """Hold the run's lock; raises PipelineError when another process trains it."""
@@ -142,6 +155,8 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
     if overwrite:
         (job.run / CARD).unlink(missing_ok=True)  # first, so that half a folder is no whole run
         shutil.rmtree(job.run, ignore_errors=True)
+    else:
+        check_same_split(job.run, description["folds_digest"])
     check_same_job(job.run, description)
     if (job.run / CARD).is_file():
         shutil.rmtree(job.work, ignore_errors=True)  # left when the run was killed at its very end

@@ -194,6 +194,11 @@ def rewritten(path, **changes):
         ),
         ({"image_digest": "feed"}, "made for another image table"),
         ({"made": {"folds_digest": "feed"}}, "made with another split than the fold file holds now"),
+        # Boxes made elsewhere state no digest; the images of the fold tell.
+        (
+            {"made": {}, "image_ids": np.arange(12, dtype=np.int32), "folds": np.zeros(12, np.int32)},
+            "made with another split than the fold file holds now",
+        ),
         ({"split": "test"}, r"fold\d/oof/identity\.parquet: split 'test', expected 'oof'"),
     ],
 )
@@ -201,6 +206,20 @@ def rewritten(path, **changes):
 def test_a_table_that_does_not_belong_is_refused(runs, which, changes, message):
     rewritten(table_path(run_of(*which), "oof", "identity"), **changes)
     with pytest.raises(PipelineError, match=message):
+        make()
+    assert not ensemble_dir("recycle", "final").exists()
+
+
+def test_a_run_that_was_trained_on_another_split_is_refused(runs):
+    """Also where its tables do not say so."""
+    for path in run_of("small", 1).rglob("*.parquet"):
+        rewritten(path, made={})
+    make()
+    shutil.rmtree(ensemble_dir("recycle", "final"))
+    tiny.write_json(run_of("small", 1) / "card.json", {"folds_digest": "feed"})
+    with pytest.raises(
+        PipelineError, match=r"small/fold1/oof/.*: made with another split than the fold file"
+    ):
         make()
     assert not ensemble_dir("recycle", "final").exists()
 

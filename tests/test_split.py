@@ -8,7 +8,8 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.profile import load_profile
 from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
-from pipeline.paths import folds_csv
+from pipeline.paths import folds_csv, run_dir
+from pipeline.train import check_same_split
 
 
 @pytest.fixture
@@ -75,3 +76,15 @@ def test_the_folds_that_are_there(path, train):
     split = read_split("recycle", train)
     for fold in range(3):
         check_fold(split, fold)
+
+
+@pytest.mark.parametrize("stated", ["card.json", "job.json"])
+def test_folds_of_one_model_belong_to_one_split(home, stated):
+    first, second = (run_dir("recycle", "small", fold) for fold in (0, 1))
+    check_same_split(second, "feed")  # nothing is trained yet
+    tiny.write_json(first / stated, {"folds_digest": "feed"})
+    check_same_split(second, "feed")
+    check_same_split(first, "beef")  # its own run is another check's
+    check_same_split(run_dir("recycle", "large", 1), "beef")
+    with pytest.raises(PipelineError, match=r"small/fold0 was trained on another split than .* OVERWRITE=1"):
+        check_same_split(second, "beef")

@@ -1,5 +1,6 @@
 """Prediction tables of trained runs, found by their place below runs/<competition>/."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,3 +46,18 @@ def need_runs(competition: str, model: str) -> list[Run]:
             f"make train COMP={competition} MODEL={model} FOLD=0"
         )
     return runs
+
+
+def folds_digest_of(run: Path) -> str | None:
+    """Digest of the fold file that a run, finished or begun, was trained on; None where it is not said."""
+    for name in ("card.json", "job.json"):
+        if (run / name).is_file():
+            stated = json.loads((run / name).read_text(encoding="utf-8")).get("folds_digest")
+            return None if stated is None else str(stated)
+    return None
+
+
+def trained_on(competition: str, folds_digest: str) -> list[Path]:
+    """Folders of the runs, finished or begun, that were trained on the split with this digest."""
+    runs = sorted(runs_dir(competition).glob("*/fold*"))
+    return [run for run in runs if folds_digest_of(run) == folds_digest]

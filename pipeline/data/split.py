@@ -18,6 +18,7 @@ COLUMNS = ["image_id", "file_name", "fold", "group"]
 class Split:
     """fold: (n,) fold of each image in the order of the dataset's image table; digest of the file."""
 
+    image_id: NDArray[np.int64]
     fold: NDArray[np.int32]
     n_folds: int
     digest: str
@@ -52,7 +53,9 @@ def read_split(competition: str, train: Dataset) -> Split:
     for k in range(n_folds):
         if not (fold == k).any():
             raise PipelineError(f"{shown(path)}: fold {k} has no image; make folds again")
-    return Split(fold.astype(np.int32), n_folds, file_digest(path), path)
+    return Split(
+        table["image_id"].to_numpy(np.int64), fold.astype(np.int32), n_folds, file_digest(path), path
+    )
 
 
 def check_fold(split: Split, fold: int) -> None:

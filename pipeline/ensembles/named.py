@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import yaml
 
 from pipeline.data.dataset import Dataset, load_dataset
@@ -19,8 +20,8 @@ from pipeline.data.predictions import (
     write_predictions,
 )
 from pipeline.data.profile import Profile
-from pipeline.data.runs import Run, find_runs, need_runs
-from pipeline.data.split import read_split
+from pipeline.data.runs import Run, find_runs, folds_digest_of, need_runs
+from pipeline.data.split import Split, read_split
 from pipeline.ensembles.tables import (
     ACROSS_FOLDS,
     FUSION_KEYS,
@@ -124,7 +125,7 @@ def choose_members(competition: str, members: Any) -> list[Member]:
 
 def fuse_fold(
     members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, fusion: Fusion, name: str,
-    folds_digest: str,
+    folds: Split,
 ) -> Predictions:  # fmt: skip
     """Fuse all members and views of one fold on one split (oof or test), whose images `dataset` holds."""
     tables, weights = [], []
@@ -134,14 +135,27 @@ def fuse_fold(
             check_belongs(table, profile.name, dataset.digest, len(profile.classes))
             if table.meta.split != split:
                 raise PipelineError(f"{table.name}: split '{table.meta.split}', expected '{split}'")
-            if table.meta.made.get("folds_digest") not in (None, folds_digest):
-                raise PipelineError(
-                    f"{table.name}: made with another split than the fold file holds now; restore that "
-                    "split, or train and predict again"
-                )
+            check_split(table, member.run, folds)
             tables.append(table)
             weights.append(member.weight)
     return fuse_same_images(tables, fusion, weights, name, release=True)
+
+
+def check_split(table: Predictions, run: Run, folds: Split) -> None:
+    """Raise PipelineError when a run, or a table of it, was made with another split than `folds`.
+
+    Both state the digest of their fold file; an out-of-fold table must hold that fold's images too.
+    """
+    stated = (folds_digest_of(run.folder), table.meta.made.get("folds_digest"))
+    images = np.flatnonzero(folds.fold == run.fold)
+    other = table.meta.split == "oof" and not np.array_equal(
+        np.sort(table.meta.image_ids), np.sort(folds.image_id[images])
+    )
+    if other or any(digest not in (None, folds.digest) for digest in stated):
+        raise PipelineError(
+            f"{table.name}: made with another split than the fold file holds now; restore that "
+            "split, or train and predict again"
+        )
 
 
 def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
@@ -162,8 +176,8 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     oof_parts, test_parts = [], []
     for fold in folds:
         mine = [member for member in members if member.run.fold == fold]
-        oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split.digest))
-        test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split.digest))
+        oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split))
+        test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split))
     oof = join_predictions(oof_parts)
     result = fuse_same_images(test_parts, ACROSS_FOLDS, name=name, release=True)
     listed = [entry for part in oof_parts + test_parts for entry in part.meta.made["members"]]
