@@ -4,7 +4,8 @@ ROOT ?=
 FOLD ?= 0
 FOLDS ?= 5
 SEED ?= 0
-STRATEGY ?= multilabel
+STRATEGY ?= boxes
+GROUPS ?=
 SPLIT ?= oof test
 VIEWS ?= identity
 ENSEMBLE ?= final
@@ -52,9 +53,12 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo $(overwrite)
 
-.PHONY: folds train predict evaluate cost ensemble submission
-folds: any ## split the train images: COMP= ROOT= FOLDS=5 SEED=0
-	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY)
+.PHONY: data folds train predict evaluate cost ensemble submission
+data: any ## look for faults in photos, boxes and splits before training; changes nothing
+	@$(PY) -m pipeline.checkup $(competition)
+folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
+	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY) \
+	  $(if $(GROUPS),--groups "$(GROUPS)") $(overwrite)
 train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
 	@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
 	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
@@ -76,7 +80,7 @@ submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the
 
 .PHONY: test lint bench
 bench: full ## time ours against its peers, in one run; BENCH=scoring for one part
-	@set -e; for part in $(or $(BENCH),fusion scoring); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
+	@set -e; for part in $(or $(BENCH),folds fusion scoring); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
 test: full lint ## lint, types and tests
 	@$(PY) -m pytest
 lint: full

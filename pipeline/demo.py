@@ -105,12 +105,12 @@ def make_everything(overwrite: bool) -> float:
     written = generator.ensure(home_data)
     print("  240 train and 80 test photos" + ("" if written else " are there already"))
     say(2, "split the train photos", f"make folds COMP={NAME} FOLDS={FOLDS}")
-    run_side_by_side("folds", [["--competition", NAME, "--folds", str(FOLDS)]])
+    again = ["--overwrite"] if overwrite else []
+    run_side_by_side("folds", [["--competition", NAME, "--folds", str(FOLDS), *again]])
     began = time.monotonic()
     for model, settings in TRAININGS.items():
         say(3, f"train {model}, both folds side by side", f"make train COMP={NAME} MODEL={model} FOLD=0")
         target = ["--competition", NAME, "--model", model]
-        again = ["--overwrite"] if overwrite else []
         todo = [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)]
         run_side_by_side("train", todo)
     seconds = time.monotonic() - began

@@ -1,105 +1,100 @@
 """Split the train images into folds: writes folds/<competition>/folds.csv, its card and a picture.
 
-The card folds.json holds the balance per fold and class, what the annotation reader refused or
-repaired, the seed and the digests. Photos are not opened.
+The card folds.json holds the balance per fold, class, size and number of boxes beside the integer
+floor, the groups, what the annotation reader refused or repaired, the seed and the digests. Photos
+are opened for `--groups near` only. With several strategies the first makes folds.csv, which all
+stages use; the others are written beside it under their own names, to be compared.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline import cli
+from pipeline.data.contact import draw_pairs
 from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.photos import photos_of
 from pipeline.data.profile import Profile, load_profile
+from pipeline.data.runs import trained_on
 from pipeline.data.split import COLUMNS
 from pipeline.errors import PipelineError
-from pipeline.paths import atomic, file_digest, folds_csv, shown, write_json
-from pipeline.splits import STRATEGIES
+from pipeline.paths import file_digest, folds_csv, shown, write_json, write_text
+from pipeline.splits import STRATEGIES, content_of, split_images
+from pipeline.splits.card import balance_card, balance_table
+from pipeline.splits.groups import Links, find_links, join, split_bursts
+from pipeline.splits.picture import draw_balance
 
 
-def box_counts(train: Dataset, n_classes: int) -> NDArray[np.int64]:
-    """(images, classes) number of boxes, in the order of the image table."""
-    counts = np.zeros((len(train.images), n_classes), np.int64)
-    rows = np.searchsorted(train.images["image_id"], train.annotations["image_id"])
-    np.add.at(counts, (rows, train.annotations["label"].to_numpy(np.int64)), 1)
-    return counts
+def make_folds(
+    profile: Profile, train: Dataset, n_folds: int, seed: int, strategy: str, *,
+    links: list[Links] | None = None, name: str = "folds", overwrite: bool = False,
+) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    """Write a fold file, its card and its picture; returns the fold file's path and the card.
 
-
-def make_folds(profile: Profile, train: Dataset, n_folds: int, seed: int, strategy: str) -> Path:
-    """Write the fold file, its card and its picture; returns the fold file's path."""
-    if not 2 <= n_folds <= len(train.images):
-        raise PipelineError(
-            f"{n_folds} folds of {len(train.images)} images: expected 2 to {len(train.images)} folds"
-        )
-    counts = box_counts(train, len(profile.classes))
-    fold = STRATEGIES[strategy](counts, n_folds, seed)
-    images = train.images
-    table = images[["image_id", "file_name"]].assign(fold=fold, group=images["image_id"])
-    path = folds_csv(profile.name)
-    card = balance_card(profile, train, counts, fold, n_folds)
-    card |= {"seed": seed, "strategy": strategy, "image_digest": train.digest}
-    card["findings"] = train.findings.as_json()
-    with atomic(path) as temporary:
-        table[COLUMNS].to_csv(temporary, index=False, lineterminator="\n")
-    write_json(path.with_suffix(".json"), card | {"digest": file_digest(path)})
-    draw_balance(path.with_suffix(".png"), profile, card)
-    return path
-
-
-def balance_card(
-    profile: Profile, train: Dataset, counts: NDArray[np.int64], fold: NDArray[np.int32], k: int
-) -> dict[str, Any]:
-    """Images and boxes per fold and class, and the largest relative deviation from an even split."""
-    boxes = np.stack([counts[fold == i].sum(axis=0) for i in range(k)])
-    mean = boxes.mean(axis=0)
-    deviation = np.abs(boxes - mean).max(axis=0) / np.where(mean > 0, mean, 1)
-    return {
+    Raises PipelineError when runs were trained on the split that is there, unless `overwrite`.
+    """
+    images, boxes, links = train.images, train.annotations, links or []
+    ids = images["image_id"].to_numpy(np.int64)
+    content = content_of(
+        ids, boxes["image_id"].to_numpy(np.int64), boxes["label"].to_numpy(np.int64),
+        boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64), len(profile.classes), join(ids, links),
+    )  # fmt: skip
+    fold = split_images(content, strategy, n_folds, seed)
+    table = images[["image_id", "file_name"]].assign(fold=fold, group=content.group)
+    text = io.StringIO()
+    table[COLUMNS].to_csv(text, index=False, lineterminator="\n")
+    path = folds_csv(profile.name).with_name(f"{name}.csv")
+    if not overwrite:
+        check_unused(profile.name, path, text.getvalue())
+    card: dict[str, Any] = {
         "competition": profile.name,
-        "folds": k,
-        "images": np.bincount(fold, minlength=k).tolist(),
-        "boxes": boxes.sum(axis=1).tolist(),
-        "images_without_boxes": [int((counts[fold == i].sum(axis=1) == 0).sum()) for i in range(k)],
-        "boxes_per_class": {name: boxes[:, c].tolist() for c, name in enumerate(profile.classes)},
-        "largest_deviation": {name: round(float(deviation[c]), 4) for c, name in enumerate(profile.classes)},
+        "strategy": strategy,
+        "seed": seed,
+        "image_digest": train.digest,
     }
+    card |= balance_card(content, fold, n_folds, profile.classes)
+    card["groups"] |= {
+        "by": [link.text for link in links],
+        "joined_pairs": [len(link.pairs) for link in links],
+    }
+    card["bursts"] = split_bursts(train, fold)
+    card["findings"] = train.findings.as_json()
+    write_text(path, text.getvalue())
+    write_json(path.with_suffix(".json"), card | {"digest": file_digest(path)})
+    draw_balance(path.with_suffix(".png"), profile.title, card)
+    return path, card
 
 
-def draw_balance(path: Path, profile: Profile, card: dict[str, Any]) -> None:
-    """Bars of each class's boxes per fold, relative to an even split."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    k = card["folds"]
-    boxes = np.array([card["boxes_per_class"][name] for name in profile.classes], float)
-    mean = np.where(boxes.mean(axis=1) > 0, boxes.mean(axis=1), 1)
-    figure, axes = plt.subplots(figsize=(max(6.0, 1.1 * len(boxes)), 3.6), layout="constrained")
-    colours = plt.get_cmap("viridis")(np.linspace(0.1, 0.9, k))
-    for i in range(k):
-        x = np.arange(len(boxes)) + (i - (k - 1) / 2) * 0.8 / k
-        axes.bar(x, 100 * boxes[:, i] / mean, 0.8 / k, color=colours[i], label=f"fold {i}")
-    axes.axhline(100, color="black", linewidth=0.8)
-    labels = [f"{n}\n{int(b.sum())}" for n, b in zip(profile.classes, boxes, strict=True)]
-    axes.set_xticks(np.arange(len(boxes)), labels, fontsize=8)
-    axes.set_ylabel("boxes, % of an even split")
-    axes.set_title(f"{profile.title}: {sum(card['images'])} images in {k} folds, boxes per class")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+def check_unused(competition: str, path: Path, text: str) -> None:
+    """Raise PipelineError when a run was trained on the split in `path` and `text` is another one."""
+    if not path.is_file() or path.read_bytes() == text.encode():
+        return
+    if runs := trained_on(competition, file_digest(path)):
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        raise PipelineError(
+            f"{shown(path)}: {shown(runs[0])}{more} trained on this split, which another would replace; "
+            "OVERWRITE=1 (--overwrite) replaces it, and those runs have to be trained again"
+        )
 
 
-def show(card: dict[str, Any]) -> None:
-    frame = pd.DataFrame(card["boxes_per_class"]).T
-    frame.columns = [f"fold {i}" for i in range(card["folds"])]
-    frame["deviation"] = [f"{100 * v:.1f} %" for v in card["largest_deviation"].values()]
-    frame.loc["boxes"] = [*card["boxes"], ""]
-    frame.loc["images"] = [*card["images"], ""]
-    print(frame.to_string())
+def show(path: Path, card: dict[str, Any]) -> None:
+    print(balance_table(card).to_string())
+    for line in card["not_met"]:
+        print(f"  note: {line}")
+    if bursts := card["bursts"]:
+        print(
+            f"  note: bursts: {bursts['in_different_folds']} of {bursts['neighbours']} photos taken at most "
+            f"{bursts['seconds']:g} s after another lie in a different fold than that one"
+        )
+    worst, groups = card["worst"], card["groups"]
+    joined = f", {groups['of_several_images']} groups kept whole" if groups["by"] else ""
+    print(
+        f"wrote {shown(path)}, its card {path.stem}.json and its picture {path.stem}.png: largest deviation "
+        f"{100 * worst['deviation']:.2f} % ({worst['class']}), integer floor "
+        f"{100 * worst['integer_floor']:.2f} %{joined}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,16 +102,34 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_competition(arguments)
     arguments.add_argument("--folds", type=int, default=5, help="number of folds")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--strategy", choices=sorted(STRATEGIES), default="multilabel")
+    arguments.add_argument("--strategy", choices=list(STRATEGIES), nargs="+", default=["boxes"])
+    arguments.add_argument(
+        "--groups", default="", help="images that stay together: bursts:10,near:56,column:NAME,csv:FILE; "
+        "for the strategy `groups` only, where it is one of several (default there: bursts)",
+    )  # fmt: skip
+    arguments.add_argument(
+        "--overwrite", action="store_true", help="replace a split that runs were trained on"
+    )
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
     train = load_dataset(profile, "train")
     train.findings.show()
-    counts = box_counts(train, len(profile.classes))
-    path = make_folds(profile, train, options.folds, options.seed, options.strategy)
-    split = pd.read_csv(path).sort_values("image_id")["fold"].to_numpy(np.int32)
-    show(balance_card(profile, train, counts, split, options.folds))
-    print(f"wrote {shown(path)}, its card folds.json and its picture folds.png")
+    wanted = options.groups or ("bursts" if "groups" in options.strategy else "")
+    links = find_links(profile, train, wanted)
+    for place, strategy in enumerate(dict.fromkeys(options.strategy)):
+        grouped = strategy == "groups" or "groups" not in options.strategy
+        path, card = make_folds(
+            profile, train, options.folds, options.seed, strategy, links=links if grouped else [],
+            name="folds" if place == 0 else strategy, overwrite=options.overwrite,
+        )  # fmt: skip
+        show(path, card)
+    photos = photos_of(profile, "train", train.images)
+    for link in links:
+        if link.distance is not None:
+            sheet = draw_pairs(
+                folds_csv(profile.name).with_name("pairs.png"), photos, photos, link.pairs, link.distance
+            )
+            print(f"wrote {shown(sheet)}: {len(link.pairs)} pairs of {link.text}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 BASE = {"pipeline", "boxes", "cli", "errors", "paths", "views"}
 # What each part may import besides itself and the base; stages may import every part.
 PARTS = {
-    "kernels": set(), "data": set(), "splits": {"kernels"}, "fusion": {"kernels"},
-    "scoring": {"data", "kernels"}, "backends": {"data"},
+    "kernels": set(), "data": set(), "splits": {"data", "kernels"},
+    "fusion": {"kernels"}, "scoring": {"data", "kernels"}, "backends": {"data"},
     "ensembles": {"data", "fusion", "kernels", "scoring"},
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}

@@ -296,6 +296,27 @@ def test_a_photo_of_zero_bytes_stops_a_training_before_it_starts(
     assert not (home / "runs").exists()
 
 
+def test_a_split_is_kept_and_another_one_is_refused_by_all_stages(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    other = [*COMPETITION, "--folds", "2", "--seed", "1"]
+    with pytest.raises(PipelineError, match=r"fold0 and 3 more trained on this split, .* OVERWRITE=1"):
+        folds.main(other)
+    before = files_below(home)
+    folds.main([*other, "--overwrite"])
+    target = [*COMPETITION, "--model", "yolov5n", "--fold", "0"]
+    with pytest.raises(PipelineError, match=r"yolov5n/fold1 was trained on another split .* OVERWRITE=1"):
+        train.main([*target, *SMALL])
+    with pytest.raises(PipelineError, match=r"yolov5n/fold0: trained on another split than"):
+        predict.main([*target, "--views", "identity"])
+    with pytest.raises(PipelineError, match="made with another split than the fold file holds now"):
+        ensemble.main([*COMPETITION, "--ensemble", "final"])
+    assert files_below(home) - before <= {"runs/demo/yolov5n/.fold0.lock"}
+
+
 def test_predict_refuses_a_damaged_checkpoint(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

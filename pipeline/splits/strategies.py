@@ -1,25 +1,68 @@
-"""Split strategies. A strategy sees the images sorted by id and returns the fold of each.
+"""Split strategies: how units (images, or groups of images that belong together) are dealt to folds.
 
-A new one is a function and an entry in `STRATEGIES`; `make folds STRATEGY=<name>` finds it.
+A strategy sees the units in the order of their smallest image id and returns the fold of each. A new
+one is a function and an entry in `STRATEGIES`; `make folds STRATEGY=<name>` finds it, and the tests
+run over the table.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from numpy.typing import NDArray
 
-# (counts (n images, C classes) of boxes, number of folds, seed) -> (n,) fold of each image
-Strategy = Callable[[NDArray[np.int64], int, int], NDArray[np.int32]]
+from pipeline.splits.balance import balance
 
-MAX_BINS = 3  # count bins a class beyond "none"
+Ints = NDArray[np.int64]
+MAX_BINS = 3  # multilabel: count bins a class beyond "none"
+ASIDE = 1e-4  # boxes: weight of box sizes and numbers of boxes beside that of the classes
 
 
-def count_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Units:
+    """What a strategy may look at, a row a unit.
+
+    boxes (m, C): boxes of each class; sizes (m, B): boxes of each size; kinds (m, Q): images of each
+    kind (by their number of boxes); images (m,): number of images.
+    """
+
+    boxes: Ints
+    sizes: Ints
+    kinds: Ints
+    images: Ints
+
+
+Strategy = Callable[[Units, int, int], NDArray[np.int32]]  # (units, number of folds, seed)
+
+
+def boxes(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
+    """Even numbers of boxes in every class, then of box sizes and of images with few or many boxes.
+
+    The largest relative deviation of a class counts, so a column weighs (folds / its total)^2.
+    """
+    columns = np.concatenate([units.boxes, units.sizes, units.kinds], axis=1)
+    is_class = np.arange(columns.shape[1]) < units.boxes.shape[1]
+    weight = (n_folds / np.maximum(columns.sum(axis=0), 1)) ** 2 * np.where(is_class, 1.0, ASIDE)
+    return balance(columns, units.images, weight, is_class, n_folds, seed)
+
+
+def multilabel(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
+    """Iterative stratification (Sechidis et al. 2011) over class presence and binned box counts."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # a second that others are spared
+
+    labels = count_bins(units.boxes)
+    splitter = MultilabelStratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    fold = np.empty(len(labels), np.int32)
+    for k, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels)):
+        fold[held_out] = k
+    return fold
+
+
+def count_bins(counts: Ints) -> Ints:
     """(n, C) box counts -> (n, L) 0/1 labels: a column for each class's presence and count bins.
 
     A class is split at the quantiles of its counts where it is present, so each column says "more
-    than q boxes of the class". The last columns bin the number of boxes in the image.
+    than q boxes of the class". The last columns bin the number of boxes in the unit.
     """
     columns = []
     for count in [*counts.T, counts.sum(axis=1)]:
@@ -33,14 +76,13 @@ def count_bins(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def multilabel(counts: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int32]:
-    """Iterative stratification (Sechidis et al. 2011) over class presence and binned box counts."""
-    labels = count_bins(counts)
-    splitter = MultilabelStratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    fold = np.empty(len(labels), np.int32)
-    for k, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels)):
-        fold[held_out] = k
-    return fold
+def kfold(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
+    """At random; only the numbers of images are even. What the others are compared with."""
+    nothing = np.zeros((len(units.images), 0), np.int64)
+    return balance(nothing, units.images, np.zeros(0), np.zeros(0, np.bool_), n_folds, seed)
 
 
-STRATEGIES: dict[str, Strategy] = {"multilabel": multilabel}
+# `groups` is `boxes` that insists on groups: the stage looks for bursts where none are named.
+STRATEGIES: dict[str, Strategy] = {
+    "boxes": boxes, "multilabel": multilabel, "groups": boxes, "kfold": kfold,
+}  # fmt: skip

@@ -1,0 +1,240 @@
+"""The compiled part of `balance.py`: greedy dealing and the search by swaps.
+
+Units are rows of (column, amount): unit u holds the entries starts[u] to starts[u + 1] of `columns`
+and `amounts`. `fold` (units,), `held` (folds, columns) and `sizes` (folds,) are the split so far and
+are changed in place.
+"""
+
+import numpy as np
+
+from pipeline.kernels.jit import inlined, kernel
+
+
+@kernel
+def to_rows(counts):
+    """(units, columns) counts -> starts, columns, amounts of what is not zero."""
+    n, width = counts.shape
+    starts = np.zeros(n + 1, np.int64)
+    for u in range(n):
+        filled = 0
+        for c in range(width):
+            filled += counts[u, c] != 0
+        starts[u + 1] = starts[u] + filled
+    columns = np.empty(starts[n], np.int64)
+    amounts = np.empty(starts[n], np.int64)
+    place = 0
+    for u in range(n):
+        for c in range(width):
+            if counts[u, c] != 0:
+                columns[place], amounts[place] = c, counts[u, c]
+                place += 1
+    return starts, columns, amounts
+
+
+@kernel
+def to_columns(starts, columns, width):
+    """The units that hold each column: column c has units place[c] to place[c + 1]."""
+    place = np.zeros(width + 1, np.int64)
+    for c in columns:
+        place[c + 1] += 1
+    place = np.cumsum(place)
+    filled = place[:-1].copy()
+    units = np.empty(len(columns), np.int64)
+    for u in range(len(starts) - 1):
+        for e in range(starts[u], starts[u + 1]):
+            units[filled[columns[e]]] = u
+            filled[columns[e]] += 1
+    return place, units
+
+
+@kernel
+def largest_share(starts, columns, amounts, totals):
+    """The largest part of any column that each unit holds: units of rare classes come first."""
+    share = np.zeros(len(starts) - 1)
+    for u in range(len(share)):
+        for e in range(starts[u], starts[u + 1]):
+            share[u] = max(share[u], amounts[e] / totals[columns[e]])
+    return share
+
+
+@inlined
+def _cost(number, low, high, weight, missing):
+    """Cost of a fold that holds `number` of a column."""
+    away = number - high if number > high else low - number if number < low else 0
+    return weight * away * away + (missing if number == 0 else 0.0)
+
+
+@inlined
+def _put(u, k, starts, columns, amounts, size, fold, held, sizes):
+    """Put unit u into fold k, out of the fold that it is in."""
+    before = fold[u]
+    for e in range(starts[u], starts[u + 1]):
+        held[k, columns[e]] += amounts[e]
+        if before >= 0:
+            held[before, columns[e]] -= amounts[e]
+    sizes[k] += size[u]
+    if before >= 0:
+        sizes[before] -= size[u]
+    fold[u] = k
+
+
+@kernel
+def deal(
+    starts, columns, amounts, size, order, low, high, weight, missing, low_size, high_size, fold, held, sizes
+):
+    """Put each unit where the classes need it most, as long as folds of a fair size remain possible."""
+    n_folds = len(sizes)
+    spare = max(size.sum() - low_size * n_folds, 0)  # folds that may hold one image more
+    for place in range(len(order)):
+        u = order[place]
+        full = 0
+        for k in range(n_folds):
+            full += sizes[k] > low_size
+        best, best_cost = -1, np.inf
+        for k in range(n_folds):
+            limit = low_size if full >= spare and sizes[k] <= low_size else high_size
+            if sizes[k] + size[u] > limit:
+                continue
+            change = 0.0
+            for e in range(starts[u], starts[u + 1]):
+                c = columns[e]
+                # Towards the even share and not only to the range: what is dealt later must fit too.
+                need = (low[c] + high[c]) * 0.5 - held[k, c]
+                change += weight[c] * amounts[e] * (amounts[e] - 2 * need)
+                change -= missing[c] if held[k, c] == 0 else 0.0
+            if change < best_cost or (change == best_cost and sizes[k] < sizes[best]):
+                best, best_cost = k, change
+        if best < 0:
+            best = np.argmin(sizes)
+        _put(u, best, starts, columns, amounts, size, fold, held, sizes)
+
+
+@kernel
+def even_sizes(starts, columns, amounts, size, order, fold, held, sizes):
+    """Move units from the largest fold to the smallest while that brings the two closer.
+
+    It ends with folds within the largest unit of each other, and none empty.
+    """
+    moved = True
+    while moved:
+        moved = False
+        large, small = np.argmax(sizes), np.argmin(sizes)
+        gap = sizes[large] - sizes[small]
+        best = -1
+        for place in range(len(order) - 1, -1, -1):
+            u = order[place]
+            if fold[u] == large and size[u] < gap:
+                after = abs(gap - 2 * size[u])
+                if best < 0 or after < abs(gap - 2 * size[best]):
+                    best = u
+        if best >= 0:
+            _put(best, small, starts, columns, amounts, size, fold, held, sizes)
+            moved = True
+
+
+@inlined
+def _draw(state, n):
+    """A number from 0 to n - 1 (xorshift64*); `state` (1,) uint64 is changed."""
+    x = state[0]
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    state[0] = x
+    return np.int64(((x * np.uint64(2685821657736338717)) >> np.uint64(33)) % np.uint64(n))
+
+
+@inlined
+def _unit_of(k, first, last, units, fold, state, tries):
+    """A random unit of fold k among units[first:last], or -1; all units where `units` is empty."""
+    for _ in range(tries):
+        place = first + _draw(state, last - first)
+        u = units[place] if len(units) else place
+        if fold[u] == k:
+            return u
+    return -1
+
+
+@inlined
+def _note(u, sign, starts, columns, amounts, change, touched, n):
+    """Add sign * the counts of unit u to `change`; `touched[:n]` are the columns in it. Returns n."""
+    for e in range(starts[u], starts[u + 1]):
+        c = columns[e]
+        if change[c] == 0:
+            touched[n] = c
+            n += 1
+        change[c] += sign * amounts[e]
+    return n
+
+
+@kernel
+def improve(
+    starts, columns, amounts, column_starts, column_units, size, low, high, weight, missing,
+    fold, held, sizes, trials, seed,
+):  # fmt: skip
+    """Swap units between a fold that has more of a column and one that has less, worst columns first."""
+    n_folds, width = held.shape
+    n = len(size)
+    if width == 0:
+        return
+    state = np.array([seed], np.uint64)
+    everything = np.empty(0, np.int64)
+    cost = np.zeros(width)
+    for c in range(width):
+        for k in range(n_folds):
+            cost[c] += _cost(held[k, c], low[c], high[c], weight[c], missing[c])
+    smallest, largest = sizes.min(), sizes.max()
+    change = np.zeros(width, np.int64)
+    touched = np.empty(2 * width, np.int64)
+    for _ in range(trials):
+        worst = -1  # of three columns at random
+        for _ in range(3):
+            c = _draw(state, width)
+            if cost[c] > 0 and (worst < 0 or cost[c] > cost[worst]):
+                worst = c
+        if worst < 0:
+            if cost.max() <= 0:
+                break
+            worst = np.argmax(cost)
+        a, b = _draw(state, n_folds), _draw(state, n_folds)
+        if _draw(state, 2) == 0:  # else any two: one unit too large can hold the top for good
+            for k in range(n_folds):
+                if held[k, worst] > held[a, worst]:
+                    a = k
+                if held[k, worst] < held[b, worst]:
+                    b = k
+        if held[a, worst] < held[b, worst]:
+            a, b = b, a
+        if held[a, worst] == held[b, worst]:
+            continue
+        u = _unit_of(
+            a, column_starts[worst], column_starts[worst + 1], column_units, fold, state, 4 * n_folds
+        )
+        v = _unit_of(b, 0, n, everything, fold, state, 4 * n_folds)
+        if u < 0 or v < 0:
+            continue
+        growth = size[u] - size[v]
+        if sizes[a] - growth < smallest or sizes[b] + growth > largest:
+            continue
+        if sizes[b] + growth < smallest or sizes[a] - growth > largest:
+            continue
+        filled = _note(u, 1, starts, columns, amounts, change, touched, 0)
+        filled = _note(v, -1, starts, columns, amounts, change, touched, filled)
+        delta = 0.0
+        for i in range(filled):
+            c = touched[i]
+            d = change[c]
+            if d != 0:
+                delta += _cost(held[a, c] - d, low[c], high[c], weight[c], missing[c])
+                delta += _cost(held[b, c] + d, low[c], high[c], weight[c], missing[c])
+                delta -= _cost(held[a, c], low[c], high[c], weight[c], missing[c])
+                delta -= _cost(held[b, c], low[c], high[c], weight[c], missing[c])
+        if delta <= 0:
+            _put(u, b, starts, columns, amounts, size, fold, held, sizes)
+            _put(v, a, starts, columns, amounts, size, fold, held, sizes)
+            for i in range(filled):
+                c = touched[i]
+                cost[c] = 0.0
+                for k in range(n_folds):
+                    cost[c] += _cost(held[k, c], low[c], high[c], weight[c], missing[c])
+        for i in range(filled):
+            change[touched[i]] = 0

@@ -1,0 +1,165 @@
+"""Groups: which images must not be separated, because they show the same thing.
+
+A grouping says which pairs of images belong together, and why; images that are linked, directly or
+through others, form a group. `GROUPS=` names one or more: `bursts:10`, `near:56`, `column:scene`,
+`csv:mine.csv`, joined by commas.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.duplicates import NEAR, hash_photos, near_pairs
+from pipeline.data.photos import photos_of
+from pipeline.data.profile import Profile
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+Ints = NDArray[np.int64]
+BURST_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Links:
+    """Pairs of rows of the image table that belong together, (p, 2), and the distance of each, if any."""
+
+    pairs: Ints
+    text: str  # what joins them, for the card
+    distance: Ints | None = None
+
+
+def bursts(profile: Profile, train: Dataset, option: str) -> Links:
+    """Images whose `date_captured` follows another's within so many seconds; none without a time."""
+    seconds = _number("bursts", option, BURST_SECONDS)
+    times = capture_times(train.images)
+    if not len(times):
+        raise PipelineError(
+            f"{train.findings.source}: no image has a date_captured, so bursts cannot be told; "
+            "GROUPS=near compares the photos, GROUPS=csv:FILE takes your own groups"
+        )
+    unknown = len(train.images) - len(times)
+    text = f"photos taken within {seconds:g} s of each other"
+    return Links(
+        neighbours(times, seconds), text + (f" ({unknown} without a time stay alone)" if unknown else "")
+    )
+
+
+def capture_times(images: pd.DataFrame) -> pd.Series:
+    """date_captured of the rows that have one, in the order of time."""
+    times = pd.to_datetime(images["date_captured"], errors="coerce", utc=True, format="mixed")
+    return times.dropna().sort_values(kind="stable")
+
+
+def neighbours(times: pd.Series, seconds: float) -> Ints:
+    """(p, 2) rows that follow each other in time within so many seconds; `times` ascend."""
+    gaps = times.diff().dt.total_seconds().to_numpy()[1:]
+    rows = times.index.to_numpy(np.int64)
+    return np.stack([rows[:-1], rows[1:]], axis=1)[gaps <= seconds]
+
+
+def split_bursts(train: Dataset, fold: NDArray[np.int32]) -> dict[str, Any] | None:
+    """How many photos of bursts are in another fold than the photo just before; None without bursts."""
+    pairs = neighbours(capture_times(train.images), BURST_SECONDS)
+    if not len(pairs):
+        return None
+    apart = int((fold[pairs[:, 0]] != fold[pairs[:, 1]]).sum())
+    return {"seconds": BURST_SECONDS, "neighbours": len(pairs), "in_different_folds": apart}
+
+
+def near(profile: Profile, train: Dataset, option: str) -> Links:
+    """Photos whose perceptual hashes differ in at most so many of 256 bits. Reads all photos."""
+    threshold = int(_number("near", option, NEAR))
+    hashes = hash_photos(photos_of(profile, "train", train.images))
+    found = near_pairs(hashes, threshold)
+    return Links(found[:, :2], f"photos whose hashes differ in at most {threshold} of 256 bits", found[:, 2])
+
+
+def column(profile: Profile, train: Dataset, option: str) -> Links:
+    """Images with the same value in a column of the annotations' image table."""
+    if option not in train.images:
+        known = sorted(set(map(str, train.images.columns)) - {"image_id", "position"})
+        raise PipelineError(
+            f"groups column:{option}: {train.findings.source} has no such column of images; "
+            f"there are: {', '.join(known)}"
+        )
+    return Links(_same(train.images[option]), f"images with the same {option}")
+
+
+def table(profile: Profile, train: Dataset, option: str) -> Links:
+    """Groups of the user's: a CSV with the columns group and image_id or file_name."""
+    path = Path(option).expanduser()
+    try:
+        rows = pd.read_csv(path, dtype={"group": str, "file_name": str})
+    except FileNotFoundError:
+        raise PipelineError(f"groups csv:{option}: no such file") from None
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV ({error})") from None
+    key = next((name for name in ("image_id", "file_name") if name in rows), None)
+    if key is None or "group" not in rows:
+        raise PipelineError(
+            f"{shown(path)}: header {list(rows.columns)}, expected group and image_id or file_name"
+        )
+    unknown = ~rows[key].isin(train.images[key])
+    if unknown.any():
+        where = int(np.flatnonzero(unknown)[0])
+        raise PipelineError(
+            f"{shown(path)}: row {where + 2}: {key} {rows[key].iloc[where]} is not in the train set"
+        )
+    if rows[key].duplicated().any():
+        raise PipelineError(
+            f"{shown(path)}: {key} {rows[key][rows[key].duplicated()].iloc[0]} is there twice"
+        )
+    mine = train.images[key].map(rows.set_index(key)["group"])
+    return Links(_same(mine), f"groups of {path.name}")
+
+
+Grouping = Callable[[Profile, Dataset, str], Links]
+GROUPINGS: dict[str, Grouping] = {"bursts": bursts, "near": near, "column": column, "csv": table}
+
+
+def find_links(profile: Profile, train: Dataset, wanted: str) -> list[Links]:
+    """The links of a comma-separated list of groupings, as in "bursts:10,near"."""
+    links = []
+    for entry in filter(None, (part.strip() for part in wanted.split(","))):
+        name, _, option = entry.partition(":")
+        if name not in GROUPINGS:
+            raise PipelineError(
+                f"groups '{entry}': expected bursts[:SECONDS], near[:BITS], column:NAME or csv:FILE"
+            )
+        links.append(GROUPINGS[name](profile, train, option))
+    return links
+
+
+def join(image_id: Ints, links: list[Links]) -> Ints:
+    """(n,) group of each image: the smallest image id that it is linked to; ids ascend."""
+    n = len(image_id)
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *(link.pairs for link in links)])
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    _, part = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(part, return_index=True, return_inverse=True)
+    return np.asarray(image_id, np.int64)[first][inverse]
+
+
+def _same(values: pd.Series) -> Ints:
+    """(p, 2) rows that follow each other among those with the same value; missing values are alone."""
+    known = values.dropna().astype(str).sort_values(kind="stable")
+    rows, text = known.index.to_numpy(np.int64), known.to_numpy()
+    return np.stack([rows[:-1], rows[1:]], axis=1)[text[1:] == text[:-1]]
+
+
+def _number(name: str, option: str, default: float) -> float:
+    try:
+        value = float(option) if option else float(default)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf"):
+        raise PipelineError(f"groups {name}:{option}: expected a number from 0")
+    return value
