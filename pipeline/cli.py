@@ -30,10 +30,14 @@ def add_fold(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a stage: a user's mistake is one line on stderr and status 1, Ctrl-C is status 130."""
+def run(main: Callable[[], int | None]) -> None:
+    """Run a stage and end with the status that it returns, if any.
+
+    A user's mistake is one line on stderr and status 1, Ctrl-C is status 130.
+    """
     try:
-        main()
+        if status := main():
+            sys.exit(status)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

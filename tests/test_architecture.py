@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 BASE = {"pipeline", "boxes", "cli", "errors", "paths", "views"}
 # What each part may import besides itself and the base; stages may import every part.
 PARTS = {
-    "kernels": set(), "data": set(), "splits": {"data", "kernels"},
+    "kernels": set(), "data": set(), "splits": {"data", "kernels"}, "checks": {"data"},
     "fusion": {"kernels"}, "scoring": {"data", "kernels"}, "backends": {"data"},
     "ensembles": {"data", "fusion", "kernels", "scoring"},
 }  # fmt: skip
