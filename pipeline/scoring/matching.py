@@ -70,7 +70,7 @@ def match(
 
 
 @inlined
-def _overlap(x1, y1, x2, y2, area, truth, g):
+def overlap(x1, y1, x2, y2, area, truth, g):
     """IoU of a box with one truth, in the order of operations of pycocotools."""
     gx = truth.boxes_xywh[g, 0]
     gw = truth.boxes_xywh[g, 2]
@@ -174,7 +174,7 @@ def match_images(first, last, found, truth, n_classes, thresholds, limit, strict
             h = np.float64(found.boxes_xyxy[row, 3]) - y1
             most = 0.0
             for g in range(start, end):
-                overlaps[g - start] = _overlap(x1, y1, x1 + w, y1 + h, w * h, truth, g)
+                overlaps[g - start] = overlap(x1, y1, x1 + w, y1 + h, w * h, truth, g)
                 most = max(most, overlaps[g - start])
             for t in range(len(thresholds)):
                 result, best = FALSE, -1
