@@ -21,7 +21,7 @@ class Overlaps:
 
     def histogram(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """(b+1,) edges, multiples of BIN up to 1, and (b,) boxes between them."""
-        edges = np.arange(int(self.least / BIN + 1e-9), round(1 / BIN) + 1) * BIN
+        edges = np.arange(int(self.least / BIN + 1e-9), round(1 / BIN) + 1).astype(np.float64) * BIN
         counts, _ = np.histogram(np.clip(self.ious, edges[0], 1), edges)
         return edges, counts.astype(np.int64)
 
