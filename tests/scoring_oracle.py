@@ -81,6 +81,16 @@ def voc_ap(found, truth, threshold, strict, label):
 
 def coco(found, truth, crowd, n_classes, limit=100):
     """(IoU, class) AP by pycocotools; -1 without truth. crowd: a list an image of bools."""
+    return _pycocotools(found, truth, crowd, n_classes, limit)[:, :, 0]
+
+
+def coco_sizes(found, truth, crowd, n_classes, limit=100):
+    """(size, class) AP at IoU 0.5 of small, medium and large boxes by pycocotools; -1 without truth."""
+    return _pycocotools(found, truth, crowd, n_classes, limit)[0, :, 1:].T
+
+
+def _pycocotools(found, truth, crowd, n_classes, limit):
+    """(IoU, class, area range) AP; the ranges are all, small, medium, large."""
     dataset = {
         "images": [{"id": i} for i in range(len(found))],
         "categories": [{"id": c} for c in range(n_classes)],
@@ -108,7 +118,7 @@ def coco(found, truth, crowd, n_classes, limit=100):
         dt.dataset = dataset | {"annotations": []}
         dt.createIndex()
     run = COCOeval(gt, dt, "bbox")
-    run.params.maxDets = [1, 10, limit]
+    run.params.maxDets = [limit]  # it sorts them: of several, the last one would be the largest
     run.evaluate()
     run.accumulate()
-    return run.eval["precision"][:, :, :, 0, -1].mean(axis=1)
+    return run.eval["precision"][:, :, :, :, -1].mean(axis=1)

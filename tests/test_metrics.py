@@ -1,15 +1,14 @@
 """The metrics' kernels: values written out by hand, and independent implementations on any input."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import scoring_oracle
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring_scenes import boxes_of, scene, truth_of, unzip
 
 from pipeline import convert
 from pipeline.data.dataset import load_dataset
@@ -25,36 +24,10 @@ from pipeline.scoring.metrics import METRICS, score
 from pipeline.scoring.ranking import average_precisions, rank
 from pipeline.scoring.truth import found_of, group_truth
 
-SIDE = 64
 A, B = (0.0, 0.0, 40.0, 30.0), (44.0, 0.0, 60.0, 30.0)
 FAR = (0.0, 40.0, 10.0, 50.0)
 HALF = (0.0, 0.0, 20.0, 30.0)  # IoU 1/2 with A
 SHORT = (0.0, 0.0, 24.0, 30.0)  # IoU 0.6 with A
-
-
-def boxes_of(found):
-    """A list an image of (label, score, box) as a fused result: within an image by score."""
-    rows = [row for image in found for row in sorted(image, key=lambda r: -r[1])]
-    counts = [len(image) for image in found]
-    return SimpleNamespace(
-        boxes_xyxy=np.array([row[2] for row in rows], np.float32).reshape(-1, 4),
-        scores=np.array([row[1] for row in rows], np.float32),
-        labels=np.array([row[0] for row in rows], np.int16),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-    )
-
-
-def truth_of(truth, crowd=None, n_classes=3):
-    """A list an image of (label, box) as grouped truth."""
-    flags = crowd or [[False] * len(image) for image in truth]
-    rows = [
-        (i, label, *box, int(flag))
-        for i, (image, mine) in enumerate(zip(truth, flags, strict=True))
-        for (label, box), flag in zip(image, mine, strict=True)
-    ]
-    annotations = pd.DataFrame(rows, columns=["image_id", "label", "x1", "y1", "x2", "y2", "iscrowd"])
-    images = pd.DataFrame({"image_id": range(len(truth)), "width": SIDE, "height": SIDE})
-    return group_truth(annotations, images, np.arange(len(truth), dtype=np.int32), n_classes)
 
 
 def value(metric, found, truth):
@@ -104,23 +77,6 @@ def test_every_metric_has_its_function():
     assert METRICS.keys() == OPTIONS.keys()
     for measure in METRICS.values():
         assert measure.__doc__
-
-
-# Corners on a coarse grid and few scores make ties, equal IoUs and IoUs at a threshold common.
-corner = st.integers(0, 7).map(lambda n: n * 8.0)
-side = st.integers(1, 8).map(lambda n: n * 4.0)
-box = st.builds(lambda x, y, w, h: (x, y, min(x + w, 64.0), min(y + h, 64.0)), corner, corner, side, side)
-true_image = st.lists(st.tuples(st.integers(0, 2), box), max_size=6)
-found_image = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 8).map(lambda n: n / 8), box), max_size=8)
-scene = st.lists(st.tuples(true_image, found_image, st.lists(st.booleans(), min_size=6, max_size=6)),
-                 min_size=1, max_size=5)  # fmt: skip
-
-
-def unzip(scene):
-    truth, found, flags = zip(*scene, strict=True)
-    # pycocotools and the kernel see boxes of an image by score; equal scores in the order given
-    found = [sorted(image, key=lambda r: -r[1]) for image in found]
-    return list(truth), found, [mine[: len(image)] for image, mine in zip(truth, flags, strict=True)]
 
 
 @settings(max_examples=300, deadline=None)

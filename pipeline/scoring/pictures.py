@@ -37,7 +37,7 @@ def draw_pictures(folder: Path, analysis: Analysis, title: str) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = Figure(layout="constrained")
-            draw(figure, analysis, _plain(title))
+            draw(figure, analysis, _short(title, 56))
             paths.append(folder / f"{name}.png")
             with atomic(paths[-1]) as temporary:
                 figure.savefig(temporary, dpi=DPI)
@@ -74,11 +74,19 @@ def draw_confusion(figure: Any, analysis: Analysis, title: str) -> None:
     counts = np.array(analysis["confusion"]["counts"])
     shares = np.array(analysis["confusion"]["shares"])
     n = len(names)
-    cell = 1.0 if n <= 5 else 0.62 if n <= 12 else 0.45 if n <= FEW + 1 else max(0.17, 0.24 - 0.001 * n)
+    cell = (
+        max(1.0, 3.6 / n)
+        if n <= 5
+        else 0.62
+        if n <= 12
+        else 0.45
+        if n <= FEW + 1
+        else max(0.17, 0.24 - 0.001 * n)
+    )
     size = 10 if n <= 12 else 9 if n <= FEW + 1 else 7
     beside = 0.009 * size * max(map(len, names))  # inches that the longest name takes
     side = min(n * cell, 24.0)
-    figure.set_size_inches(side + beside + 1.9, side + beside * (n > 5) + 1.4)
+    figure.set_size_inches(side + beside + 1.9, side + (beside if n > 5 else 0.3) + 1.4)
     axes = figure.subplots()
     axes.grid(False)
     axes.spines[:].set_visible(False)
