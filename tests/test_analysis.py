@@ -142,6 +142,9 @@ def test_of_two_labels_on_one_object_a_box_takes_its_own():
     both = truth_of([[(0, A), (1, A), (2, A)]])
     found = found_of(boxes_of([[(1, 0.9, A), (2, 0.8, A), (0, 0.7, A)]]), both)
     assert confusion(found, both, iou=0.5, score=0).counts[:3, :3].tolist() == np.eye(3).tolist()
+    other = truth_of([[(1, A), (2, A)]])  # none its own: the first
+    counts = confusion(found_of(boxes_of([[(0, 0.9, A)]]), other), other, iou=0.5, score=0).counts
+    assert counts[:, 0].tolist() == [0, 1, 0, 0]
 
 
 def test_a_box_in_a_crowd_of_its_class_is_no_confusion():
@@ -305,13 +308,22 @@ def test_costs_are_those_of_the_definition(scene):
 # Sizes and crowding
 
 
-@settings(max_examples=150)
-@given(scene, st.booleans(), st.sampled_from([1, 2, 100]))
+# Sides about the bounds of 32 and 96 pixels, at few places: boxes of two sizes that match each other.
+length = st.sampled_from([28.0, 32.0, 36.0, 92.0, 96.0, 100.0])
+place = st.sampled_from([0.0, 2.0])
+near = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), place, place, length, length)
+true_near = st.lists(st.tuples(st.integers(0, 1), near), max_size=6)
+found_near = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 8).map(lambda n: n / 8), near), max_size=8)
+flags = st.lists(st.booleans(), min_size=6, max_size=6)
+
+
+near_scene = st.lists(st.tuples(true_near, found_near, flags), min_size=1, max_size=4)
+
+
+@settings(max_examples=200)
+@given(st.one_of(scene, near_scene), st.booleans(), st.sampled_from([1, 2, 100]))
 def test_ap_by_size_is_that_of_pycocotools(scene, with_crowds, limit):
-    """Boxes of 16 to 128 pixels, many of them exactly as large as a bound."""
     truth, found, crowd = of_scene(scene, with_crowds)
-    truth = [[(label, tuple(4 * x for x in box)) for label, box in image] for image in truth]
-    found = [[(label, score, tuple(4 * x for x in box)) for label, score, box in image] for image in found]
     grouped = truth_of(truth, crowd)
     ours = ap_by_size(found_of(boxes_of(found), grouped), grouped, 0.5, limit, threads=2)
     ap = np.array([of_size.ap for of_size in ours.values()])
