@@ -240,6 +240,7 @@ def kinds_of(found, truth, crowd=None):
         ([(0, 0.9, A), (0, 0.8, THIRD)], [(0, A)], [None, "localisation"], 0),
         ([(1, 0.9, THIRD)], [(0, A)], ["both"], 1),
         ([(0, 0.9, A), (0, 0.8, A)], [(0, A)], [None, "duplicate"], 0),
+        ([(0, 0.9, A), (0, 0.8, HALF)], [(0, A)], [None, "localisation"], 0),  # IoU exactly 1/2
         ([(0, 0.9, A), (0, 0.8, A)], [(0, A), (1, A)], [None, "classification"], 0),  # asked for first
         ([(0, 0.9, FAR)], [(0, A)], ["background"], 1),
         ([(0, 0.9, DOWN), (1, 0.8, DOWN)], [(0, A)], ["background"] * 2, 1),  # IoU 1/14
@@ -329,6 +330,19 @@ def test_ap_by_size_is_that_of_pycocotools(scene, with_crowds, limit):
     ap = np.array([of_size.ap for of_size in ours.values()])
     expected = scoring_oracle.coco_sizes(found, truth, crowd, 3, limit)
     np.testing.assert_allclose(np.where(np.isnan(ap), -1, ap), expected, atol=1e-9)
+
+
+def test_a_box_takes_the_last_of_equally_good_truths_of_a_size():
+    """As in pycocotools; so nothing is left for the second box. 32 x 32 pixels are small and medium."""
+    squares = [(x, 0.0, x + 32, 32.0) for x in (0.0, 8.0)]
+    grouped = truth_of([[(0, box) for box in squares]])
+    found = found_of(
+        boxes_of([[(0, 0.9, (4.0, 0.0, 36.0, 32.0)), (0, 0.8, (16.0, 0.0, 48.0, 32.0))]]), grouped
+    )
+    sizes = ap_by_size(found, grouped, 0.5, 100)
+    assert {name: size.as_json(CLASSES)["map"] for name, size in sizes.items()} == {
+        "small": round(51 / 101, 5), "medium": round(51 / 101, 5), "large": None,
+    }  # fmt: skip
 
 
 def test_images_by_how_many_true_boxes_they_hold():

@@ -7,7 +7,7 @@ first kind that fits:
 
     localisation    its highest IoU with truth of its class lies in tb..tf
     classification  its highest IoU with truth of other classes reaches tf
-    duplicate       its highest IoU with truth of its class that is found already reaches tf
+    duplicate       its highest IoU with truth of its class exceeds tf: another box took that
     background      its highest IoU with any truth is at most tb
     both            what is left: wrong class and badly placed
 
@@ -76,7 +76,7 @@ def error_kinds(
     n_threads = thread_count(threads)
 
     def work(_: int, first: int, last: int) -> None:
-        explain(first, last, matches.found, rows, state, taken, iou, background_iou, kind, target)
+        explain(first, last, matches.found, rows, state, iou, background_iou, kind, target)
 
     over_chunks(work, chunks(matches.found.image_rows, n_threads), n_threads)
     pointing = np.flatnonzero(target >= 0)
@@ -155,7 +155,7 @@ def _mean(ranked: Ranked, before: Ranked, recalls: NDArray[np.float64]) -> float
 
 
 @kernel
-def explain(first, last, found, truth, state, taken, iou, background_iou, kind, target):
+def explain(first, last, found, truth, state, iou, background_iou, kind, target):
     """Write the kind of each false box of images first..last-1, and the truth it points at."""
     for image in range(first, last):
         for row in range(found.image_rows[image], found.image_rows[image + 1]):
@@ -167,7 +167,7 @@ def explain(first, last, found, truth, state, taken, iou, background_iou, kind, 
             y1 = np.float64(found.boxes_xyxy[row, 1])
             w = np.float64(found.boxes_xyxy[row, 2]) - x1
             h = np.float64(found.boxes_xyxy[row, 3]) - y1
-            own, other, doubled = 0.0, 0.0, 0.0
+            own, other = 0.0, 0.0
             own_at, other_at = -1, -1
             for g in range(truth.image_rows[image], truth.image_rows[image + 1]):
                 if truth.crowd[g]:
@@ -179,13 +179,11 @@ def explain(first, last, found, truth, state, taken, iou, background_iou, kind, 
                     continue
                 if inner > own:
                     own, own_at = inner, g
-                if taken[g]:
-                    doubled = max(doubled, inner)
             if background_iou <= own <= iou:
                 kind[row], target[row] = LOCALISATION, own_at
             elif other >= iou:
                 kind[row], target[row] = CLASSIFICATION, other_at
-            elif doubled >= iou:
+            elif own > iou:
                 kind[row] = DUPLICATE
             elif max(own, other) <= background_iou:
                 kind[row] = BACKGROUND
