@@ -88,6 +88,22 @@ def test_the_best_score_of_a_class_and_of_all():
     }  # fmt: skip
 
 
+def test_boxes_of_equal_score_are_kept_or_left_together():
+    """F1 2/3 at 0.9 and 4/7 at 0.5, where the best order within the tie would make it 1."""
+    found = [[(0, 0.9, A), (0, 0.5, B), (0, 0.5, FAR), (0, 0.5, FAR), (0, 0.5, FAR)]]
+    curve = class_curves(rank(matched(found, [[(0, A), (0, B)]])))[0]
+    assert curve.best() == pytest.approx((np.float32(0.9), 1, 0, 1, 1, 1 / 2, 2 / 3))
+    assert curve.at(0.5).f1 == pytest.approx(4 / 7)
+
+
+def test_boxes_in_a_crowd_do_not_count():
+    ranked = rank(matched([[(0, 0.9, B), (0, 0.8, A)]], [[(0, A), (0, B)]], [[False, True]]))
+    assert tuple(pooled_curve(ranked).at(0)) == tuple(class_curves(ranked)[0].at(0)) == (0, 1, 0, 0, 1, 1, 1)
+    assert pr_curve(ranked, 0).precision.tolist() == [1]
+    row = crowding_table(ranked, 0)["1"]
+    assert (row["truths"], row["true"], row["false"]) == (1, 1, 0)
+
+
 def test_precision_over_recall_raw_and_as_average_precision_reads_it():
     found = [[(0, 0.9, FAR), (0, 0.8, A)], [(0, 0.7, A)], [], []]  # precision 0/1, 1/2, 2/3
     curve = pr_curve(rank(matched(found, [[(0, A)]] * 4)), 0)
@@ -211,7 +227,7 @@ def test_overlaps_by_hand():
     found = [[(0, 0.9, SHORT), (0, 0.8, A)], [(0, 0.7, A)], [(0, 0.2, HALF), (0, 0.1, FAR)]]
     matches = matched(found, [[(0, A)], [(0, A)], [(0, A)]])
     assert overlaps(matches, 0.5).ious == pytest.approx([0.6, 1, 0.5])  # the second is a duplicate
-    said = overlaps(matches, 0.5, 0.3).as_json()
+    said = overlaps(matches, 0.5, 0.7).as_json()
     assert said["boxes"] == 2
     assert said["mean"] == said["median"] == pytest.approx((0.6 + 1) / 2)
     assert said["share_from_0.75"] == said["share_from_0.9"] == 1 / 2

@@ -81,8 +81,7 @@ def error_kinds(
     over_chunks(work, chunks(matches.found.image_rows, n_threads), n_threads)
     pointing = np.flatnonzero(target >= 0)
     pointing = pointing[~taken[target[pointing]]]
-    pointing = pointing[np.argsort(-matches.found.scores[pointing], kind="stable")]
-    first_of_truth = np.unique(target[pointing], return_index=True)[1]
+    first_of_truth = np.unique(target[pointing], return_index=True)[1]  # within an image: the best score
     fixed = np.zeros(n, np.bool_)
     fixed[pointing[first_of_truth]] = True
     missed = ~taken & ~rows.crowd
