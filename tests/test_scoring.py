@@ -5,6 +5,7 @@ are right, wrong, right has precision 1 at 51 of them (up to recall 1/2) and 2/3
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import tiny
 
 from pipeline import convert, evaluate
 from pipeline.data.dataset import load_dataset
+from pipeline.data.metric import parse_metric
 from pipeline.data.predictions import join_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
@@ -227,3 +229,73 @@ def test_pooled_folds_are_scored_as_one_table(train):
     whole = tiny.table(train, tiny.guesses(train.images[::2], 0) + tiny.guesses(train.images[1::2], 1))
     pooled = score(join_predictions(parts), train.annotations, tiny.CLASSES)
     assert pooled == score(whole, train.annotations, tiny.CLASSES)
+
+
+def metrics_of(train, home, first, second):
+    for name, rows in (("first", first), ("second", second)):
+        write_predictions(home / f"{name}.parquet", tiny.table(train, rows))
+    run(home / "first.parquet", home / "second.parquet", "-o", home / "out" / "m.json")
+    return json.loads((home / "out" / "m.json").read_text())
+
+
+def found_truths(train, share=1.0):
+    """The truths of the first images as boxes; the other images have none."""
+    images = set(train.images["image_id"][: round(share * len(train.images))])
+    return [
+        (row.image_id, row.label, 0.5, row.x1, row.y1, row.x2, row.y2)
+        for row in train.annotations.itertuples()
+        if row.image_id in images
+    ]
+
+
+def test_two_tables_are_compared_and_noise_is_called_noise(train, home, capsys):
+    saved = metrics_of(train, home, found_truths(train), found_truths(train))
+    (same,) = saved["comparisons"]
+    assert (same["difference"], same["low"], same["high"], same["wins"]) == (0, 0, 0, 0)
+    assert same["noise"]
+    assert "first against second: +0.0000 [+0.0000, +0.0000], ahead in 0.0% of 1000 resamples: noise" in (
+        capsys.readouterr().out
+    )
+    saved = metrics_of(train, home, found_truths(train), found_truths(train, 0.25))
+    (better,) = saved["comparisons"]
+    assert better["low"] > 0 and better["wins"] == 1 and not better["noise"]
+    assert better["a"] == "first"
+    assert "more than noise" in capsys.readouterr().out
+
+
+def test_tables_of_other_images_are_not_compared(train, home, capsys):
+    write_predictions(home / "a.parquet", tiny.table(train, found_truths(train)))
+    few = tiny.table(train, [(0, 0, 0.9, *BOX)], image_ids=[0, 1])
+    write_predictions(home / "b.parquet", few)
+    run(home / "a.parquet", home / "b.parquet")
+    assert "other images in the two tables: nothing to compare" in capsys.readouterr().out
+    assert json.loads((home / "metrics.json").read_text())["comparisons"] == []
+
+
+def test_the_competitions_metric_is_what_the_profile_says(train, home, monkeypatch, capsys):
+    """F2 counts a false box of any score, AP does not mind one below all right ones."""
+    profile = replace(load_profile("recycle"), metric=parse_metric({"name": "f2", "ious": [0.5, 0.5, 0.1]}))
+    monkeypatch.setattr(evaluate, "load_profile", lambda *_: profile)
+    rows = found_truths(train)
+    truths = len(rows)
+    wrong = [(row.image_id, 0, 0.01, 0, 0, 3, 3) for row in train.images.itertuples()]
+    saved = metrics_of(train, home, rows, [*rows, *wrong])
+    own = {name: one["competition"] for name, one in saved["scores"].items()}
+    assert own["first"]["value"] == 1
+    expected = 5 * truths / (5 * truths + len(wrong))
+    assert own["second"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert own["second"]["lost_by_export"]["floor 0.05"] == pytest.approx(expected - 1, abs=1e-5)
+    assert own["second"]["metric"] in capsys.readouterr().out
+
+
+def test_analysis_and_pictures_are_saved(train, home, capsys):
+    saved = metrics_of(train, home, found_truths(train), found_truths(train, 0.5))
+    said = capsys.readouterr().out
+    assert "second at IoU 0.5" in said and "mAP lost by kind of error" in said
+    assert saved["scores"]["first"]["analysis"]["all"]["at_best"]["f1"] == 1
+    for name in ("first", "second"):
+        folder = home / "out" / "m" / name
+        assert {path.name for path in folder.iterdir()} == {
+            "confusion_matrix.png", "curves.json", "errors.png", "iou.png", "pr_curves.png",
+            "score_curves.png",
+        }  # fmt: skip

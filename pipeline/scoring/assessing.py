@@ -1,0 +1,92 @@
+"""All that is said of a prediction table: the competition's metric, COCO's numbers, what went wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.metric import MetricSpec
+from pipeline.data.predictions import Predictions
+from pipeline.scoring.analysis import analyse
+from pipeline.scoring.bootstrap import compare, interval, resampled
+from pipeline.scoring.coco import evaluate
+from pipeline.scoring.export import export_losses
+from pipeline.scoring.metrics import score
+from pipeline.scoring.truth import found_of, group_truth
+
+
+@dataclass
+class Entry:
+    """A table's scores, its analysis, and its metric on each resample of its images."""
+
+    scores: dict[str, Any]
+    analysis: dict[str, Any]
+    images: NDArray[np.int32]
+    resamples: NDArray[np.float64]
+
+
+def assess(
+    table: Predictions, dataset: Dataset, classes: tuple[str, ...], metric: MetricSpec, seed: int
+) -> Entry:
+    """Score and analyse a table on the images that it predicted, against the dataset's truth.
+
+    The competition's own metric comes from our kernels, with its 95 % interval and what a score
+    floor would have cost; COCO's numbers come from pycocotools. seed: of the bootstrap.
+    """
+    ids = table.meta.image_ids
+    truth = group_truth(dataset.annotations, dataset.images, ids, len(classes))
+    scored = score(table, truth, metric)
+    value = scored.value()
+    values = resampled(scored, len(ids), seed=seed)
+    found = interval(value, values)
+    losses = export_losses(found_of(table, truth), truth, metric, value)
+    own = {
+        "metric": str(metric), "value": round(value, 5),
+        "low": round(found.low, 5), "high": round(found.high, 5),
+        "resamples": len(values), "seed": seed,
+        "lost_by_export": {name: round(loss, 5) for name, loss in losses.items()},
+    }  # fmt: skip
+    scores = evaluate(table, dataset.annotations, classes) | {"split": table.meta.split, "competition": own}
+    return Entry(scores, analyse(table, truth, classes, iou=iou_of(metric)), ids, values)
+
+
+def iou_of(metric: MetricSpec) -> float:
+    """The metric's IoU, of several the lowest."""
+    options = metric.options
+    return float(options["ious"][0] if "ious" in options else options.get("iou", 0.5))
+
+
+def comparisons(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """The first of two tables against the second, or the best of more against each other one.
+
+    Only tables of the same images are compared.
+    """
+    if len(entries) < 2:
+        return []
+    names = list(entries)
+    first = names[0] if len(names) == 2 else max(names, key=lambda name: value_of(entries[name]))
+    others = [
+        name
+        for name in names
+        if name != first
+        and entries[name].scores["split"] == entries[first].scores["split"]
+        and np.array_equal(entries[name].images, entries[first].images)
+    ]
+    one = entries[first]
+    found = []
+    for name in others:
+        other = entries[name]
+        result = compare(value_of(one), one.resamples, value_of(other), other.resamples)
+        gap = result.difference
+        found.append(
+            {"a": first, "b": name, "difference": round(gap.value, 5), "low": round(gap.low, 5),
+             "high": round(gap.high, 5), "wins": round(result.wins, 4), "noise": result.is_noise}
+        )  # fmt: skip
+    return found
+
+
+def value_of(entry: Entry) -> float:
+    return float(entry.scores["competition"]["value"])
