@@ -17,12 +17,7 @@ import pandas as pd
 
 from pipeline import cli
 from pipeline.data.dataset import Dataset, load_dataset
-from pipeline.data.exchange import (
-    read_coco_results,
-    read_submission,
-    write_coco_results,
-    write_submission,
-)
+from pipeline.data.exchange import read_coco_results, write_coco_results
 from pipeline.data.findings import Findings
 from pipeline.data.predictions import (
     SPLITS,
@@ -36,6 +31,8 @@ from pipeline.data.predictions import (
 from pipeline.data.profile import Profile, load_profile, with_box
 from pipeline.errors import PipelineError
 from pipeline.paths import file_digest, shown
+from pipeline.submissions.reader import read_submission
+from pipeline.submissions.writer import write_submission
 
 SUFFIXES = (".parquet", ".json", ".csv")
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from pipeline import __version__, cli
 from pipeline.data.dataset import load_dataset
-from pipeline.data.exchange import write_submission
 from pipeline.data.predictions import check_belongs, read_predictions
 from pipeline.data.profile import Profile, load_profile
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv, write_json
+from pipeline.submissions.writer import write_submission
 
 
 def git_revision() -> str | None:

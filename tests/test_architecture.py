@@ -13,7 +13,7 @@ BASE = {"pipeline", "boxes", "cli", "errors", "paths", "views"}
 PARTS = {
     "kernels": set(), "data": set(), "splits": {"data", "kernels"}, "checks": {"data"},
     "fusion": {"kernels"}, "scoring": {"data", "kernels"}, "backends": {"data"},
-    "ensembles": {"data", "fusion", "kernels", "scoring"},
+    "ensembles": {"data", "fusion", "kernels", "scoring"}, "submissions": {"data", "kernels"},
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}
 CALLS = ("cli.run(main)", "sys.exit(main())")  # the second where the status says what was found

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from pipeline import convert
 from pipeline.data.dataset import load_dataset
-from pipeline.data.exchange import read_submission, write_submission
 from pipeline.data.findings import Findings
 from pipeline.data.predictions import read_predictions, write_predictions
-from pipeline.data.profile import SubmissionSpec, load_profile
+from pipeline.data.profile import load_profile
+from pipeline.data.specs import SubmissionSpec
 from pipeline.errors import PipelineError
+from pipeline.submissions.reader import read_submission
+from pipeline.submissions.writer import write_submission
 
 # Of the test split; image 1 has no box.
 ROWS = [

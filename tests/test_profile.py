@@ -78,7 +78,7 @@ def test_unknown_competition_lists_the_known_ones(home):
         ({"submission": {"box": "{label} {x1} {y1} {x2} {y2}"}}, "submission.box .*: expected {label}"),
         ({"submission": {"box": "{label} {score} {x1} {y1} {w} {h}"}}, "submission.box .*: expected {label}"),
         ({"submission": {"box": "{score} {x} {y} {w} {h}"}}, "submission.box .*: lacks {label}"),
-        ({"submission": {"image": "{name}"}}, "submission.image '{name}': expected {file_name}, {stem} or"),
+        ({"submission": {"image": "{name}"}}, "submission.image '{name}': expected {file_name}, {stem}, {im"),
     ],
 )
 def test_a_mistake_in_a_profile_is_named(load, changes, message):

@@ -14,7 +14,8 @@ import pandas as pd
 from pipeline.boxes import clip
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile, SplitSpec, require_root
-from pipeline.data.readers import READERS, Record
+from pipeline.data.raw import Records
+from pipeline.data.readers import READERS
 from pipeline.errors import PipelineError
 from pipeline.paths import text_digest
 
@@ -62,7 +63,7 @@ def load_truth(profile: Profile, split: str) -> Dataset | None:
     if profile.holds_out:
         truth = _load(profile, "train", profile.train)
     elif spec.truth and profile.path(spec.truth).exists():
-        truth_spec = SplitSpec(spec.truth, spec.photos, spec.image_sets)
+        truth_spec = replace(spec, annotations=spec.truth)
         truth = _load(profile, "test", truth_spec, with_boxes=True)
         if truth.digest != test.digest:
             raise PipelineError(f"{profile.path(spec.truth)}: its images are not those of the test set")
@@ -87,7 +88,7 @@ def _load(profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None
         )
     findings = Findings(spec.annotations)
     raw = READERS[profile.format](profile, spec, findings)
-    images = _image_table(raw.images, findings) if raw.images else pd.DataFrame()
+    images = _image_table(raw.images, findings) if len(raw.images) else pd.DataFrame()
     if images.empty:
         raise PipelineError(f"{profile.path(spec.annotations)}: no images in split '{split}'")
     known = split == "train" or with_boxes
@@ -97,9 +98,9 @@ def _load(profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None
     return Dataset(split, images, boxes, findings, image_digest(images), raw.category_ids)
 
 
-def _image_table(records: list[Record], findings: Findings) -> pd.DataFrame:
+def _image_table(records: Records, findings: Findings) -> pd.DataFrame:
     """Records -> table with the record's `index`, which boxes refer to; ids are the file's if integers."""
-    images = pd.DataFrame.from_records(records)
+    images = records.copy() if isinstance(records, pd.DataFrame) else pd.DataFrame.from_records(records)
     images["index"] = np.arange(len(images))
     sizes = images[["width", "height"]].apply(pd.to_numeric, errors="coerce")
     good = ((sizes > 0) & (sizes < 2**31)).all(axis=1)
@@ -122,9 +123,9 @@ def _image_table(records: list[Record], findings: Findings) -> pd.DataFrame:
     return images[[*IMAGE_COLUMNS, *more]]
 
 
-def _annotation_table(records: list[Record], images: pd.DataFrame, findings: Findings) -> pd.DataFrame:
+def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings) -> pd.DataFrame:
     columns = ["id", "image", "label", *CORNERS, "iscrowd"]
-    boxes = pd.DataFrame.from_records(records, columns=columns)
+    boxes = pd.DataFrame(records, columns=columns)
     refused = ~boxes["image"].isin(images["index"])
     findings.add("boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
     known = images[["index", "image_id", "width", "height"]]

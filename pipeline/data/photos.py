@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from pipeline.data.dicom import decode_dicom, dicom_size, is_dicom
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile
+from pipeline.data.specs import SplitSpec
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -34,6 +36,7 @@ UNREADABLE = (
 )  # fmt: skip
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")  # that a photo may have instead of its own
 PLAIN_MODES = ("RGB", "L")  # frameworks that read these themselves see the same colours as we do
 Answer = TypeVar("Answer")
 
@@ -48,22 +51,58 @@ class PhotoError(PipelineError):
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo file and the size that the annotations state for it, in pixels."""
+    """A photo file and the size that the annotations state for it, in pixels.
+
+    A stretched one may have been resized to another shape, as X-rays made square.
+    """
 
     path: Path
     width: int
     height: int
+    stretched: bool = False
 
 
-def photo_of(profile: Profile, split: str, row: object) -> Photo:
-    """The photo of one row (itertuples) of an image table."""
-    spec = profile.train if split == "train" or profile.holds_out else profile.test
+def locator(profile: Profile, spec: SplitSpec) -> Callable[[str], Path]:
+    """Where the photo of a file name lies: there, else under another suffix, else deeper down.
+
+    The second is how PNGs stand in for DICOMs; the third is for folders of a study and a series.
+    """
     folder = profile.path(spec.photos)
-    return Photo(folder / row.file_name, int(row.width), int(row.height))  # type: ignore[attr-defined]
+    deeper: dict[str, Path] = {}
+
+    def locate(file_name: str) -> Path:
+        path = folder / file_name
+        tries = (path, *(path.with_suffix(suffix) for suffix in SUFFIXES))
+        found = next((attempt for attempt in tries if attempt.exists()), None)
+        if found is None and spec.columns is not None:
+            if not deeper:
+                files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
+                deeper.update({file.stem: file for file in files} or {"": path})
+            found = deeper.get(path.stem)
+        return found or path
+
+    return locate
 
 
 def photos_of(profile: Profile, split: str, images: pd.DataFrame) -> list[Photo]:
-    return [photo_of(profile, split, row) for row in images.itertuples(index=False)]
+    """The photos of an image table's rows."""
+    spec = profile.train if split == "train" or profile.holds_out else profile.test
+    locate = locator(profile, spec)
+    rows = zip(images["file_name"], images["width"].tolist(), images["height"].tolist(), strict=True)
+    return [Photo(locate(name), width, height, spec.stretched) for name, width, height in rows]
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels from a photo's header, upright. Raises PipelineError."""
+    try:
+        if is_dicom(path):
+            return dicom_size(path)
+        with Image.open(path) as image:
+            return _exif_size(image)
+    except FileNotFoundError:
+        raise PipelineError(f"{shown(path)}: no such photo; its size is read from it") from None
+    except UNREADABLE as error:
+        raise PipelineError(f"{shown(path)}: not a readable photo ({error}); restore it") from None
 
 
 def over_photos(work: Callable[[Photo], Answer], photos: Sequence[Photo], label: str) -> list[Answer]:
@@ -84,6 +123,8 @@ def load_photo(photo: Photo) -> NDArray[np.uint8]:
     """
     kind = "unreadable"
     try:
+        if is_dicom(photo.path):
+            return np.asarray(_upright(decode_dicom(photo.path), photo).convert("RGB"))
         with Image.open(photo.path) as image:
             kind = "truncated"  # it has a header
             return np.asarray(_upright(_decoded(image, photo.path), photo).convert("RGB"))
@@ -131,8 +172,10 @@ def _upright(image: Image.Image, photo: Photo) -> Image.Image:
 
 
 def _check_aspect(image: Image.Image, photo: Photo) -> None:
-    """Raise PhotoError unless the photo has the stated shape, whatever its size."""
+    """Raise PhotoError unless the photo has the stated shape, whatever its size, or is stretched."""
     width, height = _exif_size(image)
+    if photo.stretched:
+        return
     if abs((width / height) / (photo.width / photo.height) - 1) > ASPECT_TOLERANCE:
         raise PhotoError(
             "another shape",
@@ -157,6 +200,9 @@ def fault_of(photo: Photo) -> tuple[str, str] | None:
     should be, or where the format has no end marker.
     """
     name = photo.path.name
+    if is_dicom(photo.path):
+        _check_dicom(photo)
+        return "DICOM photos decoded to 8 bits of grey", name
     try:
         with Image.open(photo.path) as image:
             kind = _repair(image, photo)
@@ -169,6 +215,16 @@ def fault_of(photo: Photo) -> tuple[str, str] | None:
         load_photo(photo)  # raises with the reason
         raise
     return (kind, name) if kind else None
+
+
+def _check_dicom(photo: Photo) -> None:
+    """Read the header; decode the pixels where it is not that of the stated size."""
+    try:
+        if dicom_size(photo.path) == (photo.width, photo.height):
+            return
+    except OSError:
+        pass  # decoding says what is wrong
+    load_photo(photo)
 
 
 def _ends_with(path: Path, marker: bytes) -> bool:

@@ -5,44 +5,18 @@ metric and what a submission looks like. The keys are those of the dataclasses b
 missing key is an error that names it.
 """
 
+import csv
 import os
-import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 
 from pipeline.data.metric import MetricSpec, parse_metric
+from pipeline.data.specs import SITES, ColumnSpec, SiteSpec, SplitSpec, SubmissionSpec, box_fields
 from pipeline.errors import PipelineError
 from pipeline.paths import CONFIGS, home, shown
-
-CORNER_FIELDS = ("x1", "y1", "x2", "y2")
-SIZE_FIELDS = ("x", "y", "w", "h")
-BOX_FIELDS = ("label", "score", *CORNER_FIELDS, *SIZE_FIELDS)
-
-
-@dataclass(frozen=True)
-class SplitSpec:
-    """Where one split (train or test) lies, relative to the competition's root."""
-
-    annotations: str  # COCO json, or the folder of VOC xml files
-    photos: str = "."  # folder that file names are relative to
-    image_sets: tuple[str, ...] = ()  # VOC: lists of file stems
-    truth: str | None = None  # test only: boxes that are known but kept apart, for evaluation
-    holdout: float = 0.0  # test only: share of train held back when `annotations` is not there
-
-
-@dataclass(frozen=True)
-class SubmissionSpec:
-    """Format of the submission CSV: one row an image, its boxes in one string."""
-
-    header: tuple[str, ...] = ("PredictionString", "image_id")
-    image_column: str = "image_id"
-    boxes_column: str = "PredictionString"
-    image: str = "{file_name}"  # also {stem} and {image_id}
-    box: str = "{label} {score} {x1} {y1} {x2} {y2}"
-    empty: str = ""  # what an image without a box gets
 
 
 @dataclass(frozen=True)
@@ -56,8 +30,10 @@ class Profile:
     root: Path
     where: str = "the competition's data"  # where to get the data, for error messages
     metric: MetricSpec = field(default_factory=lambda: MetricSpec("map50"))
+    labels: tuple[str, ...] = ()  # what the competition's files call the classes, where not by name
     inclusive: bool = False  # VOC: xmax and ymax name the last pixel inside (the VOC devkit's way)
     submission: SubmissionSpec = field(default_factory=SubmissionSpec)
+    site: SiteSpec = field(default_factory=SiteSpec)
 
     def path(self, relative: str) -> Path:
         return self.root / relative
@@ -66,6 +42,9 @@ class Profile:
     def holds_out(self) -> bool:
         """Whether a part of train serves as the test set, because the test set is not there."""
         return bool(self.test.holdout) and not self.path(self.test.annotations).exists()
+
+
+PARTS = {"train": SplitSpec, "test": SplitSpec, "submission": SubmissionSpec, "site": SiteSpec}
 
 
 def profile_names() -> list[str]:
@@ -85,26 +64,16 @@ def _build(kind: type, values: Any, path: Path, section: str) -> Any:
             )
         made[key] = value
         if get_origin(known[key].type) is tuple:
-            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-                raise PipelineError(f"{shown(path)}: '{section}': '{key}' must be a list of names")
+            item_type, what = get_args(known[key].type)[0], "names"
+            if item_type is int:
+                what = "whole numbers"
+            if not isinstance(value, list) or not all(type(item) is item_type for item in value):
+                raise PipelineError(f"{shown(path)}: '{section}': '{key}' must be a list of {what}")
             made[key] = tuple(value)
     for key, item in known.items():
         if key not in made and item.default is MISSING and item.default_factory is MISSING:
             raise PipelineError(f"{shown(path)}: '{section}': missing key '{key}'")
     return kind(**made)
-
-
-def box_fields(spec: SubmissionSpec) -> list[str]:
-    """The fields of the box string in order; raises PipelineError unless they describe a box."""
-    tokens = spec.box.split()
-    names = [match[1] if (match := re.fullmatch(r"\{(\w+)\}", token)) else token for token in tokens]
-    whole = "score" in names and any(set(sides) <= set(names) for sides in (CORNER_FIELDS, SIZE_FIELDS))
-    if not whole or not set(names) <= set(BOX_FIELDS) or len(set(names)) < len(names):
-        raise PipelineError(
-            f"submission.box '{spec.box}': expected {{label}} {{score}} {{x1}} {{y1}} {{x2}} {{y2}}, or "
-            "{x} {y} {w} {h} for the corners, in any order, separated by spaces; {label} may be left out"
-        )
-    return names
 
 
 def load_profile(name: str, root: str | Path | None = None) -> Profile:
@@ -121,13 +90,19 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
         raise PipelineError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise PipelineError(f"{shown(path)}: expected a mapping of keys to values")
-    for key, kind in (("train", SplitSpec), ("test", SplitSpec), ("submission", SubmissionSpec)):
+    for split in ("train", "test"):
+        if isinstance(values.get(split), dict) and "columns" in values[split]:
+            values[split]["columns"] = _build(ColumnSpec, values[split]["columns"], path, f"{split}.columns")
+    for key, kind in PARTS.items():
         if key in values:
             values[key] = _build(kind, values[key], path, key)
     folder = root or os.environ.get("ROOT") or values.get("root") or f"data/{name}"
     # A relative --root is the user's, relative to where he stands; the profile's is below home().
     base = Path.cwd() if root or os.environ.get("ROOT") else home()
     values |= {"name": name, "root": (base / Path(folder).expanduser()).resolve()}
+    if "classes_file" in values:
+        classes = values["root"] / values.pop("classes_file")
+        values["labels"], values["classes"] = read_classes(classes, str(values.get("where", "the data")))
     try:
         values["metric"] = parse_metric(values.get("metric", "map50"))
     except PipelineError as error:
@@ -135,6 +110,12 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
     profile: Profile = _build(Profile, values, path, "profile")
     if len(set(profile.classes)) != len(profile.classes) or not profile.classes:
         raise PipelineError(f"{shown(path)}: 'classes' must be a list of different names")
+    if profile.labels and len(set(profile.labels)) != len(profile.classes):
+        raise PipelineError(f"{shown(path)}: 'labels' must be a list of different names, one a class")
+    if profile.site.api not in SITES or (profile.site.api and not profile.site.competition):
+        raise PipelineError(
+            f"{shown(path)}: 'site': expected api: kaggle and competition: <its name>, or no api"
+        )
     spec = profile.submission
     if {spec.image_column, spec.boxes_column} - set(spec.header):
         raise PipelineError(
@@ -142,17 +123,34 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
             f"'{spec.image_column}' or '{spec.boxes_column}'"
         )
     try:
-        spec.image.format(file_name="", stem="", image_id=0)
+        spec.image.format(file_name="", stem="", image_id=0, position=0)
         if "label" not in box_fields(spec) and len(profile.classes) > 1:
             raise PipelineError(f"submission.box '{spec.box}': lacks {{label}}, with more than one class")
     except PipelineError as error:
         raise PipelineError(f"{shown(path)}: {error}") from None
     except (KeyError, ValueError, IndexError):
         raise PipelineError(
-            f"{shown(path)}: submission.image '{spec.image}': expected {{file_name}}, {{stem}} or "
-            "{image_id}"
+            f"{shown(path)}: submission.image '{spec.image}': expected {{file_name}}, {{stem}}, "
+            "{image_id} or {position}"
         ) from None
     return profile
+
+
+def read_classes(path: Path, where: str) -> tuple[list[str], list[str]]:
+    """What a file of `label,name` rows (without a header) calls the classes, and their names."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except FileNotFoundError:
+        raise PipelineError(
+            f"no class file {path}: put {where} there, or say where it lies with ROOT=<folder>"
+        ) from None
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2:
+            raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected label,name")
+    return [row[0] for row in rows], [row[1] for row in rows]
 
 
 def with_box(profile: Profile, box: str) -> Profile:

@@ -1,6 +1,7 @@
 """Readers of annotation formats: each yields raw images and boxes; `dataset.py` checks them all alike.
 
-A new format is one function and one entry in `READERS`. A reader returns `Raw`: two lists of records,
+A new format is one function and one entry in `READERS`; one that is a CSV needs neither, but the
+`columns` of its profile (`csv_reader.py`). A reader returns `Raw`: two lists (or tables) of records,
 images `{"id": int | None, "file_name", "width", "height", ...}` (more columns with a plain value, as
 COCO's `date_captured`, are kept) and boxes `{"id", "image", "label", "x1", "y1", "x2", "y2", "iscrowd"}`,
 where `image` is the index of the image's record and the corners are edges in pixels of the photo.
@@ -10,29 +11,17 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.csv_reader import read_csv
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile, SplitSpec
+from pipeline.data.raw import Raw, Reader, Record
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Records as the module describes them, and the file's own id of each class, in class order."""
-
-    images: list[Record]
-    boxes: list[Record]
-    category_ids: tuple[int, ...]
-
-
-Reader = Callable[[Profile, SplitSpec, Findings], Raw]
 
 
 def read_coco(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
@@ -182,4 +171,4 @@ def read_voc(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
     return Raw(images, boxes, tuple(range(len(profile.classes))))
 
 
-READERS: dict[str, Reader] = {"coco": read_coco, "voc": read_voc}
+READERS: dict[str, Reader] = {"coco": read_coco, "voc": read_voc, "csv": read_csv}

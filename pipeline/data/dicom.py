@@ -1,0 +1,68 @@
+"""DICOM photos: X-rays as they come from the hospital, brought to 8 bits of grey as people see them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+SUFFIXES = (".dcm", ".dicom")
+
+
+def is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _read(path: Path, pixels: bool) -> Any:
+    import pydicom  # imported here: few competitions need it
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise OSError(f"not a whole DICOM file: {' '.join(str(error).split())}") from None
+
+
+def dicom_size(path: Path) -> tuple[int, int]:
+    """(width, height) from the header. Raises OSError for a file that is no DICOM image."""
+    header = _read(path, pixels=False)
+    try:
+        return int(header.Columns), int(header.Rows)
+    except AttributeError:
+        raise OSError("a DICOM file without an image") from None
+
+
+def decode_dicom(path: Path) -> Image.Image:
+    """The photo as an 8 bit grey Pillow image, bright where the X-ray is dense.
+
+    The rescale slope and the first window (or look-up table) of the file are applied, MONOCHROME1
+    is inverted, and the range that is left is spread over 0..255; pixels that have 8 bits and no
+    window stay as they are (DICOM PS3.3 C.11, "Look Up Tables and Presentation States"). Raises
+    OSError for a file that cannot be decoded.
+    """
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    data = _read(path, pixels=True)
+    try:
+        pixels = data.pixel_array
+        kind = str(data.PhotometricInterpretation)
+    except (AttributeError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise OSError(f"cannot decode its pixels: {' '.join(str(error).split())[:200]}") from None
+    if pixels.ndim != 2 or not kind.startswith("MONOCHROME"):
+        raise PipelineError(
+            f"{shown(path)}: a DICOM image of shape {pixels.shape} ({kind}), expected one grey picture; "
+            "save it as PNG under the same name"
+        )
+    window = "WindowWidth" in data or "VOILUTSequence" in data
+    grey: NDArray[Any] = pixels
+    if window or pixels.dtype != np.uint8:
+        grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), np.float64)
+        low, high = float(grey.min()), float(grey.max())
+        grey = (grey - low) * (255 / (high - low) if high > low else 0)
+    if kind == "MONOCHROME1":
+        grey = 255 - grey
+    return Image.fromarray(np.round(grey).astype(np.uint8))

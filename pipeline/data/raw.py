@@ -1,0 +1,25 @@
+"""What a reader of annotations yields, before `dataset.py` checks it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipeline.data.findings import Findings
+from pipeline.data.profile import Profile, SplitSpec
+
+Record = dict[str, Any]
+Records = list[Record] | pd.DataFrame  # a table of the same columns where there may be millions
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Records as `readers.py` describes them, and the file's own id of each class, in class order."""
+
+    images: Records
+    boxes: Records
+    category_ids: tuple[int, ...]
+
+
+Reader = Callable[[Profile, SplitSpec, Findings], Raw]

@@ -1,0 +1,89 @@
+"""The parts of a competition profile: the files of a split, their columns, the submission, the site."""
+
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import PipelineError
+
+CORNER_FIELDS = ("x1", "y1", "x2", "y2")
+SIZE_FIELDS = ("x", "y", "w", "h")
+BOX_FIELDS = ("label", "score", *CORNER_FIELDS, *SIZE_FIELDS)
+SITES = ("", "kaggle")
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """Format `csv`: the columns of a file with one row a box, or one row an image.
+
+    An image whose box cells are empty has no box. Sizes in pixels come from `width` and `height`
+    (columns), else from `size`, else from the CSV `sizes`, else from the headers of the photos.
+    """
+
+    image: str  # the image's id
+    file: str  # its file name made of columns, as "video_{video_id}/{video_frame}.jpg"
+    suffix: str = ""  # what ids end with; rows without it name no image (siim: _image)
+    box: tuple[str, ...] = ()  # four columns, or one that holds [x, y, w, h] or a list of such mappings
+    xyxy: bool = False  # box is left, top, right, bottom; else left, top, width, height
+    normalized: bool = False  # box is a share of the photo's width and height
+    label: str = ""  # column of the class: its name, or what `labels` calls it; "": the only class
+    no_label: str = ""  # what the label of an image without a box is
+    crowd: str = ""  # column that is 1 for a box around a group
+    width: str = ""
+    height: str = ""
+    size: tuple[int, ...] = ()
+    sizes: str = ""  # CSV of image, width, height (or image_id, dim1, dim0) beside the annotations
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Where one split (train or test) lies, relative to the competition's root."""
+
+    annotations: str  # COCO json, CSV, or the folder of VOC xml files
+    photos: str = "."  # folder that file names are relative to
+    columns: ColumnSpec | None = None  # CSV: what its columns are
+    stretched: bool = False  # photos may have been resized to another shape (squared X-rays)
+    image_sets: tuple[str, ...] = ()  # VOC: lists of file stems
+    truth: str | None = None  # test only: boxes that are known but kept apart, for evaluation
+    holdout: float = 0.0  # test only: share of train held back when `annotations` is not there
+
+
+@dataclass(frozen=True)
+class SubmissionSpec:
+    """Format of the submission CSV: one row an image, its boxes in one string."""
+
+    header: tuple[str, ...] = ("PredictionString", "image_id")
+    image_column: str = "image_id"
+    boxes_column: str = "PredictionString"
+    image: str = "{file_name}"  # also {stem}, {image_id} and {position}
+    box: str = "{label} {score} {x1} {y1} {x2} {y2}"
+    normalized: bool = False  # coordinates as a share of the photo's width and height
+    empty: str = ""  # what an image without a box gets
+    ordered: bool = True  # rows in the order of the test file; false where the site goes by the id
+    sample: str = ""  # the site's sample submission, for the header and the rows that name no image
+    others: str = ""  # CSV like the sample, with better rows for those than the sample's
+    other_labels: tuple[str, ...] = ()  # labels that these rows may have besides the classes
+    max_boxes: int = 0  # of one image; 0: no limit known
+    max_megabytes: float = 0.0  # of the file; 0: no limit known
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """Where submissions go. Without `api` they are uploaded by hand."""
+
+    api: str = ""  # kaggle, or "" for none
+    competition: str = ""  # the competition's name in its address
+    code: bool = False  # a code competition: a notebook's version is submitted, not a file
+    per_day: int = 0  # submissions a day; 0: not known here
+
+
+def box_fields(spec: SubmissionSpec) -> list[str]:
+    """The fields of the box string in order; raises PipelineError unless they describe a box."""
+    tokens = spec.box.split()
+    names = [match[1] if (match := re.fullmatch(r"\{(\w+)\}", token)) else token for token in tokens]
+    whole = "score" in names and any(set(sides) <= set(names) for sides in (CORNER_FIELDS, SIZE_FIELDS))
+    if not whole or not set(names) <= set(BOX_FIELDS) or len(set(names)) < len(names):
+        raise PipelineError(
+            f"submission.box '{spec.box}': expected {{label}} {{score}} {{x1}} {{y1}} {{x2}} {{y2}}, or "
+            "{x} {y} {w} {h} for the corners, in any order, separated by spaces; {label} may be left out"
+        )
+    return names

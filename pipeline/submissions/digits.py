@@ -1,0 +1,225 @@
+"""Numbers to text and back, compiled: plain decimals out, any decimal in.
+
+Out: a number is rounded to a whole number of its last decimal place (30.126 with two places is 3013),
+half to even, and that is written: no exponent, no trailing zero, no -0.
+In: a decimal of up to 19 digits is read as mantissa times a power of ten. Where both fit a float64
+exactly the result is the nearest float64, which is what Python's `float` gives (W. D. Clinger, "How to
+read floating point numbers accurately", 1990); elsewhere it is accepted if no neighbour within its
+error rounds to another float32, and flagged for `float` if one does.
+"""
+
+import numpy as np
+
+from pipeline.kernels.jit import inlined, kernel
+
+# What is odd in a token. GOOD ones are done; the rest is read again by Python's float.
+EXPONENT, NEGATIVE_ZERO, UNREAD = 1, 2, 4
+SPACE, TAB, COMMA, NEWLINE, RETURN = 32, 9, 44, 10, 13
+POWERS = 10.0 ** np.arange(23)  # exact in float64
+_EXACT = np.uint64(2**53)
+_LAST_DIGITS = np.uint64(10**18)  # one more digit still fits 64 bits
+_ERROR = 4 * np.finfo(np.float64).eps
+_FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+
+
+@inlined
+def put_number(out, at, value, places):
+    """Write value / 10**places at out[at:]; value is a non-negative whole number. Returns the end."""
+    while places and value % 10 == 0:  # no trailing zeros
+        value //= 10
+        places -= 1
+    length, rest = 1, value // 10
+    while rest:
+        rest //= 10
+        length += 1
+    length = max(length, places + 1)
+    end = at + length + (places > 0)
+    for k in range(end - 1, end - 1 - places, -1):
+        out[k] = 48 + value % 10
+        value //= 10
+    if places:
+        out[end - 1 - places] = 46
+    for k in range(at + length - places - 1, at - 1, -1):
+        out[k] = 48 + value % 10
+        value //= 10
+    return end
+
+
+@inlined
+def parse_number(data, at, end):
+    """(value, flags) of the token data[at:end]; with UNREAD the value is NaN."""
+    flags = 0
+    negative = data[at] == 45
+    if negative or data[at] == 43:
+        at += 1
+    mantissa, scale, digits = np.uint64(0), 0, 0
+    dot, inexact = False, False
+    while at < end:
+        c = data[at]
+        if 48 <= c <= 57:
+            digits += 1
+            if mantissa < _LAST_DIGITS:
+                mantissa = mantissa * np.uint64(10) + np.uint64(c - 48)
+                scale -= dot
+            else:
+                inexact = inexact or c != 48
+                scale += not dot
+        elif c == 46 and not dot:
+            dot = True
+        else:
+            break
+        at += 1
+    if digits == 0:
+        return np.nan, UNREAD
+    if at < end and (data[at] == 101 or data[at] == 69):
+        at += 1
+        down = at < end and data[at] == 45
+        if at < end and (down or data[at] == 43):
+            at += 1
+        power, count = 0, 0
+        while at < end and 48 <= data[at] <= 57 and count < 4:
+            power = power * 10 + data[at] - 48
+            at += 1
+            count += 1
+        if count == 0:
+            return np.nan, UNREAD
+        scale += -power if down else power
+        flags = EXPONENT
+    if at < end:
+        return np.nan, UNREAD | flags
+    if mantissa == 0:
+        if negative:
+            flags |= NEGATIVE_ZERO
+        return 0.0, flags
+    if scale < -22 or scale > 22:
+        return np.nan, UNREAD | flags
+    value = np.float64(mantissa)
+    value = value / POWERS[-scale] if scale < 0 else value * POWERS[scale]
+    if (inexact or mantissa > _EXACT) and np.float32(value * (1 - _ERROR)) != np.float32(
+        value * (1 + _ERROR)
+    ):
+        return np.nan, UNREAD | flags
+    return (-value if negative else value), flags
+
+
+@inlined
+def is_space(c):
+    return c in (SPACE, TAB, RETURN)
+
+
+@inlined
+def hash_bytes(data, at, end):
+    """FNV-1a, 64 bits."""
+    value = _FNV_START
+    for k in range(at, end):
+        value = (value ^ np.uint64(data[k])) * _FNV_PRIME
+    return value
+
+
+@kernel
+def hash_tokens(data, ends, hashes):
+    """Hash each of the texts that lie end to end in `data`; ends (m,) uint64 out (m,)."""
+    at = 0
+    for k in range(len(ends)):
+        hashes[k] = hash_bytes(data, at, ends[k])
+        at = ends[k]
+
+
+@kernel
+def count_tokens(data, starts, ends, counts, first, last):
+    """Tokens between spaces in each cell data[starts:ends], of the rows first..last."""
+    for row in range(first, last):
+        count, inside = 0, False
+        for k in range(starts[row], ends[row]):
+            space = is_space(data[k])
+            count += inside == space and not space
+            inside = not space
+        counts[row] = count
+
+
+@kernel
+def parse_tokens(data, starts, ends, offsets, fields, label_field, values, flags, hashes, first, last):
+    """Parse the cells of the rows first..last into values[offsets[row]:...], one a token.
+
+    With label_field >= 0 that field of each box is a name: its hash is kept, its value is NaN.
+    """
+    for row in range(first, last):
+        k, end, token = starts[row], ends[row], 0
+        while k < end:
+            if is_space(data[k]):
+                k += 1
+                continue
+            stop = k
+            while stop < end and not is_space(data[stop]):
+                stop += 1
+            place = offsets[row] + token
+            if label_field >= 0 and token % fields == label_field:
+                hashes[place] = hash_bytes(data, k, stop)
+                values[place], flags[place] = np.nan, 0
+            else:
+                values[place], flags[place] = parse_number(data, k, stop)
+            token += 1
+            k = stop
+
+
+@kernel
+def split_rows(data, starts, ends, commas, columns, first, last):
+    """Count the commas of each line data[starts:ends] and note where the first `columns` - 1 are."""
+    for row in range(first, last):
+        count = 0
+        for k in range(starts[row], ends[row]):
+            if data[k] == COMMA:
+                if count < columns - 1:
+                    commas[row, count] = k
+                count += 1
+        commas[row, columns - 1] = count
+
+
+@kernel
+def put_rows(
+    out, begin, end, boxes, scores, labels, floors, sides, fields, score_places, places, label_text, label_at,
+    head, head_at, tail, tail_at, empty, first, last,
+):  # fmt: skip
+    """Write the rows first..last into `out`: head, boxes (or `empty`), tail.
+
+    Row r has the boxes begin[r]..end[r] of boxes (n, 4), scores and labels; those below their class's
+    floor, or without area or score once rounded, are left out. sides (rows, 2) is what coordinates are
+    divided by. fields: 0 label, 1 score, 2..5 corners, 6..9 left, top, width, height. Returns how many
+    characters and how many boxes were written.
+    """
+    at, written = 0, 0
+    score_scale, scale = 10.0**score_places, 10.0**places
+    value = np.empty(10, np.int64)
+    for row in range(first, last):
+        for k in range(head_at[row], head_at[row + 1]):
+            out[at] = head[k]
+            at += 1
+        before = written
+        for box in range(begin[row], end[row]):
+            value[1] = np.int64(np.rint(np.float64(scores[box]) * score_scale))
+            for k in range(4):
+                value[2 + k] = np.int64(np.rint(np.float64(boxes[box, k]) / sides[row, k % 2] * scale))
+            value[6], value[7] = value[2], value[3]
+            value[8], value[9] = value[4] - value[2], value[5] - value[3]
+            if value[8] <= 0 or value[9] <= 0 or value[1] <= 0 or scores[box] < floors[labels[box]]:
+                continue
+            for field in fields:
+                if field == 0:
+                    for k in range(label_at[labels[box]], label_at[labels[box] + 1]):
+                        out[at] = label_text[k]
+                        at += 1
+                else:
+                    at = put_number(out, at, value[field], score_places if field == 1 else places)
+                out[at] = SPACE
+                at += 1
+            written += 1
+        if written > before:
+            at -= 1  # the space after the last
+        else:
+            for k in range(len(empty)):
+                out[at] = empty[k]
+                at += 1
+        for k in range(tail_at[row], tail_at[row + 1]):
+            out[at] = tail[k]
+            at += 1
+    return at, written

@@ -1,0 +1,103 @@
+"""The rows that a submission must have: header, keys in order, and which image each one names."""
+
+import csv
+from dataclasses import dataclass
+from os.path import basename, splitext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.data.profile import Profile
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parallel over the rows: key, image id (-1: names no image) and the box cell of those rows."""
+
+    header: tuple[str, ...]
+    keys: list[str]
+    image_ids: NDArray[np.int64]
+    cells: list[str]
+
+
+def image_keys(profile: Profile, images: pd.DataFrame) -> list[str]:
+    """What a submission calls each image, in the order of the table."""
+    template = profile.submission.image
+    columns = (images["file_name"].tolist(), images["image_id"].tolist(), images["position"].tolist())
+    keys = [
+        template.format(file_name=name, stem=stem(name), image_id=image_id, position=position)
+        for name, image_id, position in zip(*columns, strict=True)
+    ]
+    if len(set(keys)) < len(keys):
+        raise PipelineError(f"competition '{profile.name}': submission.image names several images alike")
+    return keys
+
+
+def stem(file_name: str) -> str:
+    """The name of a file without folder and suffix (pathlib's, in a tenth of its time)."""
+    return splitext(basename(file_name))[0]
+
+
+def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> Layout:
+    """The rows for a table of images: those of the sample submission, else of the annotation file.
+
+    Raises PipelineError when the sample submission names other images than the table.
+    """
+    spec = profile.submission
+    images = images.sort_values("position")
+    keys = image_keys(profile, images)
+    ids = images["image_id"].to_numpy(np.int64)
+    sample = profile.path(spec.sample)
+    if split != "test" or not spec.sample or not sample.is_file():
+        return Layout(spec.header, keys, ids, [""] * len(keys))
+    header, cells = _read_cells(profile, sample)
+    others = _read_cells(profile, profile.path(spec.others))[1] if _has_others(profile) else {}
+    by_key = dict(zip(keys, ids.tolist(), strict=True))
+    if missing := [key for key in keys if key not in cells]:
+        raise PipelineError(
+            f"{shown(sample)}: no row for {len(missing)} of {len(keys)} test images, the first is "
+            f"'{missing[0]}'"
+        )
+    unknown = [key for key in cells if key not in by_key]
+    if unknown and not spec.other_labels:
+        raise PipelineError(f"{shown(sample)}: '{unknown[0]}' names no image of the test set")
+    if strange := [key for key in others if key not in unknown]:
+        raise PipelineError(f"{shown(profile.path(spec.others))}: '{strange[0]}' is no row of the sample")
+    return Layout(
+        header, list(cells), np.array([by_key.get(key, -1) for key in cells], np.int64),
+        ["" if key in by_key else others.get(key, cell) for key, cell in cells.items()],
+    )  # fmt: skip
+
+
+def _has_others(profile: Profile) -> bool:
+    return bool(profile.submission.others) and profile.path(profile.submission.others).is_file()
+
+
+def _read_cells(profile: Profile, path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Header and key -> box cell of a sample submission or of a file like it."""
+    spec = profile.submission
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            csv.field_size_limit(2**31 - 1)
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    header = tuple(rows[0]) if rows else ()
+    if {spec.image_column, spec.boxes_column} - set(header):
+        raise PipelineError(
+            f"{shown(path)}: header {','.join(header)} lacks '{spec.image_column}' or '{spec.boxes_column}'"
+        )
+    at_key, at_cell = header.index(spec.image_column), header.index(spec.boxes_column)
+    cells: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header) or row[at_key] in cells:
+            raise PipelineError(
+                f"{shown(path)}: row {number}: expected {len(header)} columns, and each "
+                f"{spec.image_column} once"
+            )
+        cells[row[at_key]] = row[at_cell]
+    return header, cells
