@@ -17,7 +17,6 @@ EXPONENT, NEGATIVE_ZERO, UNREAD = 1, 2, 4
 SPACE, TAB, COMMA, NEWLINE, RETURN = 32, 9, 44, 10, 13
 POWERS = 10.0 ** np.arange(23)  # exact in float64
 _EXACT = np.uint64(2**53)
-_LAST_DIGITS = np.uint64(10**18)  # one more digit still fits 64 bits
 _ERROR = 4 * np.finfo(np.float64).eps
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 
@@ -46,65 +45,55 @@ def put_number(out, at, value, places):
 
 
 @inlined
-def parse_number(data, at, end):
-    """(value, flags) of the token data[at:end]; with UNREAD the value is NaN."""
-    flags = 0
-    negative = data[at] == 45
-    if negative or data[at] == 43:
-        at += 1
-    mantissa, scale, digits = np.uint64(0), 0, 0
-    dot, inexact = False, False
-    while at < end:
-        c = data[at]
-        if 48 <= c <= 57:
-            digits += 1
-            if mantissa < _LAST_DIGITS:
-                mantissa = mantissa * np.uint64(10) + np.uint64(c - 48)
-                scale -= dot
-            else:
-                inexact = inexact or c != 48
-                scale += not dot
-        elif c == 46 and not dot:
-            dot = True
-        else:
-            break
-        at += 1
-    if digits == 0:
-        return np.nan, UNREAD
-    if at < end and (data[at] == 101 or data[at] == 69):
-        at += 1
-        down = at < end and data[at] == 45
-        if at < end and (down or data[at] == 43):
-            at += 1
-        power, count = 0, 0
-        while at < end and 48 <= data[at] <= 57 and count < 4:
-            power = power * 10 + data[at] - 48
-            at += 1
-            count += 1
-        if count == 0:
-            return np.nan, UNREAD
-        scale += -power if down else power
-        flags = EXPONENT
-    if at < end:
-        return np.nan, UNREAD | flags
-    if mantissa == 0:
-        if negative:
-            flags |= NEGATIVE_ZERO
-        return 0.0, flags
-    if scale < -22 or scale > 22:
-        return np.nan, UNREAD | flags
-    value = np.float64(mantissa)
-    value = value / POWERS[-scale] if scale < 0 else value * POWERS[scale]
-    if (inexact or mantissa > _EXACT) and np.float32(value * (1 - _ERROR)) != np.float32(
-        value * (1 + _ERROR)
-    ):
-        return np.nan, UNREAD | flags
-    return (-value if negative else value), flags
+def is_space(c):
+    return c in (SPACE, TAB, RETURN)
 
 
 @inlined
-def is_space(c):
-    return c in (SPACE, TAB, RETURN)
+def parse_number(data, at, end):
+    """(value, flags, stop) of the token that begins at data[at] and ends at a space or at `end`.
+
+    With UNREAD the value is NaN.
+    """
+    flags, negative = 0, data[at] == 45
+    at += negative or data[at] == 43
+    mantissa, start = np.uint64(0), at
+    while at < end and np.uint8(data[at] - 48) < 10:
+        mantissa = mantissa * np.uint64(10) + np.uint64(data[at] - 48)
+        at += 1
+    digits, scale = at - start, 0
+    if at < end and data[at] == 46:
+        at += 1
+        point = at
+        while at < end and np.uint8(data[at] - 48) < 10:
+            mantissa = mantissa * np.uint64(10) + np.uint64(data[at] - 48)
+            at += 1
+        scale = point - at
+        digits -= scale
+    if at < end and (data[at] == 101 or data[at] == 69):
+        at += 1
+        flags |= EXPONENT
+        down = at < end and data[at] == 45
+        at += at < end and (down or data[at] == 43)
+        power, before = 0, at
+        while at < end and np.uint8(data[at] - 48) < 10 and at - before < 4:
+            power = power * 10 + data[at] - 48
+            at += 1
+        scale += -power if down else power
+        if at == before:
+            digits = 0
+    clean = 0 < digits <= 19 and (at == end or is_space(data[at]))
+    while at < end and not is_space(data[at]):
+        at += 1
+    if clean and mantissa == 0:
+        return 0.0, flags | NEGATIVE_ZERO if negative else flags, at
+    if not clean or scale < -22 or scale > 22:
+        return np.nan, flags | UNREAD, at
+    value = np.float64(mantissa)
+    value = value / POWERS[-scale] if scale < 0 else value * POWERS[scale]
+    if mantissa > _EXACT and np.float32(value * (1 - _ERROR)) != np.float32(value * (1 + _ERROR)):
+        return np.nan, flags | UNREAD, at
+    return (-value if negative else value), flags, at
 
 
 @inlined
@@ -126,18 +115,6 @@ def hash_tokens(data, ends, hashes):
 
 
 @kernel
-def count_tokens(data, starts, ends, counts, first, last):
-    """Tokens between spaces in each cell data[starts:ends], of the rows first..last."""
-    for row in range(first, last):
-        count, inside = 0, False
-        for k in range(starts[row], ends[row]):
-            space = is_space(data[k])
-            count += inside == space and not space
-            inside = not space
-        counts[row] = count
-
-
-@kernel
 def parse_tokens(data, starts, ends, offsets, fields, label_field, values, flags, hashes, first, last):
     """Parse the cells of the rows first..last into values[offsets[row]:...], one a token.
 
@@ -149,30 +126,42 @@ def parse_tokens(data, starts, ends, offsets, fields, label_field, values, flags
             if is_space(data[k]):
                 k += 1
                 continue
-            stop = k
-            while stop < end and not is_space(data[stop]):
-                stop += 1
             place = offsets[row] + token
             if label_field >= 0 and token % fields == label_field:
+                stop = k
+                while stop < end and not is_space(data[stop]):
+                    stop += 1
                 hashes[place] = hash_bytes(data, k, stop)
                 values[place], flags[place] = np.nan, 0
             else:
-                values[place], flags[place] = parse_number(data, k, stop)
+                values[place], flags[place], stop = parse_number(data, k, end)
             token += 1
             k = stop
 
 
 @kernel
-def split_rows(data, starts, ends, commas, columns, first, last):
-    """Count the commas of each line data[starts:ends] and note where the first `columns` - 1 are."""
+def split_rows(data, starts, ends, commas, tokens, first, last):
+    """Where the first commas of each line data[starts:ends] are, how many, and the tokens between them.
+
+    commas (rows, columns): the first columns - 1, then their number; tokens (rows, columns).
+    """
+    columns = tokens.shape[1]
     for row in range(first, last):
-        count = 0
+        count, words, inside = 0, 0, False
         for k in range(starts[row], ends[row]):
-            if data[k] == COMMA:
+            c = data[k]
+            if c == COMMA:
                 if count < columns - 1:
                     commas[row, count] = k
+                    tokens[row, count] = words
                 count += 1
+                words, inside = 0, False
+            else:
+                space = is_space(c)
+                words += not (space or inside)
+                inside = not space
         commas[row, columns - 1] = count
+        tokens[row, columns - 1] = words
 
 
 @kernel

@@ -77,18 +77,15 @@ def scan_submission(path: Path, profile: Profile, threads: int | None = None) ->
     starts, ends = starts[number], ends[number]
     commas = np.full((len(number), len(header)), -1, np.int64)
     ranges = chunks(np.append(0, np.cumsum(ends - starts)), count)
-    split = partial(digits.split_rows, data, starts, ends, commas, len(header))
+    tokens = np.zeros_like(commas)
+    split = partial(digits.split_rows, data, starts, ends, commas, tokens)
     over_chunks(lambda _, first, last: split(first, last), ranges, count)
     columns = commas[:, -1] + 1
     good = columns == len(header)
     begin, end = _cells(header.index(spec.image_column), starts, ends, commas, good)
     keys = [raw[a:b].decode() for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
     begin, end = _cells(header.index(spec.boxes_column), starts, ends, commas, good)
-    counts = np.empty(len(number), np.int64)
-    ranges = chunks(np.append(0, np.cumsum(end - begin)), count)
-    over_chunks(
-        lambda _, first, last: digits.count_tokens(data, begin, end, counts, first, last), ranges, count
-    )
+    counts = np.where(good, tokens[:, header.index(spec.boxes_column)], 0)
     offsets = np.append(0, np.cumsum(counts))
     values, flags = np.empty(offsets[-1]), np.empty(offsets[-1], np.uint8)
     names = label_names(profile)
