@@ -18,6 +18,15 @@ WORKERS ?=
 SET ?=
 OVERWRITE ?=
 FILES ?=
+FILE ?=
+AGAINST ?=
+YES ?=
+AGAIN ?=
+MESSAGE ?=
+KERNEL ?=
+VERSION ?=
+PUBLIC ?=
+PRIVATE ?=
 BENCH ?=
 
 PY = .venv/bin/python
@@ -78,9 +87,24 @@ ensemble: any ## fuse the members of configs/ensembles/<ENSEMBLE>.yaml and write
 submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the fused test boxes
 	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
 
+.PHONY: check submit score ledger
+check: any ## every fault of a submission, with its row: FILE= COMP= [AGAINST=other.csv]
+	@$(PY) -m pipeline.submission check $(if $(FILE),"$(FILE)") $(competition) \
+	  --ensemble $(ENSEMBLE) $(if $(AGAINST),--against "$(AGAINST)")
+submit: any ## check, ask, upload, wait for the score: [ENSEMBLE= FILE= MESSAGE= YES=1 AGAIN=1 KERNEL= VERSION=]
+	@$(PY) -m pipeline.submit $(competition) --ensemble $(ENSEMBLE) $(if $(FILE),--file "$(FILE)") \
+	  $(if $(MESSAGE),--message "$(MESSAGE)") $(if $(filter 1 yes true,$(YES)),--yes) \
+	  $(if $(filter 1 yes true,$(AGAIN)),--again) \
+	  $(if $(KERNEL),--kernel $(KERNEL)) $(if $(VERSION),--kernel-version $(VERSION))
+score: any ## record what a site without an API said: FILE= PUBLIC= [PRIVATE= MESSAGE=]
+	@$(PY) -m pipeline.submit score $(competition) --ensemble $(ENSEMBLE) $(if $(FILE),--file "$(FILE)") \
+	  --public "$(PUBLIC)" --private "$(PRIVATE)" $(if $(MESSAGE),--message "$(MESSAGE)")
+ledger: any ## all submissions of COMP, today's budget, and two picks for the end
+	@$(PY) -m pipeline.ledger $(competition)
+
 .PHONY: test lint bench
 bench: full ## time ours against its peers, in one run; BENCH=scoring for one part
-	@set -e; for part in $(or $(BENCH),folds fusion scoring); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
+	@set -e; for part in $(or $(BENCH),folds fusion scoring submissions); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
 test: full lint ## lint, types and tests
 	@$(PY) -m pytest
 lint: full

@@ -54,6 +54,16 @@ def submission_csv(competition: str, name: str) -> Path:
     return home() / "submissions" / competition / f"{name}.csv"
 
 
+def ledger_csv() -> Path:
+    """The record of all submissions that were made, of all competitions."""
+    return home() / "submissions" / "ledger.csv"
+
+
+def sent_csv(competition: str, digest: str) -> Path:
+    """The copy of a submitted file, which stays when the file is written anew."""
+    return home() / "submissions" / competition / "sent" / f"{digest}.csv"
+
+
 def weights_dir() -> Path:
     """Local folder of pretrained weights, looked into before anything is downloaded."""
     return Path(os.environ.get("PIPELINE_WEIGHTS", home() / "weights"))

@@ -1,79 +1,59 @@
-"""Write submissions/<competition>/<name>.csv from an ensemble's test table, and its card.
+"""Write a submission from an ensemble's test table, or check one before it leaves.
 
-The CSV has the profile's format: every test image once, in the order of the test file. The card
-<name>.json says how it was made: members, digests, parameters, out-of-fold score, git revision.
+    python -m pipeline.submission --competition C --ensemble final
+    python -m pipeline.submission check FILE --competition C [--against OTHER]
+
+The first writes submissions/<competition>/<name>.csv, every test image once, and its card <name>.json,
+which says how it was made. The second lists every fault with its row and compares the file with the
+last one that was submitted; its status is 1 when the site would reject the file or score it wrongly.
 """
 
-import json
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline import __version__, cli
+from pipeline import cli
 from pipeline.data.dataset import load_dataset
-from pipeline.data.predictions import check_belongs, read_predictions
 from pipeline.data.profile import Profile, load_profile
 from pipeline.errors import PipelineError
-from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv, write_json
-from pipeline.submissions.writer import write_submission
+from pipeline.paths import file_digest, shown, submission_csv
+from pipeline.submissions.card import make_submission
+from pipeline.submissions.check import check_submission, verdict
+from pipeline.submissions.compare import compare
+from pipeline.submissions.ledger import last_file
 
 
-def git_revision() -> str | None:
-    """Revision of the project's checkout, with `+changes` when files differ; None outside of git."""
-    try:
-        git = ["git", "-C", str(PROJECT)]
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True,
-                                 check=True)  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
-    """Write the CSV and its card; returns the CSV's path and the card."""
-    folder = ensemble_dir(profile.name, name)
-    if not (folder / "card.json").is_file():
-        raise PipelineError(
-            f"{shown(folder)}: no ensemble yet; make ensemble COMP={profile.name} ENSEMBLE={name}"
-        )
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    test = load_dataset(profile, "test")
-    table = read_predictions(folder / "test.parquet")
-    check_belongs(table, profile.name, test.digest, len(profile.classes))
-    missing = np.setdiff1d(test.images["image_id"], table.meta.image_ids)
-    if table.meta.split != "test" or len(missing):
-        raise PipelineError(
-            f"{table.name}: predicted {len(table.meta.image_ids)} of {len(test.images)} test images; the "
-            f"first missing id is {missing[0] if len(missing) else '-'}"
-        )
-    if file_digest(folder / "test.parquet") != card.get("test_table_digest"):
-        raise PipelineError(
-            f"{table.name}: is not the one that {shown(folder / 'card.json')} describes; make ensemble "
-            f"COMP={profile.name} ENSEMBLE={name} again"
-        )
-    path = submission_csv(profile.name, name)
-    written = write_submission(path, profile, table, test.images)
-    card |= {
-        "file": path.name, "file_digest": file_digest(path),
-        "images": len(test.images),
-        "images_without_box": int(len(test.images) - len(np.unique(table.image_id))),
-        "boxes": written, "version": __version__, "git_revision": git_revision(),
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    write_json(path.with_suffix(".json"), card)
-    return path, card
+def check(profile: Profile, path: Path, against: Path | None) -> None:
+    """Print all faults and the verdict; raises PipelineError when there are errors."""
+    if not path.is_file():
+        raise PipelineError(f"{shown(path)}: no such file; name one with FILE=, or make submission first")
+    report = check_submission(path, profile, load_dataset(profile, "test"))
+    other = against or last_file(profile.name, but=file_digest(path))
+    if other is not None:
+        what = "" if against else ", the last one submitted"
+        report.notes.append(f"against {shown(other)}{what}: {compare(path, other, profile)}")
+    print("\n".join(report.lines()))
+    if report.errors:
+        raise PipelineError(verdict(path, report))
+    print(verdict(path, report))
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
+    arguments.add_argument("action", nargs="?", default="write", choices=("write", "check"))
+    arguments.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="check: the CSV (default: the ensemble's)"
+    )
+    arguments.add_argument(
+        "--against", type=Path, default=None, metavar="OTHER", help="compare with this CSV"
+    )
     arguments.add_argument("--ensemble", default="final")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
+    if options.action == "check":
+        check(profile, options.file or submission_csv(profile.name, options.ensemble), options.against)
+        return
+    if options.file is not None:
+        raise PipelineError("write FILE: its name is the ensemble's; expected no FILE")
     path, card = make_submission(profile, options.ensemble)
     print(
         f"wrote {shown(path)}: {card['images']} images, {card['boxes']} boxes, "

@@ -1,0 +1,166 @@
+"""The ledger `submissions/ledger.csv`: a row for each submission that a site says it has taken."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import PipelineError
+from pipeline.paths import ledger_csv, sent_csv, shown, text_digest, write_text
+from pipeline.submissions.card import oof_score
+
+PENDING, COMPLETE, ERROR = "pending", "complete", "error"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row. Numbers are text as the site or the card gave them, "" where not known."""
+
+    time: str  # when the site took it, UTC
+    competition: str
+    file: str
+    digest: str  # of the file; of a code competition the notebook and its version
+    status: str  # pending, complete, error
+    ref: str  # the site's number of the submission
+    ensemble: str  # digest of members and parameters
+    members: str
+    parameters: str  # json
+    metric: str
+    oof: str
+    oof_low: str
+    oof_high: str
+    public: str
+    private: str
+    message: str
+
+    @property
+    def oof_number(self) -> float:
+        return _number(self.oof)
+
+    @property
+    def public_number(self) -> float:
+        return _number(self.public)
+
+
+COLUMNS = tuple(item.name for item in fields(Entry))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def entry_of(
+    competition: str, file: str, digest: str, card: dict[str, Any], *, status: str, ref: str = "",
+    message: str = "", time: str = "",
+) -> Entry:  # fmt: skip
+    """A row for a submission and its card (empty for a file made elsewhere)."""
+    metric, score, low, high = oof_score(card) if card else ("", None, None, None)
+    members = [
+        {"model": m["model"], "fold": m["fold"], "views": m["views"], "weight": m["weight"]}
+        for m in card.get("members", [])
+    ]
+    parameters = {key: card[key] for key in ("fusion", "across_folds", "min_scores") if key in card}
+    names = sorted({f"{m['model']}[{'+'.join(m['views'])}]" for m in members})
+    made_of = json.dumps([members, parameters, card.get("tables", [])], sort_keys=True)
+    oof, oof_low, oof_high = ("" if v is None else f"{v:.5f}" for v in (score, low, high))
+    return Entry(
+        time or now(), competition, file, digest, status, ref, text_digest(made_of) if card else digest,
+        " ".join(names), json.dumps(parameters, sort_keys=True) if card else "", metric,
+        oof, oof_low, oof_high, "", "", " ".join(message.split()),
+    )  # fmt: skip
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_ledger(path: Path | None = None) -> list[Entry]:
+    """All rows, oldest first. Raises PipelineError for a file that is not a ledger."""
+    path = path or ledger_csv()
+    if not path.is_file():
+        return []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV file ({error}); restore it") from None
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise PipelineError(f"{shown(path)}: expected the columns {','.join(COLUMNS)}; restore it")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(COLUMNS):
+            raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected {len(COLUMNS)}")
+    return [Entry(*row) for row in rows[1:]]
+
+
+def record(entry: Entry) -> None:
+    """Add a row, or replace the one of the same competition, digest and ref; atomically."""
+    entries, path = read_ledger(), ledger_csv()
+    key = (entry.competition, entry.digest, entry.ref)
+    same = [k for k, e in enumerate(entries) if (e.competition, e.digest, e.ref) == key]
+    if same:
+        entries[same[-1]] = replace(entry, time=entries[same[-1]].time)
+    else:
+        entries.append(entry)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(list(asdict(e).values()) for e in entries)
+    write_text(path, text.getvalue())
+
+
+def of_competition(competition: str) -> list[Entry]:
+    return [entry for entry in read_ledger() if entry.competition == competition]
+
+
+def last_file(competition: str, but: str = "") -> Path | None:
+    """The newest submitted file, of which a copy is kept, with another digest than `but`."""
+    files = (
+        sent_csv(competition, e.digest) for e in reversed(of_competition(competition)) if e.digest != but
+    )
+    return next((path for path in files if path.is_file()), None)
+
+
+def correlation(entries: list[Entry]) -> tuple[int, float, float]:
+    """(pairs, Pearson, Spearman) of OOF and public score; NaN with fewer than three or all alike."""
+    pairs = np.array([(e.oof_number, e.public_number) for e in entries]).reshape(-1, 2)
+    pairs = pairs[np.isfinite(pairs).all(axis=1)]
+    if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
+        return len(pairs), math.nan, math.nan
+    ranks = pd.DataFrame(pairs).rank().to_numpy()
+    return len(pairs), float(np.corrcoef(pairs.T)[0, 1]), float(np.corrcoef(ranks.T)[0, 1])
+
+
+def picks(entries: list[Entry]) -> list[tuple[str, Entry]]:
+    """Two submissions for the end: the best OOF, and the best public score of a different ensemble.
+
+    Ties go to the better other score, then to the earlier one.
+    """
+    done = [e for e in entries if e.status == COMPLETE]
+    by_oof = [e for e in done if math.isfinite(e.oof_number)]
+    chosen: list[tuple[str, Entry]] = []
+    if by_oof:
+        best = max(by_oof, key=lambda e: (e.oof_number, np.nan_to_num(e.public_number, nan=-1)))
+        chosen.append(("best OOF", best))
+    by_public = [
+        e for e in done
+        if math.isfinite(e.public_number) and not any(e.ensemble == c.ensemble for _, c in chosen)
+    ]  # fmt: skip
+    if by_public:
+        best = max(by_public, key=lambda e: (e.public_number, np.nan_to_num(e.oof_number, nan=-1)))
+        chosen.append(("best public, another ensemble", best))
+    return chosen
+
+
+def made_today(entries: list[Entry]) -> int:
+    """Submissions of today (UTC, as sites count); one that ended in an error does not count."""
+    return sum(e.time[:10] == now()[:10] and e.status != ERROR for e in entries)

@@ -1,0 +1,155 @@
+"""Check a submission, show its card, send it after a yes, wait for the score and record it.
+
+    python -m pipeline.submit --competition C [--ensemble final | --file FILE] [--yes]
+    python -m pipeline.submit score --competition C --file FILE --public 0.7 [--private 0.6]
+
+A competition on Kaggle is sent to with its own client; of a code competition a notebook's version is
+submitted (--kernel owner/name --kernel-version 3). A competition without an API gets the checked
+file's path; `score` then records what its site said.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline import cli
+from pipeline.data.dataset import load_dataset
+from pipeline.data.profile import Profile, load_profile
+from pipeline.errors import PipelineError
+from pipeline.paths import file_digest, ledger_csv, shown, submission_csv
+from pipeline.submissions.card import card_lines, read_card
+from pipeline.submissions.check import check_submission, verdict
+from pipeline.submissions.compare import compare
+from pipeline.submissions.kaggle_site import KaggleSite
+from pipeline.submissions.ledger import COMPLETE, entry_of, last_file, made_today, of_competition, record
+from pipeline.submissions.submit import Parcel, keep, score_card, submit
+
+
+def inspect(profile: Profile, path: Path) -> None:
+    """Check the file and print its card; raises PipelineError when the check finds an error."""
+    report = check_submission(path, profile, load_dataset(profile, "test"))
+    if report.errors:
+        print("\n".join(report.lines()))
+        raise PipelineError(f"{verdict(path, report)}; nothing was sent")
+    for fault in report.warnings:
+        print(f"warning: {fault.lines()[0]}")
+    print("\n".join([verdict(path, report), *card_lines(read_card(path))]))
+    other = last_file(profile.name, but=file_digest(path))
+    if other is not None:
+        print(f"against the last one submitted: {compare(path, other, profile)}")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Raise PipelineError unless the user says yes; without a terminal only `yes` counts."""
+    if yes:
+        return
+    try:
+        said = input(f"{question} [y/N] ")
+    except EOFError:
+        raise PipelineError("nobody to ask; YES=1 (--yes) submits without asking") from None
+    if said.strip().lower() not in ("y", "yes"):
+        raise PipelineError("not submitted")
+
+
+def by_hand(profile: Profile, path: Path) -> None:
+    """Say what to do with a checked file of a competition that has no API."""
+    made = made_today(of_competition(profile.name))
+    budget = (
+        f"{profile.site.per_day - made} of {profile.site.per_day} left today" if profile.site.per_day else ""
+    )
+    print(
+        f"\n'{profile.name}' has no API: nothing was uploaded. Upload this file on its site by hand"
+        f"{f' ({budget})' if budget else ''}:\n  {path}\nthen record what the site said:\n"
+        f"  make score COMP={profile.name} FILE={shown(path)} PUBLIC=0.1234 PRIVATE="
+    )
+
+
+def record_score(profile: Profile, path: Path, public: str, private: str, message: str) -> None:
+    """Write the scores that a site gave to a file into the ledger and the card."""
+    for name, text in (("public", public), ("private", private)):
+        try:
+            good = not text or -1e9 < float(text) < 1e9
+        except ValueError:
+            good = False
+        if not good:
+            raise PipelineError(f"{name} score '{text}': expected a number")
+    if not public and not private:
+        raise PipelineError("expected PUBLIC= or PRIVATE=, what the site said")
+    digest, card = file_digest(path), read_card(path)
+    old = [entry for entry in of_competition(profile.name) if entry.digest == digest]
+    entry = old[-1] if old else entry_of(
+        profile.name, path.name, digest, card, status=COMPLETE, message=message
+    )  # fmt: skip
+    entry = replace(
+        entry, status=COMPLETE, public=public or entry.public, private=private or entry.private,
+        message=message or entry.message,
+    )  # fmt: skip
+    record(entry)
+    keep(profile.name, path, digest, card)
+    score_card(path, card, entry)
+    scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
+    print(f"wrote {shown(ledger_csv())}: {path.name}, {scores}")
+
+
+def send(profile: Profile, path: Path, message: str, kernel: str, version: int, again: bool,
+         patience: float) -> None:  # fmt: skip
+    """Send a checked file, or a notebook's version, to Kaggle; print the score."""
+    site, card, digest = KaggleSite(profile.site.competition), read_card(path), file_digest(path)
+    if profile.site.code:
+        digest = f"{kernel.replace('/', '--')}-v{version}"
+        parcel = Parcel(profile.name, path, digest, card, message,
+                        lambda text: site.submit_code(kernel, version, "submission.csv", text))  # fmt: skip
+    else:
+        parcel = Parcel(profile.name, path, digest, card, message, lambda text: site.submit(path, text))
+    entry = submit(parcel, site, again=again, patience=patience)
+    scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
+    print(f"wrote {shown(ledger_csv())}: number {entry.ref}, {entry.status}, {scores}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    cli.add_competition(arguments)
+    arguments.add_argument("action", nargs="?", default="submit", choices=("submit", "score"))
+    arguments.add_argument("--ensemble", default="final")
+    arguments.add_argument("--file", type=Path, default=None, help="default: the ensemble's submission")
+    arguments.add_argument("--yes", action="store_true", help="do not ask")
+    arguments.add_argument("--message", default="", help="what the site and the ledger keep with it")
+    arguments.add_argument("--again", action="store_true", help="send a file that the site already has")
+    arguments.add_argument("--kernel", default="", help="code competition: owner/name of the notebook")
+    arguments.add_argument("--kernel-version", type=int, default=0)
+    arguments.add_argument("--patience", type=float, default=1800, help="seconds to wait for the score")
+    arguments.add_argument("--public", default="", help="score: what the site said")
+    arguments.add_argument("--private", default="")
+    options = arguments.parse_args(argv)
+    profile = load_profile(options.competition, options.root)
+    path = (options.file or submission_csv(profile.name, options.ensemble)).resolve()
+    if not path.is_file():
+        raise PipelineError(
+            f"{shown(path)}: no such submission; make submission COMP={profile.name} writes it"
+        )
+    code = profile.site.code and options.action == "submit"
+    if code and (options.kernel.count("/") != 1 or options.kernel_version < 1):
+        raise PipelineError(
+            f"'{profile.name}' is a code competition: expected KERNEL=owner/name VERSION=3, the notebook's "
+            "version whose output is submitted"
+        )
+    ledger_csv().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(ledger_csv().with_name(".ledger.lock"), timeout=0):
+            if options.action == "score":
+                record_score(profile, path, options.public, options.private, options.message)
+                return
+            inspect(profile, path)
+            if not profile.site.api:
+                by_hand(profile, path)
+                return
+            confirm(f"Submit it to {profile.site.competition} on {profile.site.api}?", options.yes)
+            send(profile, path, options.message, options.kernel, options.kernel_version, options.again,
+                 options.patience)  # fmt: skip
+    except Timeout:
+        raise PipelineError("another submission is under way here; wait for it to end") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)
