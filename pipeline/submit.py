@@ -25,6 +25,8 @@ from pipeline.submissions.kaggle_site import KaggleSite
 from pipeline.submissions.ledger import COMPLETE, entry_of, last_file, made_today, of_competition, record
 from pipeline.submissions.submit import Parcel, keep, score_card, submit
 
+OUTPUT_FILE = "submission.csv"  # what a notebook of a code competition writes
+
 
 def inspect(profile: Profile, path: Path) -> None:
     """Check the file and print its card; raises PipelineError when the check finds an error."""
@@ -95,14 +97,18 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
 def send(profile: Profile, path: Path, message: str, kernel: str, version: int, again: bool,
          patience: float) -> None:  # fmt: skip
     """Send a checked file, or a notebook's version, to Kaggle; print the score."""
-    site, card, digest = KaggleSite(profile.site.competition), read_card(path), file_digest(path)
-    if profile.site.code:
-        digest = f"{kernel.replace('/', '--')}-v{version}"
-        parcel = Parcel(profile.name, path, digest, card, message,
-                        lambda text: site.submit_code(kernel, version, "submission.csv", text))  # fmt: skip
-    else:
-        parcel = Parcel(profile.name, path, digest, card, message, lambda text: site.submit(path, text))
-    entry = submit(parcel, site, again=again, patience=patience)
+    card, digest = read_card(path), file_digest(path)
+    with KaggleSite(profile.site.competition) as site:
+
+        def hand_over(text: str) -> str:
+            if profile.site.code:
+                return site.submit_code(kernel, version, OUTPUT_FILE, text)
+            return site.submit(path, text)
+
+        if profile.site.code:
+            digest = f"{kernel.replace('/', '--')}-v{version}"
+        parcel = Parcel(profile.name, path, digest, card, message, hand_over)
+        entry = submit(parcel, site, again=again, patience=patience)
     scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
     print(f"wrote {shown(ledger_csv())}: number {entry.ref}, {entry.status}, {scores}")
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import competitions
 import pytest
 import tiny
 import yaml
@@ -34,6 +35,7 @@ def load(home, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_of_the_project_loads(name, home):
+    competitions.WRITERS[name](home / "data" / name)
     profile = load_profile(name)
     assert profile.name == name
     assert profile.root == home / "data" / name
@@ -46,8 +48,8 @@ def test_recycle_is_the_real_competition(home):
 
 
 def test_unknown_competition_lists_the_known_ones(home):
-    with pytest.raises(PipelineError, match="no competition 'wheat'; there are: bccd, demo, recycle, taco "):
-        load_profile("wheat")
+    with pytest.raises(PipelineError, match="no competition 'wheet'; there are: bccd, demo, openimages, re"):
+        load_profile("wheet")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,18 @@ def test_unknown_competition_lists_the_known_ones(home):
         ({"metric": {"name": "voc_ap", "strict": 1}}, "'voc_ap': strict 1: expected true or false"),
         ({"metric": {"name": "wheat", "ious": [0.5, 0.75]}}, "'wheat': ious .*: expected first, last and"),
         ({"metric": {"name": "wheat", "ious": [0.8, 0.5, 0.1]}}, "'wheat': ious .*: expected first, last"),
+        ({"metric": {"name": "map75"}}, "metric 'map75' is not known; known: map50"),
+        (
+            {"site": {"api": "kagle", "competition": "x"}},
+            "'site': expected api: kaggle and competition: <its",
+        ),
+        ({"site": {"api": "kaggle"}}, "'site': expected api: kaggle and competition: <its name>, or no api"),
+        ({"labels": ["x"]}, "'labels' must be a list of different names, one a class"),
+        ({"train": {"annotations": "a", "columns": {"image": "i"}}}, "'train.columns': missing key 'file'"),
+        (
+            {"train": {"annotations": "a", "columns": {"image": "i", "file": "f", "size": ["1"]}}},
+            "'train.columns': 'size' must be a list of whole numbers",
+        ),
         ({"submission": {"header": ["image_id", "boxes"]}}, "lacks 'image_id' or 'PredictionString'"),
         ({"submission": {"header": "image_id,PredictionString"}}, "'submission': 'header' must be a list"),
         ({"test": {"annotations": "a", "image_sets": "test.txt"}}, "'test': 'image_sets' must be a list"),
@@ -99,6 +113,28 @@ def test_a_metric_and_its_options(load):
 def test_a_file_that_is_no_mapping(load, text):
     with pytest.raises(PipelineError, match=r"mine\.yaml: (not YAML|expected a mapping)"):
         load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"no class file .*/data/mine/names\.csv: put the data there, or say where it lies with ROOT="),
+        ("/m/1,Rose\n/m/2\n", r"names\.csv: row 2: 1 columns, expected label,name"),
+        ("/m/1,Rose\n/m/2,Rose\n", "'classes' must be a list of different names"),
+        ("/m/1,Rose\n/m/1,Flag\n", "'labels' must be a list of different names, one a class"),
+    ],
+)
+def test_a_class_file_that_does_not_fit(load, home, text, message):
+    if text is not None:
+        competitions.write(home / "data/mine/names.csv", text.strip())
+    with pytest.raises(PipelineError, match=message):
+        load(classes=None, classes_file="names.csv")
+
+
+def test_classes_and_labels_come_from_the_class_file(load, home):
+    competitions.write(home / "data/mine/names.csv", "/m/1,Rose", '/m/2,"Bed, infant"')
+    profile = load(classes=None, classes_file="names.csv")
+    assert (profile.classes, profile.labels) == (("Rose", "Bed, infant"), ("/m/1", "/m/2"))
 
 
 def test_root_of_the_profile_is_below_home(load, home):

@@ -44,7 +44,7 @@ def read_csv(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
     image, names = pd.factorize(ids)
     images = table.iloc[np.unique(image, return_index=True)[1]]
     file_names = [
-        columns.file.format_map({"id": name} | {str(key): value for key, value in row.items()})
+        columns.file.format_map({str(key): value for key, value in row.items()} | {"id": name})
         for name, row in zip(names, images.to_dict(orient="records"), strict=True)
     ]
     sizes = _sizes(profile, spec, columns, images, names, file_names)
@@ -153,7 +153,7 @@ def _from_columns(
     values = cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     none = cells.isin(["", "nan", "NaN"]).all(axis=1).to_numpy()
     if columns.no_label:
-        none |= (table[columns.label] == columns.no_label).to_numpy()
+        none = none | (table[columns.label] == columns.no_label).to_numpy()
     good = np.isfinite(values).all(axis=1)
     findings.add(BAD, *table["row"].to_numpy()[~good & ~none])
     place = np.flatnonzero(good & ~none)

@@ -1,7 +1,7 @@
-"""One call of the `kaggle` client, in a process of its own: `python -m pipeline.submissions.kaggle_call`.
+"""The `kaggle` client in a process of its own: `python -m pipeline.submissions.kaggle_call`.
 
 The client authenticates when it is imported, prints where it should raise, retries for minutes and has
-no time limit: here it can be stopped. A json request on stdin, a json answer on the last line of stdout:
+no time limit: here it can be stopped. A line of json on stdin is a request, a line on stdout its answer:
 {"ok": ...} or {"fault": kind, "reason": text}, where a kind is
 
     credentials  the site knows no such user, or there are none here
@@ -32,7 +32,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return _call(api, request)
     except RequestException as error:
         status = error.response.status_code if error.response is not None else None
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split()).split("(Caused by ")[-1][:300]
         if status is None or status >= 500:
             return {"fault": "unclear", "reason": reason}
         return {"fault": REFUSALS.get(status, "refused"), "reason": f"{status}: {reason}"}
@@ -72,10 +72,10 @@ def _as_json(item: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    request = json.load(sys.stdin)
+    answers = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what the client prints
-        result = answer(request)
-    print(json.dumps(result))
+        for line in sys.stdin:
+            print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Kaggle as a site to submit to, through its own client in a process that can be stopped."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT
@@ -34,13 +37,35 @@ class Submission:
     bytes: int
 
 
-@dataclass(frozen=True)
 class KaggleSite:
-    """A competition on Kaggle. Every call raises PipelineError with what the site said."""
+    """A competition on Kaggle. Every call raises PipelineError with what the site said.
 
-    competition: str
-    call_seconds: float = CALL_SECONDS
-    upload_seconds: float = UPLOAD_SECONDS
+    The client's process starts with the first call and ends with `close` or the with-block; a call that
+    takes too long ends it as well.
+    """
+
+    def __init__(
+        self, competition: str, call_seconds: float = CALL_SECONDS, upload_seconds: float = UPLOAD_SECONDS
+    ) -> None:
+        self.competition, self.call_seconds, self.upload_seconds = competition, call_seconds, upload_seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._said: IO[str] | None = None
+
+    def __enter__(self) -> "KaggleSite":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the client's process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        if self._said is not None:
+            self._said.close()
+            self._said = None
 
     def submissions(self) -> list[Submission]:
         """The newest submissions, newest first."""
@@ -66,23 +91,46 @@ class KaggleSite:
 
     def _call(self, request: dict[str, Any], seconds: float) -> Any:
         request["competition"] = self.competition
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "pipeline.submissions.kaggle_call"], input=json.dumps(request),
-                capture_output=True, text=True, timeout=seconds, cwd=PROJECT, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise Unclear(f"kaggle: no answer within {seconds:g} s") from None
-        try:
-            answer = json.loads(done.stdout.splitlines()[-1])
-        except (IndexError, ValueError):
-            said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            if "No module named 'kaggle'" in said:
-                raise PipelineError("the kaggle client is not installed; make setup") from None
-            raise Unclear(f"kaggle: its client failed: {said[:300]}") from None
+        process = self._start()
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it died; there will be no answer
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        with ThreadPoolExecutor(1) as reader:
+            line = reader.submit(process.stdout.readline)
+            try:
+                text = line.result(timeout=seconds)
+            except TimeoutError:
+                process.kill()  # which ends the reader's wait
+                text = None
+        if text is None:
+            self.close()
+            raise Unclear(f"kaggle: no answer within {seconds:g} s")
+        if not text.endswith("\n"):
+            raise self._died()
+        answer = json.loads(text)
         if "ok" in answer:
             return answer["ok"]
         raise (Unclear if answer["fault"] == "unclear" else PipelineError)(_explain(answer, self.competition))
+
+    def _start(self) -> "subprocess.Popen[str]":
+        if self._process is None:
+            self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.submissions.kaggle_call"], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self._said, text=True, cwd=PROJECT,
+            )  # fmt: skip
+        return self._process
+
+    def _died(self) -> PipelineError:
+        """What to raise when the client's process ended without an answer."""
+        assert self._said is not None
+        self._said.seek(0)
+        said = (self._said.read().strip().splitlines() or ["no reason given"])[-1]
+        self.close()
+        if said.startswith("ModuleNotFoundError"):
+            return PipelineError(f"the kaggle client cannot be loaded ({said}); make setup")
+        return Unclear(f"kaggle: its client failed: {said[:300]}")
 
 
 def _explain(answer: dict[str, str], competition: str) -> str:

@@ -184,6 +184,6 @@ def _reread(scan: Scan) -> None:
             value = float(word) if b"_" not in word else np.nan
         except ValueError:
             value = np.nan
-        scan.values[token] = value
         if np.isfinite(value):
+            scan.values[token] = value
             scan.flags[token] &= ~np.uint8(digits.UNREAD)

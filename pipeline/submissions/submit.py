@@ -72,7 +72,7 @@ def submit(
             say(f"the site has it already, as number {before[0].ref}; sending it a second time")
         if site.left_today() == 0:
             raise PipelineError("no submission is left today by the site's count; nothing was sent")
-        ref, made = _send(parcel, site, {item.ref for item in before}, say), now()
+        ref, made = _send(parcel, site, {item.ref for item in before}, pause, say), now()
     entry = entry_of(
         parcel.competition, parcel.path.name, parcel.digest, parcel.card, status=PENDING, ref=ref,
         message=parcel.full_message, time=made,
@@ -81,7 +81,7 @@ def submit(
     return _wait(parcel, site, entry, patience, pause, say)
 
 
-def _send(parcel: Parcel, site: Site, known: set[str], say: Callable[[str], None]) -> str:
+def _send(parcel: Parcel, site: Site, known: set[str], pause: float, say: Callable[[str], None]) -> str:
     """Send; where the answer is not clear, look whether it arrived. Returns the site's number."""
     try:
         return parcel.send(parcel.full_message)
@@ -99,7 +99,8 @@ def _send(parcel: Parcel, site: Site, known: set[str], say: Callable[[str], None
         if found:
             say(f"it arrived, as number {found[0].ref}")
             return found[0].ref
-        time.sleep(attempt)
+        if attempt < LOOK_UPS - 1:
+            time.sleep(pause)
     raise PipelineError(
         f"{reason}; the site does not list the submission, so it is not recorded. Run the same command "
         "again: it looks first, and does not submit twice"
