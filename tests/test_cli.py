@@ -84,7 +84,7 @@ def test_the_frameworks_are_blocked_in_these_tests(home, stage):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("folds", ["--competition", "wheat"], "error: no competition 'wheat'; there are: bccd, "),
+        ("folds", ["--competition", "wheet"], "error: no competition 'wheet'; there are: bccd, "),
         ("convert", ["s.csv", "out.parquet", "--split", "test"],
          "error: s.csv: row 2 (test/0000.jpg): broken box string: 5 values, expected a multiple of 6"),
         ("ensemble", ["cut.parquet", "-o", "out.parquet"], "error: cut.parquet: not a whole Parquet file"),
