@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline import cli
 from pipeline.data.profile import load_profile
+from pipeline.data.specs import SiteSpec
 from pipeline.paths import ledger_csv, shown
 from pipeline.submissions.ledger import Entry, correlation, made_today, of_competition, picks
 
@@ -29,16 +30,18 @@ def table(entries: list[Entry]) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def summary(entries: list[Entry], per_day: int) -> list[str]:
+def summary(entries: list[Entry], site: SiteSpec) -> list[str]:
     """The lines below the table."""
     pairs, pearson, spearman = correlation(entries)
     together = f"{pairs} with both scores; three different ones tell more"
     if not math.isnan(pearson):
         together = f"correlation {pearson:.3f}, of the ranks {spearman:.3f}, over {pairs} submissions"
     today = made_today(entries)
-    budget = f"{today} made, {max(per_day - today, 0)} of {per_day} left" if per_day else (
-        f"{today} made; the site says what is left when you submit"
-    )  # fmt: skip
+    budget = f"{today} made"
+    if site.per_day:
+        budget += f", {max(site.per_day - today, 0)} of {site.per_day} left"
+    elif site.api:
+        budget += "; the site says what is left when you submit"
     lines = [f"OOF and public: {together}", f"today (UTC):    {budget}"]
     chosen = picks(entries)
     for why, e in chosen:
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{shown(ledger_csv())}: no submission of '{profile.name}' yet; make submit COMP={profile.name}"
         )
         return
-    print("\n".join([table(entries), "", *summary(entries, profile.site.per_day)]))
+    print("\n".join([table(entries), "", *summary(entries, profile.site)]))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def entry(digest="d", oof="0.6", public="0.5", ensemble="e", status="complete", 
 
 CARD = {
     "file_digest": "abc", "fusion": {"method": "wbf", "iou": 0.55}, "made_at": "then", "boxes": 7,
-    "images": 5, "oof": {"map50": 0.61234, "interval": [0.6, 0.625]}, "tables": [{"digest": "t"}],
+    "images": 5, "tables": [{"digest": "t"}],
+    "oof": {"map50": 0.5, "competition": {"metric": "map50", "value": 0.61234, "low": 0.6, "high": 0.625}},
     "members": [{"model": "a", "fold": 0, "views": ["identity"], "weight": 2.0},
                 {"model": "a", "fold": 1, "views": ["identity"], "weight": 2.0},
                 {"model": "b", "fold": 0, "views": ["identity", "hflip"], "weight": 1.0}],

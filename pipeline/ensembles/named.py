@@ -32,6 +32,9 @@ from pipeline.ensembles.tables import (
 from pipeline.errors import PipelineError
 from pipeline.paths import CONFIGS, ensemble_dir, file_digest, shown, write_json
 from pipeline.scoring import evaluate
+from pipeline.scoring.bootstrap import summary
+from pipeline.scoring.metrics import score
+from pipeline.scoring.truth import group_truth
 
 LAST_STEP = (
     "oof is the score of one fold's ensemble on its held-out photos; the submission fuses the K folds' "
@@ -158,6 +161,14 @@ def check_split(table: Predictions, run: Run, folds: Split) -> None:
         )
 
 
+def oof_scores(profile: Profile, train: Dataset, oof: Predictions) -> dict[str, Any]:
+    """COCO's numbers, and the competition's own metric with its interval."""
+    ids = oof.meta.image_ids
+    truth = group_truth(train.annotations, train.images, ids, len(profile.classes))
+    own, _ = summary(score(oof, truth, profile.metric), profile.metric, len(ids), seed=0)
+    return evaluate(oof, train.annotations, profile.classes) | {"competition": own}
+
+
 def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     """Write an ensemble's oof.parquet, test.parquet and card.json; returns the card."""
     entries, fusion = read_ensemble(name)
@@ -193,7 +204,7 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
         "oof_table_digest": file_digest(folder / "oof.parquet"),
         "test_table_digest": file_digest(folder / "test.parquet"),
         "image_digests": {"train": train.digest, "test": test.digest},
-        "oof": evaluate(oof, train.annotations, profile.classes), "note": LAST_STEP,
+        "oof": oof_scores(profile, train, oof), "note": LAST_STEP,
         "members": [{"weight": m.weight, "model": m.run.model, "fold": m.run.fold,
                      "views": list(m.views)} for m in members],
         "tables": listed,

@@ -8,14 +8,18 @@ Introduction to the Bootstrap" (1993), chapters 13 (percentile intervals) and 15
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.metric import MetricSpec
 from pipeline.errors import PipelineError
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.metrics import Scored
 
+Summary = dict[str, Any]
+Resamples = NDArray[np.float64]
 RESAMPLES = 1000
 _BATCH = 25  # resamples a job of a thread
 
@@ -72,6 +76,16 @@ def interval(value: float, values: NDArray[np.float64]) -> Interval:
         raise PipelineError("no resample holds a true box: too few images for an interval")
     low, high = np.quantile(here, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def summary(scored: Scored, metric: MetricSpec, n_images: int, seed: int) -> tuple[Summary, Resamples]:
+    """A score with its 95 % interval as metrics.json and cards have it, and its resamples."""
+    value, values = scored.value(), resampled(scored, n_images, seed=seed)
+    found = interval(value, values)
+    return {
+        "metric": str(metric), "value": round(value, 5), "low": round(found.low, 5),
+        "high": round(found.high, 5), "resamples": len(values), "seed": seed,
+    }, values  # fmt: skip
 
 
 def compare(a: float, a_values: NDArray[np.float64], b: float, b_values: NDArray[np.float64]) -> Comparison:

@@ -92,8 +92,8 @@ def read_card(path: Path) -> dict[str, Any]:
 def oof_score(card: dict[str, Any]) -> tuple[str, float | None, float | None, float | None]:
     """(metric, score, low, high) out-of-fold as the card has them, None for what it lacks."""
     oof = card.get("oof") or {}
-    low, high = oof.get("interval") or (None, None)
-    return str(oof.get("metric", "map50")), oof.get("score", oof.get("map50")), low, high
+    own = oof.get("competition") or {"metric": "map50", "value": oof.get("map50")}
+    return str(own["metric"]), own["value"], own.get("low"), own.get("high")
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:
