@@ -1,6 +1,9 @@
 """Every competition: its published annotations are read, its submission is right to the byte, and checks."""
 
+import re
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import competitions
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from pipeline.data import profile as profiles
 from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo, check_photos, load_photo, photos_of
@@ -16,6 +20,8 @@ from pipeline.errors import PipelineError
 from pipeline.submissions.check import check_submission
 from pipeline.submissions.reader import read_submission
 from pipeline.submissions.writer import write_submission
+
+README = Path(__file__).resolve().parent.parent / "README.md"
 
 # (place in the test file, label, score, corners): the first image has two boxes, the second none.
 ROWS = [
@@ -95,6 +101,24 @@ def test_golden_submission_and_back(data, tmp_path, name):
     np.testing.assert_allclose(boxes.boxes_xyxy[order], table.boxes_xyxy, atol=0.011)
     assert sorted(boxes.named_ids.tolist()) == test.images["image_id"].tolist()
     assert (findings.kinds, findings.notes) == ({}, [])
+
+
+def test_the_competition_of_the_readme(home, tmp_path, monkeypatch):
+    """The one YAML file that the README shows is enough for a new competition."""
+    block = re.search(r"  ```yaml\n(.*?)  ```\n", README.read_text(), re.DOTALL)[1]
+    competitions.write(tmp_path / "configs/competitions/mine.yaml", textwrap.dedent(block))
+    monkeypatch.setattr(profiles, "CONFIGS", tmp_path / "configs")
+    root = home / "data/mine"
+    competitions.write(root / "train.csv", "image_id,x1,y1,x2,y2,class", "a,1,2,3,4,dog", "b,,,,,")
+    competitions.write(root / "sample_submission.csv", "image_id,PredictionString", "d,", "c,")
+    profile = load_profile("mine")
+    train, test = load_dataset(profile, "train"), load_dataset(profile, "test")
+    assert train.annotations[["label", "x1", "y1", "x2", "y2"]].to_numpy().tolist() == [[1, 1, 2, 3, 4]]
+    assert train.images["file_name"].tolist() == ["a.jpg", "b.jpg"]
+    table = tiny.table(test, [(0, 1, 0.5, 1, 2, 3, 4)], competition="mine")
+    write_submission(tmp_path / "s.csv", profile, table, test.images)
+    assert (tmp_path / "s.csv").read_text() == "image_id,PredictionString\nd,\nc,1 0.5 1 2 3 4\n"
+    assert check_submission(tmp_path / "s.csv", profile, test).errors == []
 
 
 def test_a_cut_per_class_leaves_boxes_out(data, tmp_path):
