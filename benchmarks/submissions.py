@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--boxes", type=int, default=BOXES, help="of an image")
-    parser.add_argument("--rounds", type=int, default=5, help="the best counts")
+    parser.add_argument("--rounds", type=int, default=9, help="the best counts")
     options = parser.parse_args(argv)
     profile = load_profile("recycle")
     profile = replace(profile, root=Path("/nowhere"))
