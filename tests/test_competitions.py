@@ -12,10 +12,12 @@ import tiny
 from PIL import Image
 
 from pipeline.data import profile as profiles
+from pipeline.data.csv_reader import read_csv
 from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo, check_photos, load_photo, photos_of
 from pipeline.data.profile import load_profile, profile_names
+from pipeline.data.raw import as_list
 from pipeline.errors import PipelineError
 from pipeline.submissions.check import check_submission
 from pipeline.submissions.reader import read_submission
@@ -182,6 +184,14 @@ def test_published_annotations(data, name):
         ]
         found[row.file_name] = (row.width, row.height, boxes)
     assert found == ANNOTATIONS[name]
+
+
+def test_the_records_of_a_table_are_those_of_a_list(data):
+    profile, _ = data("reef")
+    raw = read_csv(profile, profile.train, Findings("train.csv"))
+    assert [image["file_name"] for image in as_list(raw.images)][2] == "video_0/17.jpg"
+    assert [(box["image"], box["x1"]) for box in as_list(raw.boxes)] == [(1, 559), (2, 558), (2, 1)]
+    assert as_list([{"a": 1}]) == [{"a": 1}]
 
 
 def test_what_the_profile_does_not_know_is_listed(data):

@@ -15,6 +15,7 @@ from pipeline.data.dataset import CORNERS, Dataset
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo
 from pipeline.data.profile import Profile
+from pipeline.data.raw import as_list
 from pipeline.data.readers import READERS
 
 EXAMPLES = 5  # of each finding
@@ -56,9 +57,10 @@ def _places(profile: Profile, data: dict[str, Dataset]) -> dict[Any, Place]:
     """Box id -> where it is, for kept boxes and for those that the reader refuses."""
     raw = READERS[profile.format](profile, profile.train, Findings(""))
     places: dict[Any, Place] = {}
-    for box in raw.boxes:
+    images = as_list(raw.images)
+    for box in as_list(raw.boxes):
         corners = np.array([box[name] for name in CORNERS], np.float64)
-        places[box["id"]] = (str(raw.images[box["image"]]["file_name"]), corners)
+        places[box["id"]] = (str(images[box["image"]]["file_name"]), corners)
     return places
 
 

@@ -22,4 +22,11 @@ class Raw:
     category_ids: tuple[int, ...]
 
 
+def as_list(records: Records) -> list[Record]:
+    """Records one by one, whatever a reader yields."""
+    if isinstance(records, pd.DataFrame):
+        return [{str(key): v for key, v in row.items()} for row in records.to_dict(orient="records")]
+    return records
+
+
 Reader = Callable[[Profile, SplitSpec, Findings], Raw]

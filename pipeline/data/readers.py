@@ -23,7 +23,6 @@ from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
 
-
 def read_coco(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
     """COCO json (cocodataset.org, "Data format"): category ids are matched to classes by name."""
     path = profile.path(spec.annotations)
