@@ -11,7 +11,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.metric import MetricSpec
 from pipeline.data.predictions import Predictions
 from pipeline.scoring.analysis import analyse
-from pipeline.scoring.bootstrap import compare, interval, resampled
+from pipeline.scoring.bootstrap import compare, summary
 from pipeline.scoring.coco import evaluate
 from pipeline.scoring.export import export_losses
 from pipeline.scoring.metrics import score
@@ -39,16 +39,9 @@ def assess(
     ids = table.meta.image_ids
     truth = group_truth(dataset.annotations, dataset.images, ids, len(classes))
     scored = score(table, truth, metric)
-    value = scored.value()
-    values = resampled(scored, len(ids), seed=seed)
-    found = interval(value, values)
-    losses = export_losses(found_of(table, truth), truth, metric, value)
-    own = {
-        "metric": str(metric), "value": round(value, 5),
-        "low": round(found.low, 5), "high": round(found.high, 5),
-        "resamples": len(values), "seed": seed,
-        "lost_by_export": {name: round(loss, 5) for name, loss in losses.items()},
-    }  # fmt: skip
+    own, values = summary(scored, metric, len(ids), seed)
+    losses = export_losses(found_of(table, truth), truth, metric, scored.value())
+    own["lost_by_export"] = {name: round(loss, 5) for name, loss in losses.items()}
     scores = evaluate(table, dataset.annotations, classes) | {"split": table.meta.split, "competition": own}
     return Entry(scores, analyse(table, truth, classes, iou=iou_of(metric)), ids, values)
 
