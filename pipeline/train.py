@@ -29,6 +29,7 @@ from pipeline.backends.base import (
     find_model,
     select_device,
 )
+from pipeline.backends.checkpoints import begun
 from pipeline.data.costs import record_cost
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.findings import Findings
@@ -86,8 +87,7 @@ def job_description(
 def check_same_job(run: Path, job: dict[str, Any]) -> None:
     """Raise PipelineError when the run's folder holds another training than the one asked for."""
     path = run / JOB
-    begun = (run / CARD).is_file() or any((run / "work").rglob("last.pt*"))
-    if not begun or not path.is_file():
+    if not ((run / CARD).is_file() or begun(run / "work")) or not path.is_file():
         return  # nothing that could be lost
     before = json.loads(path.read_text(encoding="utf-8"))
     for key, value in job.items():

@@ -182,7 +182,7 @@ def test_kill_9_then_the_same_command_goes_on(trained: Path, tmp_path: Path, mod
     run = home / "runs" / "demo" / model / "fold0"
     first = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(run.glob("work/**/last.pt*")) and time.monotonic() < deadline:
+    while not list(run.glob("work/checkpoints/last-*.pt*")) and time.monotonic() < deadline:
         assert first.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
@@ -391,9 +391,9 @@ def test_a_warm_up_ends_even_in_a_training_of_a_few_steps(trained: Path) -> None
 def test_a_start_that_failed_does_not_lock_the_run(tmp_path: Path) -> None:
     """Only a folder that holds a checkpoint is kept from another training."""
     run = tmp_path / "fold0"
-    (run / "work").mkdir(parents=True)
+    (run / "work" / "checkpoints").mkdir(parents=True)
     (run / train.JOB).write_text(json.dumps({"epochs": 1}))
     train.check_same_job(run, {"epochs": 2})
-    (run / "work" / "last.pth").touch()
+    (run / "work" / "checkpoints" / "last-00001-0123456789abcdef.pth").touch()
     with pytest.raises(PipelineError, match="epochs 1, now asked for 2"):
         train.check_same_job(run, {"epochs": 2})

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from pipeline.backends import BACKENDS
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
-from pipeline.paths import CONFIGS, shown, write_text
+from pipeline.paths import CONFIGS, shown, write_json, write_text
 
 SCORE_FLOOR = 0.001  # boxes below are not exported; a higher floor costs mAP
 MAX_BOXES = 300  # boxes a photo and view
@@ -79,6 +80,20 @@ class PhotoSet:
 
 
 @dataclass(frozen=True)
+class TrainTask:
+    """What the process that trains must know besides the framework's own config."""
+
+    run: Path  # where the results go; the backend's scratch is run/work
+    label: str  # names the run in messages
+    device: str  # "cpu" or "cuda:<index>"
+    seed: int
+
+    @property
+    def work(self) -> Path:
+        return self.run / "work"
+
+
+@dataclass(frozen=True)
 class TrainJob:
     """One training: everything a backend needs, nothing it must look up."""
 
@@ -96,6 +111,10 @@ class TrainJob:
     @property
     def work(self) -> Path:
         return self.run / "work"
+
+    @property
+    def task(self) -> TrainTask:
+        return TrainTask(self.run, f"{self.model.name} {self.run.name}", self.device, self.seed)
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,8 @@ class Detector(Protocol):
 
 
 HISTORY = "history.csv"
+PROGRESS = "work/progress.json"  # below a run: where its training stands, for those who watch
+PROGRESS_SECONDS = 3.0  # between two writings of it
 
 
 class Progress:
@@ -137,11 +158,14 @@ class Progress:
 
     def __init__(
         self, run: Path, label: str, epochs: int, steps_per_epoch: int, start: int,
-        terminal: TextIO | None = None,
+        terminal: TextIO | None = None, device: str = "",
     ) -> None:  # fmt: skip
         self.path, self.epochs, self.epoch = run / HISTORY, epochs, start
+        self.watched, self.said, self.device = run / PROGRESS, 0.0, device
+        self.steps, self.done = steps_per_epoch, 0
+        self.loss = math.nan
         self.terminal = terminal or sys.stdout
-        self.began = time.monotonic()
+        self.began, self.start = time.monotonic(), start
         self.rows = self._rows_before(start)
         self.bar = tqdm(
             total=epochs * steps_per_epoch, initial=start * steps_per_epoch, desc=label,
@@ -161,8 +185,26 @@ class Progress:
         return [row for row in rows if row["epoch"] <= start]
 
     def step(self, loss: float) -> None:
+        self.done += 1
+        self.loss = loss
+        self._tell()
         self.bar.update()
         self.bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.epochs} loss {loss:.3f}", refresh=False)
+
+    def _tell(self) -> None:
+        """Write where the training stands, every few seconds; `left` is in seconds."""
+        now = time.monotonic()
+        if now - self.said < PROGRESS_SECONDS:
+            return
+        self.said = now
+        ahead = (self.epochs - self.start) * self.steps - self.done
+        scores = [row["map50"] for row in self.rows if row["map50"] is not None]
+        write_json(
+            self.watched,
+            {"epoch": self.epoch, "epochs": self.epochs, "loss": _finite(self.loss),
+             "map50": max(scores, default=None), "left": round(ahead * (now - self.began) / self.done, 1),
+             "device": self.device, "time": time.time()},
+        )  # fmt: skip
 
     def end_epoch(self, loss: float, map50: float | None) -> None:
         """Record the epoch that has just ended; `map50` is None when it was not validated.
@@ -176,6 +218,8 @@ class Progress:
             "seconds": round(time.monotonic() - self.began, 1),
         }  # fmt: skip
         self.rows.append(row)
+        self.said = 0.0
+        self._tell()
         text = io.StringIO()
         writer = csv.DictWriter(text, list(row), lineterminator="\n")
         writer.writeheader()
@@ -190,6 +234,10 @@ class Progress:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 5) if math.isfinite(value) else None
 
 
 def select_device(device: str | None) -> str:

@@ -2,17 +2,15 @@
 
 Configs are the framework's own (`_base_ = "mmdet::..."` reaches those it ships) with three plain
 variables, `image_size`, `epochs` and `batch`, that a run may override. `resolve` puts in what a config
-must not know: classes, files, device. Checkpoints are written to a temporary name and renamed.
+must not know: classes, files, device.
 """
 
 import contextlib
 import copy
-import gc
+import functools
 import io
 import json
-import logging
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,32 +34,32 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
-from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from pipeline.backends import mmdet_runner
 from pipeline.backends.base import (
     MAX_BOXES,
     SCORE_FLOOR,
     Image,
     ModelConfig,
     PhotoSet,
-    Progress,
     RawBoxes,
     Settings,
     Trained,
     TrainJob,
-    memory_advice,
 )
+from pipeline.backends.checkpoints import BEST, LAST
+from pipeline.backends.recovery import recovering
+from pipeline.backends.safe_load import secure_mmengine
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.photos import stage_photos, staged_name
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, shown, write_json, write_text
 
-MAP50 = "coco/bbox_mAP_50"
+secure_mmengine()
 RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize")
 
 
@@ -168,11 +166,13 @@ def _loader(cfg: Config, job: TrainJob, part: str, pipeline: Any, train: bool) -
         dataset["filter_cfg"] = {"filter_empty_gt": False, "min_size": 0}
     loader = {
         "batch_size": cfg.batch if train else max(cfg.batch // 2, 1), "num_workers": job.workers,
-        "persistent_workers": job.workers > 0,
+        # Readers that start anew with each epoch draw what its random state says, see `seeds`.
+        "persistent_workers": job.workers > 0 and not train,
         "sampler": {"type": "DefaultSampler", "shuffle": train}, "dataset": dataset,
     }  # fmt: skip
     if train:
         loader["batch_sampler"] = {"type": "AspectRatioBatchSampler", "drop_last": False}
+        loader["worker_init_fn"] = {"type": "pipeline_seed_reader"}
     return loader
 
 
@@ -188,10 +188,10 @@ def _for_job(job: TrainJob) -> Config:
         proposal_nums=(1, 10, 100),  # COCO's own limits, so that its mAP50 is pycocotools'
     )  # fmt: skip
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.val_interval)
+    cfg.train_cfg = dict(type="PipelineTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.val_interval)
     cfg.val_cfg = dict(type="ValLoop")
     cfg.default_hooks = dict(cfg.get("default_hooks", {}), checkpoint=None)
-    cfg.work_dir, cfg.load_from, cfg.resume = str(job.work / "train"), None, False
+    cfg.work_dir = str(job.work / "train")
     cfg.randomness = dict(seed=job.seed)
     steps = -(-len(job.train.images) // cfg.batch)
     for part in _dicts(cfg.param_scheduler):
@@ -254,131 +254,37 @@ def _thaw(backbone: dict[str, Any]) -> None:
         backbone["convert_weights"] = False
 
 
-class _Runner(Runner):
-    """The runner, with its messages in the run's own log file instead of the terminal."""
-
-    log_path: Path
-
-    def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> MMLogger:
-        logger = super().build_logger(log_level, str(Path(self._log_dir) / "scratch.log"), **kwargs)
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            handler.close()
-        file = logging.FileHandler(self.log_path, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(file)
-        return logger
-
-
-class _RunHook(Hook):
-    """Progress, the best checkpoint by mAP50, and the checkpoint to go on from, each written whole."""
-
-    priority = "VERY_LOW"  # after the hooks that step the schedule and average the weights
-
-    def __init__(self, job: TrainJob) -> None:
-        self.job, self.terminal = job, sys.stdout
-        self.losses: list[float] = []
-
-    @property
-    def last(self) -> Path:
-        return self.job.work / "last.pth"
-
-    @property
-    def best(self) -> Path:
-        return self.job.work / "best.pth"
-
-    def before_train(self, runner: Runner) -> None:
-        label = f"{self.job.model.name} {self.job.run.name}"
-        steps = len(runner.train_dataloader)
-        self.progress = Progress(self.job.run, label, runner.max_epochs, steps, runner.epoch, self.terminal)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Any = None) -> None:  # fmt: skip
-        loss = float(outputs["loss"].detach())
-        if not np.isfinite(loss):
-            raise PipelineError(
-                f"{self.job.model.name}: loss is {loss} at epoch {runner.epoch + 1}, step {batch_idx + 1}; "
-                'lower the learning rate (SET="optim_wrapper.optimizer.lr=...")'
-            )
-        self.losses.append(loss)
-        self.progress.step(loss)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Save an epoch that will not be validated; the others are saved when their score is known."""
-        epoch = runner.epoch + 1  # the loop counts it after this hook
-        if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
-            self.progress.end_epoch(self._take_loss(), None)
-            self._save(runner, self.last, {"epoch": epoch, "iter": runner.iter}, optimizer=True)
-
-    def _take_loss(self) -> float:
-        loss, self.losses = float(np.mean(self.losses)), []
-        return loss
-
-    def best_meta(self) -> dict[str, Any]:
-        """Epoch and mAP50 of the best checkpoint, as it says itself; empty when there is none yet."""
-        if not self.best.is_file():
-            return {}
-        return CheckpointLoader.load_checkpoint(str(self.best), "cpu", logger="silent")["meta"]
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        # Missing when not one box was found, -1 when the held-out part has no true box.
-        map50 = max(float((metrics or {}).get(MAP50, 0.0)), 0.0)
-        self.progress.end_epoch(self._take_loss(), map50)
-        meta = {"epoch": runner.epoch, "iter": runner.iter, "map50": map50}
-        if map50 > self.best_meta().get("map50", -1):
-            self._save(runner, self.best, meta, optimizer=False)
-        self._save(runner, self.last, meta, optimizer=True)
-
-    @staticmethod
-    def _save(runner: Runner, path: Path, meta: dict[str, Any], optimizer: bool) -> None:
-        with atomic(path) as temporary:
-            runner.save_checkpoint(
-                str(temporary.parent), temporary.name, save_optimizer=optimizer,
-                save_param_scheduler=optimizer, meta=dict(meta),
-            )  # fmt: skip
-
-
 def train(job: TrainJob) -> Trained:
-    """Train, or go on from run/work/last.pth of a training that was cut off."""
+    """Train, or go on from the checkpoints in run/work of a training that was cut off."""
     init_default_scope("mmdet")
     shutil.rmtree(job.work / "data", ignore_errors=True)
     _stage(job, "train", job.train)
     _stage(job, "val", job.held_out)
     cfg = _for_job(job)
-    hook = _RunHook(job)
+    checkpoints = mmdet_runner.checkpoints(job.work)
     note = job.work / "pretrained.txt"
-    with _device(job.device):
-        if hook.last.is_file():
-            for part in _dicts(cfg.model):  # the checkpoint holds all weights
-                if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-                    part["init_cfg"] = None
-                    _thaw(part) if note.read_text() == "from scratch" else None
-            cfg.load_from, cfg.resume = str(hook.last), True
-        else:
-            write_text(note, _find_pretrained(cfg, job.model.name))
-        _Runner.log_path = job.run / "train.log"
-        with (
-            open(_Runner.log_path, "a", encoding="utf-8") as log,
-            contextlib.redirect_stdout(log),
-            memory_advice(job.model.name),
-        ):
-            runner = _Runner.from_cfg(cfg)
-            runner.register_hook(hook)
-            runner.train()  # pycocotools prints its tables
-    hook.progress.close()
+    if checkpoints.newest(LAST):
+        for part in _dicts(cfg.model):  # the checkpoint holds all weights
+            if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+                part["init_cfg"] = None
+                _thaw(part) if note.read_text() == "from scratch" else None
+    else:
+        write_text(note, _find_pretrained(cfg, job.model.name))
+    attempt = functools.partial(mmdet_runner.run, cfg, job.task)
+    recovering(job.model.name, job.work, cfg.batch, attempt)
+    best = checkpoints.newest(BEST) or checkpoints.newest(LAST)
+    assert best is not None, "a training ends with a checkpoint"
     checkpoint, config = job.run / "best.pth", job.run / "config.py"
     with atomic(checkpoint) as temporary:
-        shutil.copyfile(hook.best, temporary)
+        shutil.copyfile(best, temporary)
     saved = Config(ConfigDict({key: cfg[key] for key in ("model", "test_pipeline", "image_size", "amp")}))
     for part in _dicts(saved.model):
         part.pop("init_cfg", None)
     write_text(config, saved.pretty_text + _rest_as_comment(cfg))
-    best = hook.best_meta()
-    del runner
-    gc.collect()
+    meta = CheckpointLoader.load_checkpoint(str(best), "cpu", logger="silent")["meta"]
     resolved = {key: cfg[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
-        checkpoint, config, best["epoch"], best["map50"], note.read_text(encoding="utf-8"), resolved
+        checkpoint, config, meta["epoch"], meta.get("map50", 0.0), note.read_text(encoding="utf-8"), resolved
     )
 
 
@@ -387,22 +293,6 @@ def _rest_as_comment(cfg: Config) -> str:
     keys = ("train_pipeline", "optim_wrapper", "param_scheduler", "epochs", "batch", "auto_scale_lr")
     rest = Config(ConfigDict({key: cfg[key] for key in keys if key in cfg}))
     return "\n# Trained with:\n" + "".join(f"# {line}\n" for line in rest.pretty_text.splitlines())
-
-
-@contextlib.contextmanager
-def _device(device: str) -> Iterator[None]:
-    """Make the runner, which takes the current GPU if there is any, use the asked device."""
-    if device == "cpu":
-        from mmengine.device import utils
-
-        before, utils.DEVICE = utils.DEVICE, "cpu"
-        try:
-            yield
-        finally:
-            utils.DEVICE = before
-    else:
-        torch.cuda.set_device(torch.device(device))
-        yield
 
 
 class _Detector:

@@ -1,19 +1,17 @@
 """YOLOv5 and its successors through ultralytics (AGPL-3.0).
 
-The framework rewrites photos in place, caches labels beside them, drops bad ones silently and writes
-checkpoints in place. So each run gets its own tree of links and labels below run/work, the number of
-photos it took is compared with ours, and checkpoints are renamed into place when they are whole.
+The framework rewrites photos in place, caches labels beside them and drops bad ones silently. So each run
+gets its own tree of links and labels below run/work, and the number of photos it took is compared with
+ours.
 """
 
 import contextlib
 import functools
-import gc
-import logging
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ import pandas as pd
 import yaml
 
 # Read at import: no downloads of packages and fonts, no telemetry, no settings file that trainings share,
-# no progress bars beside ours.
+# no progress bars beside ours, no code out of checkpoints.
+os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_VERBOSE", "false")
@@ -32,23 +31,23 @@ os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder.name)
 import torch
 import ultralytics
 from ultralytics import YOLO
-from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import LOGGER, SETTINGS, nms
+from ultralytics.utils import nms
 
+from pipeline.backends import ultralytics_trainer
 from pipeline.backends.base import (
     MAX_BOXES,
     SCORE_FLOOR,
     Image,
     ModelConfig,
     PhotoSet,
-    Progress,
     RawBoxes,
     Settings,
     Trained,
     TrainJob,
-    memory_advice,
 )
+from pipeline.backends.checkpoints import BEST, LAST
+from pipeline.backends.recovery import recovering
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.photos import stage_photos, staged_name
@@ -145,73 +144,6 @@ def _stage_data(job: TrainJob) -> Path:
     return path
 
 
-class _Trainer(DetectionTrainer):  # type: ignore[misc]
-    """The framework's trainer: best epoch by mAP50, checkpoints renamed into place when whole."""
-
-    job: TrainJob
-    progress: Progress
-
-    def validate(self) -> tuple[dict[str, float], float]:
-        before = self.best_fitness
-        metrics, _ = super().validate()
-        fitness = float(metrics["metrics/mAP50(B)"])
-        self.best_fitness: Any = fitness if before is None else max(before, fitness)
-        return metrics, fitness
-
-    def save_model(self) -> bool:
-        last, best = self.last, self.best
-        new_best = best.with_name("best.new.pt")
-        new_best.unlink(missing_ok=True)  # of a run that was killed while it wrote it
-        losses: Any = self.tloss
-        self.progress.end_epoch(float(sum(losses.values())), self.fitness)
-        with atomic(last) as new_last:
-            self.last, self.best = new_last, new_best
-            try:
-                super().save_model()
-            finally:
-                self.last, self.best = last, best
-            if new_best.exists():  # only when this epoch is the best so far
-                os.replace(new_best, best)
-        return True
-
-    def final_eval(self) -> None:
-        """Nothing: the best epoch was validated when it ran, and predict makes the tables."""
-
-
-def _check_counts(trainer: _Trainer) -> None:
-    job = trainer.job
-    for part, loader, photos in (
-        ("train", trainer.train_loader, job.train),
-        ("held-out", trainer.test_loader, job.held_out),
-    ):
-        taken, boxes = len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)
-        ours = (len(photos.images), len(_learnable(photos)))
-        if (taken, boxes) != ours:
-            raise PipelineError(
-                f"ultralytics took {taken} of {ours[0]} {part} photos and {boxes} of {ours[1]} boxes; "
-                f"see {shown(job.run / 'train.log')}"
-            )
-
-
-def _attach(trainer: _Trainer) -> None:
-    """Report to our progress bar, through the framework's callbacks."""
-
-    def start(trainer: _Trainer) -> None:
-        _check_counts(trainer)
-        job = trainer.job
-        trainer.progress = Progress(
-            job.run, f"{job.model.name} {job.run.name}", trainer.epochs, len(trainer.train_loader),
-            trainer.start_epoch,
-        )  # fmt: skip
-
-    def loss_of(trainer: Any) -> float:
-        return float(sum(trainer.tloss.values()))
-
-    trainer.add_callback("on_train_start", start)
-    trainer.add_callback("on_train_batch_end", lambda t: t.progress.step(loss_of(t)))
-    trainer.add_callback("on_train_end", lambda t: t.progress.close())
-
-
 def _first_weights(model: str, wanted: str | None) -> tuple[str | bool, str]:
     """(value of ultralytics' `pretrained`, note): a local file, the framework's download, or False."""
     if not wanted:
@@ -230,95 +162,49 @@ def _first_weights(model: str, wanted: str | None) -> tuple[str | bool, str]:
     return str(path), wanted
 
 
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send the framework's messages to a file."""
-    handlers, level = LOGGER.handlers[:], LOGGER.level
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.handlers[:] = [file]
-    LOGGER.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        LOGGER.handlers[:] = handlers
-        LOGGER.setLevel(level)
-        file.close()
-
-
 def train(job: TrainJob) -> Trained:
-    """Train, or go on from run/work/weights/last.pt of a training that was cut off."""
+    """Train, or go on from the checkpoints in run/work of a training that was cut off."""
     values = resolve(job.model, job.settings)
     data = _stage_data(job)
-    last = job.work / "train" / "weights" / "last.pt"
-    note_path = job.work / "pretrained.txt"
-    arguments: dict[str, Any] = {
-        "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
-        "device": "cpu" if job.device == "cpu" else job.device.removeprefix("cuda:"),
-        "workers": job.workers,
-        "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
-    }  # fmt: skip
-    SETTINGS.update(sync=False)
-    with _log_to(job.run / "train.log"):
-        done = _epochs_done(last)
-        if done:
-            arguments |= {"resume": str(last)}
-        else:
+    checkpoints = ultralytics_trainer.checkpoints(job.work)
+    note = job.work / "pretrained.txt"
+    with ultralytics_trainer.log_to(job.run / "train.log"):
+        pretrained: str | bool = False
+        if not checkpoints.newest(LAST):
             asked = values["train"].get("pretrained", True)  # false, or the name of a file
             wanted = asked if isinstance(asked, str) else values.get("weights") if asked else None
-            pretrained, note = _first_weights(job.model.name, wanted)
-            write_text(note_path, note)
-            arguments |= {
-                "model": values["model"], "pretrained": pretrained, "epochs": values["epochs"],
-                "imgsz": values["image_size"], "batch": values["batch"], "seed": job.seed,
-                "deterministic": True, "plots": False, "verbose": False, "val": True, "save": True,
-            }  # fmt: skip
-            arguments = values["train"] | arguments
-        trainer: Any = None
-        if done < values["epochs"]:
-            trainer = _make_trainer(arguments, job)
-            with memory_advice(job.model.name):
-                trainer.train()
-        checkpoint, config = job.run / "best.pt", job.run / "config.yaml"
-        with atomic(checkpoint) as temporary:
-            _strip(last.with_name("best.pt"), temporary)
+            pretrained, said = _first_weights(job.model.name, wanted)
+            write_text(note, said)
+    arguments = values["train"] | {
+        "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
+        "device": "cpu" if job.device == "cpu" else job.device.removeprefix("cuda:"),
+        "workers": job.workers, "model": values["model"], "pretrained": pretrained,
+        "epochs": values["epochs"], "imgsz": values["image_size"], "batch": values["batch"],
+        "seed": job.seed, "deterministic": True, "plots": False, "verbose": False, "val": True,
+        "save": True,
+        "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
+    }  # fmt: skip
+    counts = [
+        [len(part.images), int((part.annotations["iscrowd"] == 0).sum())]
+        for part in (job.train, job.held_out)
+    ]
+    attempt = functools.partial(ultralytics_trainer.run, arguments, counts, job.task)
+    try:
+        recovering(job.model.name, job.work, values["batch"], attempt)
+    except ultralytics_trainer.BadArgumentError as error:
+        raise PipelineError(f"{shown(job.model.path)}: {error}") from None
+    best = checkpoints.newest(BEST) or checkpoints.newest(LAST)
+    assert best is not None, "a training ends with a checkpoint"
+    held = ultralytics_trainer.load_checkpoint(best)
+    checkpoint, config = job.run / "best.pt", job.run / "config.yaml"
+    with atomic(checkpoint) as temporary:
+        torch.save(ultralytics_trainer.without_optimizer(held), temporary)
     write_text(config, yaml.safe_dump(values, sort_keys=False))
-    best = _load(last.with_name("best.pt"))  # it says itself which epoch it is of
-    del trainer
-    gc.collect()
     resolved = {key: values[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
-        checkpoint, config, int(best["epoch"]) + 1, float(best["train_metrics"]["fitness"]),
-        note_path.read_text(encoding="utf-8"), resolved,
+        checkpoint, config, int(held["epoch"]) + 1, float(held["train_metrics"]["fitness"]),
+        note.read_text(encoding="utf-8"), resolved,
     )  # fmt: skip
-
-
-def _make_trainer(arguments: dict[str, Any], job: TrainJob) -> _Trainer:
-    try:
-        trainer = _Trainer(overrides=arguments)
-    except (SyntaxError, TypeError, ValueError) as error:  # what get_cfg raises for a bad key
-        raise PipelineError(f"{shown(job.model.path)}: {' '.join(str(error).split())[:300]}") from None
-    trainer.job = job
-    _attach(trainer)
-    return trainer
-
-
-def _load(path: Path) -> dict[str, Any]:
-    from ultralytics.utils.patches import torch_load
-
-    return torch_load(path, map_location="cpu")
-
-
-def _epochs_done(last: Path) -> int:
-    """Epochs that a cut-off training finished; 0 when there is none to go on from."""
-    return int(_load(last)["epoch"]) + 1 if last.is_file() else 0
-
-
-def _strip(source: Path, target: Path) -> None:
-    """Write the checkpoint without optimizer state, EMA weights as the model, in half precision."""
-    from ultralytics.utils.torch_utils import strip_optimizer
-
-    strip_optimizer(str(source), str(target))
 
 
 class _Detector:

@@ -1,0 +1,82 @@
+"""Checkpoints of a training under way: written whole, named by their epoch and digest, checked when read.
+
+The name carries the digest, so one rename brings the file and what it must be into place: a killed
+process leaves the checkpoints that were there. The newest two of a kind are kept; one that does not
+match its name is set aside and the one before it is used.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.paths import file_digest, shown, sync_folder
+
+KEPT = 2
+LAST, BEST = "last", "best"
+_NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})")
+
+
+class Checkpoints:
+    """The checkpoints in one folder, e.g. `last-00003-1f6b….pth` of the third epoch."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = folder, suffix
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
+            leftover.unlink()
+
+    @contextlib.contextmanager
+    def write(self, kind: str, epoch: int) -> Iterator[Path]:
+        """Yield a temporary path; what is written there becomes the newest checkpoint of its kind.
+
+        `epoch` counts from 1. Nothing changes when the block raises.
+        """
+        temporary = self.folder / f".{kind}.{os.getpid()}.tmp{self.suffix}"
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            name = f"{kind}-{epoch:05d}-{file_digest(temporary)}{self.suffix}"
+            os.replace(temporary, self.folder / name)
+            sync_folder(self.folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+        # What was read as newest goes first: after a step back an older epoch is written again.
+        old = [path for path in self._of(kind) if path.name != name]
+        for path in old[KEPT - 1 :]:
+            path.unlink()
+
+    def newest(self, kind: str) -> Path | None:
+        """The newest whole checkpoint of a kind; damaged ones are set aside and one line says so."""
+        for path in self._of(kind):
+            if file_digest(path) == _parts(path)["digest"]:
+                return path
+            aside = path.with_name(f"damaged-{path.name}")
+            os.replace(path, aside)
+            print(f"{shown(path)}: damaged, its digest differs; set aside as {aside.name}")
+        return None
+
+    def epoch(self, kind: str) -> int:
+        """Epochs that the newest whole checkpoint of a kind has behind it; 0 when there is none."""
+        path = self.newest(kind)
+        return int(_parts(path)["epoch"]) if path else 0
+
+    def _of(self, kind: str) -> list[Path]:
+        """The checkpoints of a kind, newest epoch first."""
+        found = [path for path in self.folder.glob(f"{kind}-*{self.suffix}") if _NAME.fullmatch(path.stem)]
+        return sorted(
+            found, key=lambda path: (path.stem.split("-")[1], path.stat().st_mtime_ns), reverse=True
+        )
+
+
+def _parts(path: Path) -> dict[str, str]:
+    match = _NAME.fullmatch(path.stem)
+    assert match is not None, path
+    return match.groupdict()
+
+
+def begun(work: Path) -> bool:
+    """Whether a run's scratch folder holds a checkpoint, so that something could be lost."""
+    return any(_NAME.fullmatch(path.stem) for path in work.rglob(f"{LAST}-*.pt*"))
