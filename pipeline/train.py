@@ -168,7 +168,13 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
     write_json(job.run / JOB, description)
     backend = load_backend(job.model.backend)
     began = time.monotonic()
-    trained = backend.train(job)
+    try:
+        trained = backend.train(job)
+    except PipelineError:
+        raise
+    except Exception:  # whatever a framework makes of a photo that turned unreadable on the way
+        check_photos([*job.train.photos, *job.held_out.photos], Findings("photos"))  # names it
+        raise
     card = description | {
         "classes": list(job.classes),
         "checkpoint": trained.checkpoint.name,
@@ -178,6 +184,7 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
         "framework_map50": round(trained.best_map50, 5),
         "pretrained": trained.pretrained,
         "device": job.device,
+        "recovery": trained.recovery,
         "trained_photos": len(job.train.images),
         "held_out_photos": len(job.held_out.images),
         "seconds": round(time.monotonic() - began, 1),

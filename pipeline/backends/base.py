@@ -127,6 +127,7 @@ class Trained:
     best_map50: float  # on the held-out photos, by the framework's own counting
     pretrained: str  # where the first weights came from, or "from scratch"
     resolved: dict[str, Any]  # epochs, image_size, batch
+    recovery: dict[str, Any] = field(default_factory=dict)  # how it departed from its config, see recovery
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, cast
 
 from pipeline.paths import file_digest, shown, sync_folder
 
@@ -75,6 +76,44 @@ def _parts(path: Path) -> dict[str, str]:
     match = _NAME.fullmatch(path.stem)
     assert match is not None, path
     return match.groupdict()
+
+
+class _Writer:
+    """A file that remembers why it could not be written: torch reports a position of its zip instead."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by save_tensors
+
+    def write(self, data: bytes) -> int:
+        view, done = memoryview(data).cast("B"), 0
+        try:
+            while done < len(view):  # an unbuffered file takes what there is room for
+                done += self.file.write(view[done:]) or 0
+        except OSError as error:
+            error.filename = str(self.path)
+            self.error = error
+            raise
+        return done
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_tensors(state: Any, path: Path) -> None:
+    """torch.save; raises OSError where the disk is full or the file too large."""
+    import torch
+
+    writer = _Writer(path)
+    try:
+        torch.save(state, cast(IO[bytes], writer))
+    except RuntimeError:
+        if writer.error is not None:
+            raise writer.error from None
+        raise
+    finally:
+        writer.file.close()
 
 
 def begun(work: Path) -> bool:

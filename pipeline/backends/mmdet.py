@@ -271,7 +271,7 @@ def train(job: TrainJob) -> Trained:
     else:
         write_text(note, _find_pretrained(cfg, job.model.name))
     attempt = functools.partial(mmdet_runner.run, cfg, job.task)
-    recovering(job.model.name, job.work, cfg.batch, attempt)
+    recovered = recovering(job.model.name, job.work, cfg.batch, attempt)
     best = checkpoints.newest(BEST) or checkpoints.newest(LAST)
     assert best is not None, "a training ends with a checkpoint"
     checkpoint, config = job.run / "best.pth", job.run / "config.py"
@@ -284,8 +284,9 @@ def train(job: TrainJob) -> Trained:
     meta = CheckpointLoader.load_checkpoint(str(best), "cpu", logger="silent")["meta"]
     resolved = {key: cfg[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
-        checkpoint, config, meta["epoch"], meta.get("map50", 0.0), note.read_text(encoding="utf-8"), resolved
-    )
+        checkpoint, config, meta["epoch"], meta.get("map50", 0.0), note.read_text(encoding="utf-8"),
+        resolved, recovered,
+    )  # fmt: skip
 
 
 def _rest_as_comment(cfg: Config) -> str:

@@ -17,10 +17,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import FUNCTIONS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
+from mmengine.utils import apply_to
 
 from pipeline.backends.base import Progress, TrainTask
-from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
+from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
 from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
 from pipeline.backends.seeds import reseed, seed_reader
 
@@ -154,11 +155,27 @@ class _RunHook(Hook):
         self._save(runner, LAST, meta, optimizer=True)
 
     def _save(self, runner: Runner, kind: str, meta: dict[str, Any], optimizer: bool) -> None:
-        with self.store.write(kind, meta["epoch"]) as temporary:
-            runner.save_checkpoint(
-                str(temporary.parent), temporary.name, save_optimizer=optimizer,
-                save_param_scheduler=optimizer, meta=dict(meta),
-            )  # fmt: skip
+        with self.store.write(kind, meta["epoch"]) as path:
+            save_tensors(_state(runner, meta, optimizer), path)
+
+
+def _state(runner: Runner, meta: dict[str, Any], optimizer: bool) -> dict[str, Any]:
+    """What the runner's own save_checkpoint writes, but for the config, which takes yapf a second."""
+    model = getattr(runner.model, "module", runner.model)
+    meta = meta | {"seed": runner.seed, "dataset_meta": runner.train_dataloader.dataset.metainfo}
+    state = {
+        "meta": meta, "state_dict": weights_to_cpu(model.state_dict()),
+        "message_hub": _on_cpu(runner.message_hub.state_dict()),
+    }  # fmt: skip
+    if optimizer:
+        state["optimizer"] = _on_cpu(runner.optim_wrapper.state_dict())
+        state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+    runner.call_hook("before_save_checkpoint", checkpoint=state)
+    return state
+
+
+def _on_cpu(state: Any) -> Any:
+    return apply_to(state, lambda value: hasattr(value, "cpu"), lambda value: value.cpu())
 
 
 def run(cfg: Config, task: TrainTask, recovery: Recovery) -> None:

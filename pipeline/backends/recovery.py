@@ -12,14 +12,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from pipeline.errors import PipelineError
 from pipeline.paths import write_json
 
-Result = TypeVar("Result")
 FILE = "recovery.json"
 # What a GPU says, besides OutOfMemoryError, when its libraries find no memory.
 MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR",
@@ -46,15 +45,17 @@ def read_recovery(work: Path) -> Recovery:
     return Recovery(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Recovery()
 
 
-def recovering(name: str, work: Path, batch: int, attempt: Callable[[Recovery], Result]) -> Result:
+def recovering(name: str, work: Path, batch: int, attempt: Callable[[Recovery], None]) -> dict[str, Any]:
     """Call `attempt` until it returns; each time it starts from the newest checkpoint in `work`.
 
-    batch: photos a step and device. Raises PipelineError when the remedies are used up.
+    batch: photos a step and device. Returns what was decided on the way, as the card records it. Raises
+    PipelineError when the remedies are used up.
     """
     while True:
         recovery = read_recovery(work)
         try:
-            return attempt(recovery)
+            attempt(recovery)
+            return asdict(recovery)
         except LossNotFiniteError as error:
             if recovery.lr_factor < 1:
                 raise PipelineError(

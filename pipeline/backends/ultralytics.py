@@ -8,27 +8,20 @@ ours.
 import contextlib
 import functools
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
-# Read at import: no downloads of packages and fonts, no telemetry, no settings file that trainings share,
-# no progress bars beside ours, no code out of checkpoints.
-os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
-os.environ.setdefault("YOLO_OFFLINE", "true")
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-os.environ.setdefault("YOLO_VERBOSE", "false")
-_settings_folder = tempfile.TemporaryDirectory(prefix="ultralytics-")  # gone when the process ends
-os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder.name)
+from pipeline.backends import ultralytics_setup
 
-import torch
+ultralytics_setup.install()  # before anything imports ultralytics
+
 import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
@@ -46,7 +39,7 @@ from pipeline.backends.base import (
     Trained,
     TrainJob,
 )
-from pipeline.backends.checkpoints import BEST, LAST
+from pipeline.backends.checkpoints import BEST, LAST, save_tensors
 from pipeline.backends.recovery import recovering
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
@@ -190,7 +183,7 @@ def train(job: TrainJob) -> Trained:
     ]
     attempt = functools.partial(ultralytics_trainer.run, arguments, counts, job.task)
     try:
-        recovering(job.model.name, job.work, values["batch"], attempt)
+        recovered = recovering(job.model.name, job.work, values["batch"], attempt)
     except ultralytics_trainer.BadArgumentError as error:
         raise PipelineError(f"{shown(job.model.path)}: {error}") from None
     best = checkpoints.newest(BEST) or checkpoints.newest(LAST)
@@ -198,12 +191,12 @@ def train(job: TrainJob) -> Trained:
     held = ultralytics_trainer.load_checkpoint(best)
     checkpoint, config = job.run / "best.pt", job.run / "config.yaml"
     with atomic(checkpoint) as temporary:
-        torch.save(ultralytics_trainer.without_optimizer(held), temporary)
+        save_tensors(ultralytics_trainer.without_optimizer(held), temporary)
     write_text(config, yaml.safe_dump(values, sort_keys=False))
     resolved = {key: values[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
         checkpoint, config, int(held["epoch"]) + 1, float(held["train_metrics"]["fitness"]),
-        note.read_text(encoding="utf-8"), resolved,
+        note.read_text(encoding="utf-8"), resolved, recovered,
     )  # fmt: skip
 
 
@@ -264,8 +257,9 @@ def load(checkpoint: Path, config: Path, classes: tuple[str, ...], device: str) 
     try:
         values = yaml.safe_load(config.read_text(encoding="utf-8"))
         detector = _Detector(YOLO(str(checkpoint), task="detect"), int(values["image_size"]), device)
-    except (OSError, RuntimeError, KeyError, EOFError) as error:
-        raise PipelineError(f"{shown(checkpoint)}: not a whole checkpoint ({error})") from None
+    except (OSError, RuntimeError, KeyError, EOFError, TypeError) as error:  # TypeError: not a plain model
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"{shown(checkpoint)}: not a whole checkpoint ({reason})") from None
     names = tuple(detector.yolo.names.values())
     if names != classes:
         raise PipelineError(f"{shown(checkpoint)}: trained on classes {names}, expected {classes}")

@@ -2,8 +2,9 @@
 
 The framework's own checkpoint to go on from holds the averaged weights alone, in half precision, and
 goes on training from those. Ours holds the weights, their average and the optimizer as they are, so that a
-resumed training is the undisturbed one, but for two things that live in memory: gradients not yet applied
-where several batches make a step (batch < nbs), and mosaic's list of recently read photos.
+resumed training is the undisturbed one, but for what lives in memory alone: gradients not yet applied where
+several batches make a step (batch < nbs), mosaic's list of recently read photos, and the random states of
+processes that read photos (WORKERS > 0).
 """
 
 import contextlib
@@ -16,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from pipeline.backends import ultralytics_setup
+
+ultralytics_setup.install()  # before anything imports ultralytics
+
 from ultralytics import __version__
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
@@ -23,7 +29,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOGGER, RANK, 
 from ultralytics.utils.torch_utils import unwrap_model
 
 from pipeline.backends.base import Progress, TrainTask
-from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
+from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
 from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
 from pipeline.backends.seeds import reseed
 from pipeline.errors import PipelineError
@@ -73,7 +79,6 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     optimizer: Any
     metrics: Any
     loss: Any
-    loss_items: Any
     tloss: Any
 
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
@@ -107,9 +112,9 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         if self.best_fitness == self.fitness:
             slim = held | dict.fromkeys(("weights", "optimizer", "scaler"))
             with self.store.write(BEST, epoch) as path:
-                torch.save(slim, path)
+                save_tensors(slim, path)
         with self.store.write(LAST, epoch) as path:
-            torch.save(held, path)
+            save_tensors(held, path)
         return True
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
@@ -148,13 +153,14 @@ def _attach(trainer: _Trainer, counts: list[list[int]]) -> None:
         trainer._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all
         mixed = reseed(task.seed, trainer.epoch, max(RANK, 0))
         loader = trainer.train_loader
-        # Reading processes have the next epoch's photos under way already: theirs is seeded once.
+        # Reading processes have the next epoch's photos under way already: theirs are seeded once.
         if loader.num_workers == 0 or trainer.epoch == trainer.start_epoch:
             loader.generator.manual_seed(mixed)
+            loader.reset()
 
     def step(trainer: _Trainer) -> None:
-        loss = float(sum(trainer.loss_items.values()))
         if not torch.isfinite(trainer.loss):
+            loss = float(trainer.loss)
             raise LossNotFiniteError(f"{task.label}: loss is {loss} at epoch {trainer.epoch + 1}")
         if leads:
             trainer.progress.step(float(sum(trainer.tloss.values())))

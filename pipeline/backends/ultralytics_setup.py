@@ -1,0 +1,16 @@
+"""What ultralytics reads from the environment when it is imported; to be called before that."""
+
+import os
+import tempfile
+
+_settings_folder = tempfile.TemporaryDirectory(prefix="ultralytics-")  # gone when the process ends
+
+
+def install() -> None:
+    """No downloads of packages and fonts, no telemetry, no settings file that trainings share, no
+    progress bars beside ours, and no code out of checkpoints."""
+    os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder.name)

@@ -1,0 +1,356 @@
+"""Trainings in trouble: cut off, damaged checkpoints, losses that are not finite, memory that runs out."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import folds, train
+from pipeline.backends import load_backend, recovery
+from pipeline.backends.base import Progress
+from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
+from pipeline.data import demo
+from pipeline.errors import PipelineError
+
+# Settings under which nothing but the checkpoint carries over from epoch to epoch, see
+# ultralytics_trainer: a step for every batch, no mosaic.
+EXACT = {
+    "faster_rcnn_tiny": [],
+    "yolov5n": ["--set", "pretrained=false", "nbs=4", "mosaic=0", "optimizer=AdamW", "lr0=0.002"],
+}
+MODELS = tuple(EXACT)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are quickest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home with the data and folds of a tiny competition."""
+    home = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_HOME", str(home))
+        patch.delenv("ROOT", raising=False)
+        demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
+        folds.main(["--competition", "demo", "--folds", "2"])
+    return home
+
+
+@pytest.fixture
+def enter(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Make and enter a home that shares the data; returns where fold 0 of a model will lie."""
+
+    def enter(name: str) -> Path:
+        home = tmp_path / name
+        home.mkdir()
+        for part in ("data", "folds"):
+            (home / part).symlink_to(data / part)
+        monkeypatch.setenv("PIPELINE_HOME", str(home))
+        return home / "runs" / "demo"
+
+    return enter
+
+
+def fit(model: str, epochs: int, *more: str) -> None:
+    train.main(
+        ["--competition", "demo", "--model", model, "--fold", "0", "--epochs", str(epochs),
+         "--image-size", "64", "--batch", "4", "--device", "cpu", *EXACT[model], *more]
+    )  # fmt: skip
+
+
+def fit_until(model: str, epochs: int, stop: int, patch: pytest.MonkeyPatch, *more: str) -> None:
+    """Train, cut off by Ctrl-C in the first step after `stop` epochs."""
+    step = Progress.step
+
+    def interrupted(self: Progress, loss: float) -> None:
+        if self.epoch == stop:
+            raise KeyboardInterrupt
+        step(self, loss)
+
+    with patch.context() as inner:
+        inner.setattr(Progress, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, epochs, *more)
+
+
+def history(run: Path) -> list[tuple[str, str, str]]:
+    with open(run / "history.csv", newline="") as file:
+        return [(row["epoch"], row["loss"], row["map50"]) for row in csv.DictReader(file)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    card = json.loads((run / "card.json").read_text())
+    if card["backend"] == "mmdet":
+        return torch.load(run / "best.pth", weights_only=False)["state_dict"]
+    return torch.load(run / "best.pt", weights_only=False)["model"].state_dict()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_resumed_training_is_the_undisturbed_one(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 + 2 epochs and 4 epochs: the same losses, scores and weights, to the last bit on a CPU."""
+    whole = enter("whole") / model / "fold0"
+    fit(model, 4)
+    cut = enter("cut") / model / "fold0"
+    fit_until(model, 4, 2, monkeypatch)
+    fit(model, 4)
+    assert len(history(whole)) == 4
+    assert history(cut) == history(whole)
+    expected, found = weights(whole), weights(cut)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = enter("home") / model / "fold0"
+    fit_until(model, 3, 2, monkeypatch)
+    (newest,) = (run / "work/checkpoints").glob(f"{LAST}-00002-*")
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1  # one bit
+    newest.write_bytes(data)
+    fit(model, 3)
+    said = capsys.readouterr().out
+    assert re.search(r"last-00002-\w+\.pth?: damaged, .* set aside as damaged-last-00002", said)
+    assert said.count("epoch 2/3") == 2 and said.count("epoch 1/3") == 1
+    assert [row[0] for row in history(run)] == ["1", "2", "3"]
+
+
+def poison(model: str, patch: pytest.MonkeyPatch, times: int) -> None:
+    """Make the loss of the second epoch NaN, so often."""
+    left = iter(range(times))
+
+    def due(epoch: int) -> bool:
+        return epoch == 1 and next(left, None) is not None
+
+    if model == "yolov5n":
+        from pipeline.backends.ultralytics_trainer import _Trainer
+
+        step = _Trainer.optimizer_step
+
+        def poisoned_step(self: Any) -> None:
+            step(self)
+            if due(self.epoch):
+                self.loss = self.loss * float("nan")
+
+        patch.setattr(_Trainer, "optimizer_step", poisoned_step)
+    else:
+        from pipeline.backends.mmdet_runner import _RunHook
+
+        report = _RunHook.after_train_iter
+
+        def poisoned_report(self: Any, runner: Any, batch_idx: int, data_batch: Any, outputs: Any) -> None:
+            loss = outputs["loss"] * (float("nan") if due(runner.epoch) else 1)
+            report(self, runner, batch_idx, data_batch, {"loss": loss})
+
+        patch.setattr(_RunHook, "after_train_iter", poisoned_report)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_loss_that_is_not_finite_halves_the_learning_rate_once(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = enter("once") / model / "fold0"
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[-1]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    with monkeypatch.context() as patch:
+        poison(model, patch, times=1)
+        fit(model, 2)
+    assert f"{model} fold0: loss is nan at epoch 2" in capsys.readouterr().out
+    assert [row[0] for row in history(run)] == ["1", "2"]
+    assert json.loads((run / "card.json").read_text())["recovery"] == {"parts": 1, "lr_factor": 0.5}
+    _, poisoned, again = rates  # a step an epoch
+    assert again == pytest.approx(poisoned / 2)
+
+    enter("twice")
+    poison(model, monkeypatch, times=2)
+    with pytest.raises(PipelineError, match=r"half the learning rate: gave up"):
+        fit(model, 2)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_out_of_memory_halves_the_photos_at_once_and_says_so(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = enter("home") / model / "fold0"
+    forward, seen = torch.nn.Conv2d.forward, []
+
+    def small(self: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        if self.training:
+            seen.append(x.shape[0])
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", small)
+    fit(model, 1)
+    assert "going on with 2 photos at a time instead of 4" in capsys.readouterr().out
+    assert json.loads((run / "card.json").read_text())["recovery"] == {"parts": 2, "lr_factor": 1.0}
+    assert max(seen) == 2
+
+
+def test_out_of_memory_with_one_photo_is_one_clear_line(tmp_path: Path) -> None:
+    tried = []
+
+    def attempt(plan: recovery.Recovery) -> None:
+        tried.append(plan.photos_at_once(5))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore words")
+
+    with pytest.raises(PipelineError, match=r"^m: out of GPU memory with one photo at a time; .*2 GiB\)$"):
+        recovery.recovering("m", tmp_path, 5, attempt)
+    assert tried == [5, 3, 2, 1]
+
+
+class _Square(torch.nn.Module):
+    """Stands for a detector of mmengine's: the loss is the mean over its photos."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+
+    def data_preprocessor(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        return {"x": torch.stack(data["inputs"]), "y": torch.stack(data["data_samples"])}
+
+    def _run_forward(self, data: dict[str, Any], mode: str) -> dict[str, torch.Tensor]:
+        return {"loss": ((self.layer(data["x"]) - data["y"]) ** 2).mean()}
+
+    def parse_losses(self, losses: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return losses["loss"], losses
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(parts: int) -> None:
+    from mmengine.optim import OptimWrapper
+
+    from pipeline.backends.mmdet_runner import step_in_parts
+
+    torch.manual_seed(0)
+    whole = _Square()
+    cut = _Square()
+    cut.load_state_dict(whole.state_dict())
+    batch = {"inputs": list(torch.randn(5, 3)), "data_samples": list(torch.randn(5, 1))}
+    expected = ((whole.layer(torch.stack(batch["inputs"])) - torch.stack(batch["data_samples"])) ** 2).mean()
+    expected.backward()
+    torch.optim.SGD(whole.parameters(), lr=0.1).step()
+    wrapper = OptimWrapper(torch.optim.SGD(cut.parameters(), lr=0.1))
+    logs = step_in_parts(cut, wrapper, batch, parts)
+    torch.testing.assert_close(logs["loss"], expected.detach())
+    torch.testing.assert_close(cut.layer.weight, whole.layer.weight)
+    assert wrapper._inner_count == 1  # one batch, whatever its parts
+
+
+def test_ultralytics_keeps_the_photos_of_a_step_and_their_weight_decay() -> None:
+    """accumulate = max(round(nbs / batch), 1); decay = weight_decay * batch * accumulate / nbs."""
+    from pipeline.backends.ultralytics_trainer import in_parts
+
+    def step(a: dict[str, Any]) -> tuple[int, float]:
+        accumulate = max(round(a["nbs"] / a["batch"]), 1)
+        return a["batch"] * accumulate, a["weight_decay"] * a["batch"] * accumulate / a["nbs"]
+
+    for batch in (16, 64, 128, 256):
+        plain = {"batch": batch, "nbs": 64, "weight_decay": 0.0005}
+        for parts in (1, 2, 4):
+            assert step(plain | in_parts(plain, recovery.Recovery(parts))) == pytest.approx(step(plain))
+
+
+def test_the_learning_rates_come_back_exactly() -> None:
+    optimizer = torch.optim.SGD(
+        [{"params": [torch.zeros(1)], "lr": 0.1}, {"params": [torch.zeros(1)]}], lr=0.3
+    )
+    with recovery.scaled_lr(optimizer, 1 / 3):
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1 / 3, 0.3 / 3]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.3]
+
+
+def test_checkpoints_keep_two_and_a_failed_write_changes_nothing(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path, ".pt")
+    assert store.newest(LAST) is None and store.epoch(LAST) == 0
+    for epoch in (1, 2, 3):
+        with store.write(LAST, epoch) as path:
+            path.write_text(f"epoch {epoch}")
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["epoch 2", "epoch 3"]
+
+    def fail() -> None:
+        with store.write(LAST, 4) as path:
+            path.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert store.epoch(LAST) == 3 and store.newest(BEST) is None
+    with store.write(LAST, 2) as path:  # after a step back
+        path.write_text("epoch 2 again")
+    newest = store.newest(LAST)
+    assert newest is not None and newest.read_text() == "epoch 3"
+
+
+class _Bomb:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("bomb-went-off"),))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_checkpoint_that_holds_code_is_refused_and_the_code_not_run(
+    model: str, enter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.backends.base import find_model
+
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / ("bad.pth" if model == "faster_rcnn_tiny" else "bad.pt")
+    torch.save({"model": _Bomb(), "state_dict": _Bomb(), "meta": {}}, bad)
+    backend = load_backend(find_model(model).backend)
+    config = tmp_path / "config.py"
+    config.write_text("image_size: 64\n" if model == "yolov5n" else "image_size = 64\n")
+    with pytest.raises(PipelineError, match=r"bad\.pth?: .*(plain weights|not a whole checkpoint)"):
+        backend.load(bad, config, ("a",), "cpu")
+    assert not (tmp_path / "bomb-went-off").exists()
+
+
+def test_a_photo_that_turns_unreadable_is_named_and_nothing_is_lost(
+    enter: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = enter("home") / "faster_rcnn_tiny" / "fold0"
+    with open(data / "folds/demo/folds.csv", newline="") as file:
+        name = next(row["file_name"] for row in csv.DictReader(file) if row["fold"] == "1")
+    photo = data / "data/demo" / name
+    whole = photo.read_bytes()
+    step = Progress.step
+
+    def spoil(self: Progress, loss: float) -> None:
+        step(self, loss)
+        if self.epoch == 1:
+            photo.write_bytes(b"")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "step", spoil)
+            with pytest.raises(PipelineError, match=rf"{Path(name).name}: not a read"):
+                fit("faster_rcnn_tiny", 3)
+    finally:
+        photo.write_bytes(whole)
+    assert len(list((run / "work/checkpoints").glob("last-*"))) >= 1
+    fit("faster_rcnn_tiny", 3)
+    assert [row[0] for row in history(run)] == ["1", "2", "3"]
