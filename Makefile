@@ -10,6 +10,8 @@ SPLIT ?= oof test
 VIEWS ?= identity
 ENSEMBLE ?= final
 MODEL ?=
+MODELS ?=
+GPUS ?=
 EPOCHS ?=
 IMAGE_SIZE ?=
 BATCH ?=
@@ -32,7 +34,18 @@ BENCH ?=
 PY = .venv/bin/python
 competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
 device = $(if $(DEVICE),--device $(DEVICE))
+gpus = $(if $(GPUS),--gpus $(GPUS))
+settings = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
+  $(if $(BATCH),--batch $(BATCH)) $(if $(WORKERS),--workers $(WORKERS)) \
+  $(if $(SET),--set $(foreach option,$(SET),'$(option)'))
+# FOLDS= is a count for `make folds` and a list for `make train-all`, where it must be asked for.
+folds_asked = $(if $(filter command% environment%,$(origin FOLDS)),--folds $(FOLDS))
 overwrite = $(if $(filter 1 yes true,$(OVERWRITE)),--overwrite)
+ifneq ($(filter train-all,$(MAKECMDGOALS)),)
+  ifeq ($(MODELS),)
+    $(error MODELS= is missing, as in: make train-all MODELS="cascade_swin yolov5x" FOLDS="0 1")
+  endif
+endif
 ifneq ($(filter train predict,$(MAKECMDGOALS)),)
   ifeq ($(MODEL),)
     $(error MODEL= is missing, as in: make $(firstword $(MAKECMDGOALS)) MODEL=cascade_swin)
@@ -62,7 +75,7 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo $(overwrite)
 
-.PHONY: data folds train predict evaluate cost ensemble submission
+.PHONY: data folds train train-all predict evaluate cost ensemble submission
 data: any ## look for faults in photos, boxes and splits before training; changes nothing
 	@$(PY) -m pipeline.checkup $(competition)
 folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
@@ -70,9 +83,10 @@ folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GRO
 	  $(if $(GROUPS),--groups "$(GROUPS)") $(overwrite)
 train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
 	@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
-	  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
-	  $(if $(BATCH),--batch $(BATCH)) $(device) $(if $(WORKERS),--workers $(WORKERS)) \
-	  $(if $(SET),--set $(foreach option,$(SET),'$(option)')) $(overwrite)
+	  $(settings) $(device) $(gpus) $(overwrite)
+train-all: full ## train and predict MODELS="a b" on FOLDS="0 1" (default: all), side by side, on Ray
+	@$(PY) -m pipeline.launch $(competition) --models $(MODELS) $(folds_asked) --seed $(SEED) \
+	  $(settings) $(device) $(gpus) --split $(SPLIT) --views $(VIEWS)
 predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot90,scale1.25
 	@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
 	  --views $(VIEWS) $(device)

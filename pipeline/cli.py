@@ -31,6 +31,15 @@ def add_fold(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
 
 
+def add_settings(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument("--epochs", type=int, default=None)
+    arguments.add_argument("--image-size", type=int, default=None, help="pixels, the longer side")
+    arguments.add_argument("--batch", type=int, default=None, help="photos a step")
+    arguments.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the framework's own"
+    )
+
+
 # What a disk can have against being written to; other errors of the system are ours and keep their traceback.
 DISK = {
     errno.ENOSPC: "no space left on the disk",

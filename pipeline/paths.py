@@ -50,6 +50,11 @@ def ensemble_dir(competition: str, name: str) -> Path:
     return runs_dir(competition) / "ensembles" / name
 
 
+def jobs_dir(competition: str) -> Path:
+    """Logs and state of the trainings that run side by side."""
+    return runs_dir(competition) / "jobs"
+
+
 def submission_csv(competition: str, name: str) -> Path:
     return home() / "submissions" / competition / f"{name}.csv"
 

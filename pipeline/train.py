@@ -5,7 +5,6 @@ history.csv (a row an epoch) and card.json, which is written last: where it is, 
 same command goes on where a killed training stopped, and does nothing when the run is whole.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
 
 from pipeline import cli
 from pipeline.backends import load_backend
@@ -26,7 +24,9 @@ from pipeline.backends.base import (
     PhotoSet,
     Settings,
     TrainJob,
+    config_digest,
     find_model,
+    parse_options,
     select_device,
 )
 from pipeline.backends.checkpoints import begun
@@ -53,22 +53,6 @@ def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_ou
     return PhotoSet(images, boxes.reset_index(drop=True), photos_of(profile, "train", images))
 
 
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """["a.b=1", "c=true", "d=1e-3"] -> {"a.b": 1, "c": True, "d": 0.001}; other values are YAML."""
-    options = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise PipelineError(f"option '{pair}': expected key=value")
-        try:
-            options[key] = float(value)
-            if options[key].is_integer() and value.lstrip("+-").isdigit():
-                options[key] = int(value)
-        except ValueError:
-            options[key] = yaml.safe_load(value)
-    return options
-
-
 def job_description(
     model: ModelConfig, resolved: dict[str, Any], profile: Profile, train: Dataset, split: Split,
     fold: int, seed: int,
@@ -80,7 +64,7 @@ def job_description(
         "annotations_digest": text_digest(train.annotations.to_csv(index=False)),
         "epochs": resolved["epochs"], "image_size": resolved["image_size"],
         "batch": resolved["batch"],
-        "config_digest": text_digest(json.dumps(resolved, sort_keys=True, default=str)),
+        "config_digest": config_digest(resolved),
     }  # fmt: skip
 
 
@@ -111,12 +95,12 @@ def check_same_split(run: Path, folds_digest: str) -> None:
 
 
 @contextlib.contextmanager
-def only_one(run: Path) -> Iterator[None]:
-    """Hold the run's lock; raises PipelineError when another process trains it."""
+def only_one(run: Path, wait: float = 0) -> Iterator[None]:
+    """Hold the run's lock; raises PipelineError when another process still trains it after `wait` seconds."""
     lock = run.parent / f".{run.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(lock, timeout=0):
+        with filelock.FileLock(lock, timeout=wait):
             yield
     except filelock.Timeout:
         raise PipelineError(f"{shown(run)}: another process is training it; wait for it or stop it") from None
@@ -208,22 +192,20 @@ def _count_cost(job: TrainJob, card: dict[str, Any]) -> None:
     record_cost(job.run, complexity(backend.load(*files, job.classes, "cpu")))
 
 
-def add_settings(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument("--epochs", type=int, default=None)
-    arguments.add_argument("--image-size", type=int, default=None, help="pixels, the longer side")
-    arguments.add_argument("--batch", type=int, default=None, help="photos a step")
-    arguments.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the framework's own"
-    )
-
-
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
     cli.add_fold(arguments)
-    add_settings(arguments)
+    cli.add_settings(arguments)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
+    arguments.add_argument(
+        "--wait",
+        type=float,
+        default=0,
+        metavar="S",
+        help="seconds to wait for another process that trains it",
+    )
     arguments.add_argument("--overwrite", action="store_true", help="train anew over an old run")
     options = arguments.parse_args(argv)
     for key in ("epochs", "image_size", "batch"):
@@ -236,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         profile, model, options.fold, settings, seed=options.seed, device=options.device,
         workers=options.workers,
     )  # fmt: skip
-    with only_one(job.run):
+    with only_one(job.run, options.wait):
         train_fold(job, description, options.overwrite)
 
 

@@ -3,6 +3,7 @@ _base_ = ["./faster_rcnn.py"]
 image_size = 256
 epochs = 12
 batch = 8
+resources = dict(gpus=0.25, cpus=2, memory_gb=4)
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import math
 import sys
 import time
@@ -13,13 +14,14 @@ from typing import Any, Protocol, TextIO
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.backends import BACKENDS
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
-from pipeline.paths import CONFIGS, shown, write_json, write_text
+from pipeline.paths import CONFIGS, shown, text_digest, write_json, write_text
 
 SCORE_FLOOR = 0.001  # boxes below are not exported; a higher floor costs mAP
 MAX_BOXES = 300  # boxes a photo and view
@@ -65,6 +67,28 @@ class Settings:
     image_size: int | None = None  # pixels, longer side of the network's input
     batch: int | None = None  # photos a step
     options: dict[str, Any] = field(default_factory=dict)  # the framework's own keys, dotted
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """["a.b=1", "c=true", "d=1e-3"] -> {"a.b": 1, "c": True, "d": 0.001}; other values are YAML."""
+    options = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise PipelineError(f"option '{pair}': expected key=value")
+        try:
+            options[key] = float(value)
+            if options[key].is_integer() and value.lstrip("+-").isdigit():
+                options[key] = int(value)
+        except ValueError:
+            options[key] = yaml.safe_load(value)
+    return options
+
+
+def config_digest(resolved: dict[str, Any]) -> str:
+    """Digest of what decides a training's result; what it may use of a machine does not."""
+    values = {key: value for key, value in resolved.items() if key != "resources"}
+    return text_digest(json.dumps(values, sort_keys=True, default=str))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ OURS = {
     "batch", "data", "deterministic", "device", "epochs", "exist_ok", "imgsz", "model", "name", "plots",
     "project", "resume", "save", "save_dir", "seed", "val", "verbose", "workers",
 }  # fmt: skip
-KEYS = {"_base_", "model", "weights", "epochs", "image_size", "batch", "train"}
+KEYS = {"_base_", "model", "weights", "epochs", "image_size", "batch", "resources", "train"}
 
 
 def versions() -> dict[str, str]:

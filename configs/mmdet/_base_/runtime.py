@@ -1,4 +1,6 @@
 default_scope = "mmdet"
+# What train-all asks for; a part of a GPU lets several trainings share one.
+resources = dict(gpus=1, cpus=4, memory_gb=12)
 amp = True  # mixed precision, on a GPU
 val_interval = 1  # epochs between validations
 default_hooks = dict(

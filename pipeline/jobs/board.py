@@ -1,0 +1,202 @@
+"""Where all jobs stand: the state file, which programs read, and the live table, which people do."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pipeline.jobs.job import Job
+from pipeline.jobs.worker import log_path, record_path
+from pipeline.paths import shown, write_json
+
+STATE = "state.json"
+STYLES = {"done": "green", "failed": "bold red", "retrying": "yellow", "waiting": "dim", "stopped": "yellow"}
+ENDS = ("done", "failed", "stopped")
+
+
+@dataclass
+class Standing:
+    """One job in the state file; `left` is in seconds, times are of the wall clock."""
+
+    model: str
+    fold: int
+    log: str
+    state: str = "waiting"
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    map50: float | None = None
+    left: float | None = None
+    device: str = ""
+    reason: str = ""
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # node, pid, gpus, began, ended, reason
+
+
+class Board:
+    """Keeps the state file up to date and shows it: a table on a terminal, else a line for each change."""
+
+    def __init__(self, jobs: Sequence[Job], folder: Path, progress_file: str, seconds: float = 2.0) -> None:
+        self.jobs, self.folder, self.progress_file, self.seconds = list(jobs), folder, progress_file, seconds
+        self.standings = {
+            job.name: Standing(job.model, job.fold, str(log_path(folder, job))) for job in self.jobs
+        }
+        self.console = Console()
+        self.live = Live(console=self.console, auto_refresh=False, transient=False)
+        self.looked, self.said = 0.0, dict.fromkeys(self.standings, "")
+        for job in self.jobs:  # of an earlier command
+            record_path(folder, job).unlink(missing_ok=True)
+
+    def __enter__(self) -> "Board":
+        if self.console.is_terminal:
+            self.live.start()
+        self.save()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for standing in self.standings.values():
+            if standing.state not in ENDS:
+                standing.state = "stopped"
+                self._close_attempt(standing, "stopped")
+        self.show()
+        self.save()
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def report(self, job: Job, state: str, attempt: int, reason: str) -> None:
+        """Take note of a change that the cluster tells; see `run_jobs`."""
+        standing = self.standings[job.name]
+        self._read_record(job, standing)
+        if state in ("retrying", *ENDS):
+            self._close_attempt(standing, reason)
+            standing.left = None
+        if state == "done":
+            self._read_progress(job, standing)
+        standing.state, standing.reason = state, reason
+        self.show()
+        self.save()
+
+    def look(self) -> None:
+        """Read what the running jobs say of themselves, every few seconds."""
+        if time.monotonic() - self.looked < self.seconds:
+            return
+        self.looked = time.monotonic()
+        for job in self.jobs:
+            standing = self.standings[job.name]
+            if standing.state not in ENDS:
+                self._read_record(job, standing)
+                self._read_progress(job, standing)
+        self.show()
+        self.save()
+
+    def _read_record(self, job: Job, standing: Standing) -> None:
+        path = record_path(self.folder, job)
+        if not path.is_file():
+            return
+        record = json.loads(path.read_text(encoding="utf-8"))
+        state = record.pop("state")
+        known = [attempt["attempt"] for attempt in standing.attempts]
+        if record["attempt"] not in known:
+            standing.attempts.append(record | {"reason": ""})
+        elif standing.attempts[-1]["ended"] is None:
+            standing.attempts[-1] |= record
+        if state != "ended" and standing.attempts[-1]["ended"] is None:
+            standing.state, standing.reason = state, ""
+            gpus = ",".join(record["gpus"])
+            standing.device = f"{record['node']} gpu {gpus}" if gpus else f"{record['node']} cpu"
+
+    def _read_progress(self, job: Job, standing: Standing) -> None:
+        """Epoch, loss and mAP50: of the training under way, or of its card when it is whole."""
+        path, card = job.run / self.progress_file, job.run / "card.json"
+        if path.is_file():
+            said = json.loads(path.read_text(encoding="utf-8"))
+            for key in ("epoch", "epochs", "loss", "map50", "left"):
+                setattr(standing, key, said[key])
+        elif card.is_file():
+            said = json.loads(card.read_text(encoding="utf-8"))
+            standing.epoch = standing.epochs = said["epochs"]
+            standing.map50, standing.left = said["framework_map50"], None
+
+    @staticmethod
+    def _close_attempt(standing: Standing, reason: str) -> None:
+        if standing.attempts:
+            attempt = standing.attempts[-1]
+            attempt["reason"] = reason
+            attempt["ended"] = attempt["ended"] or time.time()
+
+    def save(self) -> None:
+        jobs = {name: asdict(standing) for name, standing in self.standings.items()}
+        write_json(self.folder / STATE, {"time": time.time(), "pid": os.getpid(), "jobs": jobs})
+
+    def show(self) -> None:
+        if self.console.is_terminal:
+            self.live.update(self.table(), refresh=True)
+            return
+        for name, standing in self.standings.items():
+            line = self.line(name, standing)
+            if line != self.said[name]:
+                self.said[name] = line
+                print(line)
+        sys.stdout.flush()
+
+    @staticmethod
+    def line(name: str, standing: Standing) -> str:
+        """What changes from epoch to epoch, for output that is not a terminal."""
+        words = [f"{name}: {standing.state}"]
+        if standing.state not in ("waiting", *ENDS) and standing.epochs:
+            words.append(f"epoch {standing.epoch}/{standing.epochs}")
+        if standing.map50 is not None:
+            words.append(f"mAP50 {standing.map50:.3f}")
+        if standing.state not in ENDS and standing.device:
+            words.append(f"on {standing.device}")
+        if standing.reason:
+            words.append(f"({standing.reason})")
+        return "  ".join(words)
+
+    def table(self) -> Table:
+        done = sum(standing.state == "done" for standing in self.standings.values())
+        table = Table(
+            title=f"{done} of {len(self.jobs)} done", title_justify="left", box=None, pad_edge=False
+        )
+        for name in ("job", "state"):
+            table.add_column(name, no_wrap=True)
+        for name in ("epoch", "loss", "mAP50", "left"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("device", no_wrap=True)
+        table.add_column("", overflow="fold")
+        for name, s in self.standings.items():
+            again = f" ({len(s.attempts)})" if len(s.attempts) > 1 else ""
+            state = f"[{STYLES.get(s.state, 'cyan')}]{s.state}{again}"
+            epoch = f"{s.epoch}/{s.epochs}" if s.epochs else ""
+            table.add_row(
+                name, state, epoch, _number(s.loss), _number(s.map50), duration(s.left), s.device, s.reason
+            )
+        return table
+
+    def summary(self) -> list[str]:
+        """A line for each job that did not succeed, with the reason and its log."""
+        return [
+            f"{name}: {s.state}: {s.reason or 'not begun'} (log: {shown(Path(s.log))})"
+            for name, s in self.standings.items() if s.state != "done"
+        ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """12 s, 3 min, 2 h 05 min."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,64 @@
+"""What runs on a node: the commands of one job, one after the other, with their output in its log."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.jobs.job import Job, Outcome
+from pipeline.paths import PROJECT, write_json
+from pipeline.processes import finish, start, thread_limits
+
+TAIL = 64 * 1024  # bytes of a log that are searched for the reason of a failure
+
+
+def log_path(folder: Path, job: Job) -> Path:
+    return folder / f"{job.name}.log"
+
+
+def record_path(folder: Path, job: Job) -> Path:
+    """Where the worker says that it has begun, and where it is."""
+    return folder / f"{job.name}.json"
+
+
+def work(job: Job, folder: Path, attempt: int, gpus: list[str]) -> Outcome:
+    """Run a job to its end. `folder` holds logs and records; `gpus` are the ids that Ray granted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {
+        "attempt": attempt, "node": socket.gethostname(), "pid": os.getpid(), "gpus": gpus,
+        "began": time.time(), "ended": None,
+    }  # fmt: skip
+    path = log_path(folder, job)
+    environment = os.environ | thread_limits(job.needs.cpus) | job.environment | {"PYTHONUNBUFFERED": "1"}
+    outcome = Outcome(True)
+    with open(path, "ab") as log:
+        for command in job.commands:
+            write_json(record_path(folder, job), record | {"state": command.state})
+            said = " ".join(command.arguments)
+            log.write(f"\n--- attempt {attempt}, {time.strftime('%F %T')}: {said}\n".encode())
+            log.flush()
+            before = log.tell()
+            process = start([sys.executable, *command.arguments], log, cwd=PROJECT, env=environment)
+            status = finish(process)
+            if status:
+                outcome = failure(command.state, status, path, before)
+                break
+    write_json(record_path(folder, job), record | {"state": "ended", "ended": time.time()})
+    return outcome
+
+
+def failure(state: str, status: int, log: Path, begin: int) -> Outcome:
+    """The outcome of a command that ended with a status: by a signal it was killed, else it says why."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
+        return Outcome(False, lost=True, reason=f"{state}: killed by {name}{hint}")
+    with open(log, "rb") as file:
+        file.seek(max(begin, log.stat().st_size - TAIL))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    reason = said[-1] if said else lines[-1] if lines else f"ended with status {status}"
+    return Outcome(False, reason=f"{state}: {reason}")

@@ -1,0 +1,59 @@
+"""Child processes that end with their parent, however that ends."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends; does nothing but on Linux."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def start(command: Sequence[str], output: IO[Any], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command whose output goes to a file; it is killed when the calling thread's process dies."""
+    parent = os.getpid()
+
+    def in_child() -> None:
+        die_with_parent()
+        if os.getppid() != parent:  # it died before the kernel knew
+            os._exit(1)
+
+    posix: dict[str, Any] = {"preexec_fn": in_child} if os.name == "posix" else {}
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, **posix, **options
+    )
+
+
+def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
+    """Wait for a process and return its status; Ctrl-C meanwhile stops it first, as Ctrl-C would.
+
+    It polls: Ray interrupts the main thread without a signal that would end a wait.
+    """
+    try:
+        while process.poll() is None:
+            time.sleep(0.1)
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    return process.returncode
+
+
+def thread_limits(threads: int) -> Mapping[str, str]:
+    """Environment that keeps the numeric libraries of a process to so many threads."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
