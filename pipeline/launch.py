@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         if not jobs:
             print(f"nothing to do; all {len(finished)} jobs are finished")
             return
-        print(f"{len(jobs)} jobs on {len(found)} nodes; logs and state.json in {shown(folder)}/", flush=True)
+        print(f"jobs: {len(jobs)}, nodes: {len(found)}; logs and state.json in {shown(folder)}/", flush=True)
         with Board(jobs, folder, PROGRESS) as board:
             outcomes = run_jobs(ray, jobs, folder, board.report, board.look)
     failed = [name for name, outcome in outcomes.items() if not outcome.ok]

@@ -24,9 +24,11 @@ def start(command: Sequence[str], output: IO[Any], **options: Any) -> subprocess
     parent = os.getpid()
 
     def in_child() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in its workers
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         die_with_parent()
         if os.getppid() != parent:  # it died before the kernel knew
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     posix: dict[str, Any] = {"preexec_fn": in_child} if os.name == "posix" else {}
     return subprocess.Popen(

@@ -78,7 +78,7 @@ class Board:
             self._close_attempt(standing, reason)
             standing.left = None
         if state == "done":
-            self._read_progress(job, standing)
+            self._read_card(job, standing)
         standing.state, standing.reason = state, reason
         self.show()
         self.save()
@@ -113,16 +113,22 @@ class Board:
             standing.device = f"{record['node']} gpu {gpus}" if gpus else f"{record['node']} cpu"
 
     def _read_progress(self, job: Job, standing: Standing) -> None:
-        """Epoch, loss and mAP50: of the training under way, or of its card when it is whole."""
-        path, card = job.run / self.progress_file, job.run / "card.json"
-        if path.is_file():
-            said = json.loads(path.read_text(encoding="utf-8"))
+        """Epoch, loss and mAP50 of the training under way."""
+        path = job.run / self.progress_file
+        if not standing.attempts or not path.is_file():
+            return
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["time"] >= standing.attempts[-1]["began"]:  # not of an earlier attempt
             for key in ("epoch", "epochs", "loss", "map50", "left"):
                 setattr(standing, key, said[key])
-        elif card.is_file():
-            said = json.loads(card.read_text(encoding="utf-8"))
-            standing.epoch = standing.epochs = said["epochs"]
-            standing.map50, standing.left = said["framework_map50"], None
+
+    def _read_card(self, job: Job, standing: Standing) -> None:
+        """Epochs and best mAP50 of a whole training."""
+        path = job.run / "card.json"
+        if path.is_file():
+            card = json.loads(path.read_text(encoding="utf-8"))
+            standing.epoch = standing.epochs = card["epochs"]
+            standing.map50 = card["framework_map50"]
 
     @staticmethod
     def _close_attempt(standing: Standing, reason: str) -> None:
@@ -156,7 +162,7 @@ class Board:
             words.append(f"mAP50 {standing.map50:.3f}")
         if standing.state not in ENDS and standing.device:
             words.append(f"on {standing.device}")
-        if standing.reason:
+        if standing.reason and standing.state not in ENDS:  # the summary says those
             words.append(f"({standing.reason})")
         return "  ".join(words)
 

@@ -37,6 +37,8 @@ def load_ray() -> Any:
         import ray
     except ModuleNotFoundError:
         raise PipelineError("train-all needs the package 'ray', which is not installed; make setup") from None
+    # Its pages on a worker's death; the table and the summary say it in a line.
+    ray._private.worker.print_to_stdstream = lambda *arguments, **options: None
     return ray
 
 
@@ -44,7 +46,10 @@ def load_ray() -> Any:
 def connected() -> Iterator[Any]:
     """Ray, connected to the cluster of RAY_ADDRESS or to one that lives here as long as the block."""
     ray = load_ray()
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    # "local", or Ray joins whatever cluster it finds on this machine.
+    options: dict[str, Any] = {
+        "address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE,
+    }  # fmt: skip
     address = os.environ.get("RAY_ADDRESS")
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
@@ -94,7 +99,8 @@ def _submit(ray: Any, job: Job, folder: Path, attempt: int) -> Any:
     @ray.remote(max_retries=0, max_calls=1)
     def on_node(job: Job, folder: Path, attempt: int) -> Outcome:
         granted = [str(gpu) for gpu in ray.get_gpu_ids()]
-        return work(job, folder, attempt, granted)
+        place = {"node_id": ray.get_runtime_context().get_node_id(), "gpus": granted}
+        return work(job, folder, attempt, place)
 
     options = on_node.options(
         name=job.name, num_cpus=job.needs.cpus, num_gpus=job.needs.gpus, memory=int(job.needs.memory_gb * GB)
@@ -140,14 +146,21 @@ def run_jobs(
 
 def _outcome(ray: Any, reference: Any) -> Outcome:
     """What a task returned; a worker or a node that died is a loss, with the cause in a line."""
+    errors = ray.exceptions
+    losses = {
+        errors.OutOfMemoryError: "killed, because its node ran out of memory",
+        errors.NodeDiedError: "its node was lost",
+        errors.LocalRayletDiedError: "its node was lost",
+        errors.WorkerCrashedError: "its worker was killed",
+        errors.ObjectLostError: "its node was lost",
+    }
     try:
         return ray.get(reference)
-    except ray.exceptions.OutOfMemoryError:
-        return Outcome(False, lost=True, reason="killed: the node ran out of memory")
-    except ray.exceptions.RayTaskError as error:  # our own code on the worker
-        return Outcome(False, reason=str(error).strip().splitlines()[-1])
-    except ray.exceptions.RayError as error:
-        return Outcome(False, lost=True, reason=f"lost: {str(error).strip().splitlines()[0][:120]}")
+    except errors.RayError as error:
+        for kind, reason in losses.items():
+            if isinstance(error, kind):
+                return Outcome(False, lost=True, reason=reason)
+        return Outcome(False, reason=str(error).strip().splitlines()[-1][:200])
 
 
 def _stop(ray: Any, references: list[Any], patience: float = 30.0) -> None:

@@ -24,11 +24,11 @@ def record_path(folder: Path, job: Job) -> Path:
     return folder / f"{job.name}.json"
 
 
-def work(job: Job, folder: Path, attempt: int, gpus: list[str]) -> Outcome:
-    """Run a job to its end. `folder` holds logs and records; `gpus` are the ids that Ray granted."""
+def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome:
+    """Run a job to its end. `folder` holds logs and records; `place` is where Ray put it: node_id, gpus."""
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "attempt": attempt, "node": socket.gethostname(), "pid": os.getpid(), "gpus": gpus,
+        "attempt": attempt, "node": socket.gethostname(), "pid": os.getpid(), **place,
         "began": time.time(), "ended": None,
     }  # fmt: skip
     path = log_path(folder, job)

@@ -1,0 +1,319 @@
+"""Many trainings on Ray: where they run, what survives a lost node, and what is said of it all."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import folds, launch
+from pipeline.backends.base import PROGRESS, Settings
+from pipeline.data import demo
+from pipeline.data.predictions import read_predictions
+from pipeline.errors import PipelineError
+from pipeline.jobs import cluster
+from pipeline.jobs.board import Board, duration
+from pipeline.jobs.cluster import Node, check_fit, connected, run_jobs
+from pipeline.jobs.job import Command, Job, Needs, read_needs
+from pipeline.jobs.plan import Asked, fit_needs, make_job, try_again
+from pipeline.paths import PROJECT
+from pipeline.processes import finish, start
+
+FAKE = Path(__file__).with_name("fake_stage.py")
+pytest.importorskip("ray")
+
+
+def fake_job(runs: Path, model: str, fold: int, needs: Needs, *arguments: object) -> Job:
+    run = runs / f"{model}-{fold}"
+    command = Command("training", (str(FAKE), str(run), *map(str, arguments)))
+    return Job(model, fold, run, needs, (command,), {"PYTHONPATH": str(PROJECT)})
+
+
+def run_board(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Outcomes by name, and the state file as it is in the end."""
+    with Board(jobs, folder, PROGRESS, seconds=0.2) as board:
+
+        def both() -> None:
+            board.look()
+            if look is not None:
+                look(board)
+
+        outcomes = run_jobs(ray, jobs, folder, board.report, both)
+    return outcomes, json.loads((folder / "state.json").read_text())["jobs"]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A real cluster of three nodes on this machine, each with two CPUs and one pretended GPU."""
+    cluster.load_ray()
+    from ray.cluster_utils import Cluster
+
+    args = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": cluster.OBJECT_STORE}
+    made = Cluster(initialize_head=True, head_node_args=args | {"include_dashboard": False})
+    with pytest.MonkeyPatch.context() as patch:
+        others = [made.add_node(**args) for _ in range(2)]
+        made.wait_for_nodes()
+        patch.setenv("RAY_ADDRESS", made.address)
+        yield made, others
+    made.shutdown()
+
+
+def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> None:
+    """Six jobs over three nodes, one of them killed in the middle: all done, each once, as undisturbed."""
+    made, others = nodes
+    whole = Needs(gpus=1, cpus=1, memory_gb=0.1)
+    jobs = [fake_job(tmp_path / "runs", model, fold, whole, 6, 0.3) for model in "ab" for fold in range(3)]
+    doomed = others[0]
+    killed: list[str] = []
+
+    def kill(board: Board) -> None:
+        for name, standing in board.standings.items():
+            there = standing.attempts and standing.attempts[-1]["node_id"] == doomed.node_id
+            if not killed and there and (standing.epoch or 0) >= 2 and standing.state == "training":
+                killed.append(name)
+                made.remove_node(doomed, allow_graceful=False)
+
+    with connected() as ray:
+        assert len(cluster.nodes(ray)) == 3
+        outcomes, state = run_board(ray, jobs, tmp_path / "jobs", kill)
+    assert killed and all(outcome.ok for outcome in outcomes.values()) and len(outcomes) == 6
+
+    for job in jobs:
+        attempts = state[job.name]["attempts"]
+        lost = job.name in killed
+        assert state[job.name]["state"] == "done" and len(attempts) == 1 + lost
+        starts = [int(line) for line in (job.run / "starts").read_text().split()]
+        assert len(starts) == 1 + lost and starts[0] == 0
+        if lost:
+            assert attempts[0]["reason"] in ("its node was lost", "its worker was killed")
+            assert starts[1] >= 2, "it went on from its checkpoint"
+            assert attempts[1]["node_id"] != doomed.node_id
+    intervals = sorted(
+        (attempt["node_id"], gpu, attempt["began"], attempt["ended"])
+        for standing in state.values() for attempt in standing["attempts"] for gpu in attempt["gpus"]
+    )  # fmt: skip
+    assert len(intervals) == 7 and len({node for node, *_ in intervals}) == 3
+    for (node, gpu, _, ended), (node_after, gpu_after, began, _) in itertools.pairwise(intervals):
+        assert (node, gpu) != (node_after, gpu_after) or ended <= began, "two jobs on one GPU"
+
+    quiet = [fake_job(tmp_path / "quiet", job.model, job.fold, whole, 6, 0) for job in jobs]
+    for job, alone in zip(jobs, quiet, strict=True):
+        subprocess.run([sys.executable, *alone.commands[0].arguments], cwd=PROJECT, check=True,
+                       env=os.environ | alone.environment)  # fmt: skip
+        assert (job.run / "result.json").read_bytes() == (alone.run / "result.json").read_bytes()
+
+
+def test_one_failing_job_stops_no_other_and_says_why(nodes: Any, tmp_path: Path) -> None:
+    """A Python error is not tried again; a kill is, and then given up."""
+    half = Needs(gpus=0.5, cpus=1, memory_gb=0.1)
+    jobs = [
+        fake_job(tmp_path / "runs", "good", 0, half, 1, 0.1),
+        fake_job(tmp_path / "runs", "bad", 0, half, 1, 0.1, "error"),
+        fake_job(tmp_path / "runs", "dying", 0, half, 9, 0.0, "kill"),
+    ]
+    with connected() as ray:
+        outcomes, state = run_board(ray, jobs, tmp_path / "jobs")
+    assert outcomes["good-fold0"].ok
+    assert outcomes["bad-fold0"].reason == "training: ValueError: no such layer"
+    assert len(state["bad-fold0"]["attempts"]) == 1
+    assert outcomes["dying-fold0"].reason == "training: killed by SIGKILL, perhaps for want of memory"
+    assert len(state["dying-fold0"]["attempts"]) == 1 + cluster.RETRIES
+    starts = (tmp_path / "runs" / "dying-0" / "starts").read_text().split()
+    assert starts == ["0", "1", "2", "3"], "each attempt goes on from the checkpoint"
+    log = (tmp_path / "jobs" / "bad-fold0.log").read_text()
+    assert "Traceback" in log and "--- attempt 1" in log
+
+
+def test_small_jobs_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
+    """Twice as many halves as there are GPUs run at the same time, two on a GPU."""
+    half = Needs(gpus=0.5, cpus=1, memory_gb=0.1)
+    with connected() as ray:
+        count = 2 * len(cluster.nodes(ray))
+        jobs = [fake_job(tmp_path / "runs", "half", fold, half, 1, 3.0) for fold in range(count)]
+        _, state = run_board(ray, jobs, tmp_path / "jobs")
+    attempts = [attempt for standing in state.values() for attempt in standing["attempts"]]
+    together = max(attempt["began"] for attempt in attempts) < min(attempt["ended"] for attempt in attempts)
+    assert len(attempts) == count and together
+    places = [(attempt["node_id"], *attempt["gpus"]) for attempt in attempts]
+    assert {places.count(place) for place in places} == {2}
+
+
+def test_train_all_and_then_nothing_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real trainings of two folds through the command, on a cluster of this machine's own."""
+    demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
+    folds.main(["--competition", "demo", "--folds", "2"])
+    command = [
+        sys.executable, "-m", "pipeline.launch", "--competition", "demo", "--models", "yolov5n", "--epochs",
+        "1", "--image-size", "64", "--batch", "4", "--set", "pretrained=false", "--views", "identity,hflip",
+    ]  # fmt: skip
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    first = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for fold in (0, 1):
+        run = home / "runs" / "demo" / "yolov5n" / f"fold{fold}"
+        for split in ("oof", "test"):
+            for view in ("identity", "hflip"):
+                assert read_predictions(run / split / f"{view}.parquet").meta.model == "yolov5n"
+    state = json.loads((home / "runs/demo/jobs/state.json").read_text())["jobs"]
+    assert [job["state"] for job in state.values()] == ["done", "done"]
+    assert all(job["epoch"] == job["epochs"] == 1 for job in state.values())
+    again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert again.returncode == 0 and "nothing to do; all 2 jobs are finished" in again.stdout
+
+
+def test_ctrl_c_stops_what_runs_and_the_state_says_so(tmp_path: Path) -> None:
+    """The interrupted driver stops its stage, which keeps its checkpoint."""
+    script = tmp_path / "drive.py"
+    script.write_text(
+        f"""
+import sys
+sys.path[:0] = [{str(PROJECT)!r}, {str(FAKE.parent)!r}]
+from pathlib import Path
+from test_train_all import *
+tmp = Path({str(tmp_path)!r})
+jobs = [fake_job(tmp / "runs", "long", fold, Needs(0, 1, 0.1), 1000, 0.1) for fold in range(9)]
+with connected() as ray:
+    run_board(ray, jobs, tmp / "jobs")
+"""
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    driver = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, env=environment)
+    runs = tmp_path / "runs"
+    deadline = time.monotonic() + 90
+    while not list(runs.glob("*/work/epoch.json")) and time.monotonic() < deadline:
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in driver.communicate(timeout=60)[1]
+    states = {job["state"] for job in json.loads((tmp_path / "jobs/state.json").read_text())["jobs"].values()}
+    assert states == {"stopped"}
+    reached = {path: path.read_bytes() for path in runs.glob("*/work/epoch.json")}
+    time.sleep(0.5)
+    assert reached and reached == {path: path.read_bytes() for path in runs.glob("*/work/epoch.json")}
+    assert not list(runs.glob("*/result.json"))
+
+
+def test_a_job_that_no_node_can_hold_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    found = [Node(gpus=1, cpus=8, memory_gb=32), Node(gpus=2, cpus=4, memory_gb=16)]
+    check_fit([fake_job(tmp_path, "m", 0, Needs(2, 4, 16))], found)
+    with pytest.raises(
+        PipelineError, match=r"^m-fold0 asks for 4 GPUs, 4 CPUs, 8 GB; none of 2 nodes .* lacks [23] GPUs"
+    ):
+        check_fit([fake_job(tmp_path, "m", 0, Needs(4, 4, 8))], found)
+    with pytest.raises(PipelineError, match=r"lacks 4 CPUs, 1\.5 GB of memory"):
+        check_fit([fake_job(tmp_path, "m", 0, Needs(0, 12, 33.5))], found[:1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gpu": 1}, "expected gpus, cpus, memory_gb"),
+        ({"gpus": 1.5}, "a part of one, or whole ones"),
+        ({"cpus": 0}, "a whole number from 1"),
+        ({"memory_gb": "8"}, "expected a number from 0"),
+        ([1], "expected gpus, cpus, memory_gb"),
+    ],
+)
+def test_resources_that_make_no_sense_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        read_needs(values, "configs/m.yaml")
+
+
+def test_without_gpus_the_cores_are_shared_out_and_with_them_the_config_rules() -> None:
+    needs = [Needs(gpus=1, cpus=4, memory_gb=12), Needs(gpus=0.25, cpus=2, memory_gb=4)]
+    asked = Asked(Settings())
+    gpu, cpu = Node(4, 32, 100), Node(0, 16, 60)
+    assert fit_needs(needs, [gpu, cpu], asked) == needs
+    assert fit_needs(needs, [gpu], Asked(Settings(), gpus=4.0)) == [Needs(4, 4, 12), Needs(4, 2, 4)]
+    assert fit_needs(needs, [cpu], asked) == [Needs(0, 8, 12), Needs(0, 8, 4)]
+    assert fit_needs(needs, [Node(0, 2, 8)], asked) == [Needs(0, 1, 3), Needs(0, 1, 2)]
+    assert fit_needs(needs * 3, [Node(8, 2, 8)], Asked(Settings(), device="cpu"))[0] == Needs(0, 1, 3)
+
+
+def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
+    from pipeline.backends.base import find_model
+
+    asked = Asked(
+        Settings(epochs=3), seed=7, views="identity,hflip", train_arguments=("--epochs", "3"),
+        common=("--competition", "demo"),
+    )  # fmt: skip
+    job = make_job(find_model("yolov5n"), 1, tmp_path, Needs(gpus=4, cpus=9), asked)
+    train, predict = (" ".join(command.arguments) for command in job.commands)
+    assert train == (
+        "-m pipeline.train --competition demo --model yolov5n --fold 1 --device cuda:0 --seed 7 --wait 300 "
+        "--epochs 3 --workers 8 --gpus 4"
+    )
+    assert predict == (
+        "-m pipeline.predict --competition demo --model yolov5n --fold 1 --device cuda:0 --split oof test "
+        "--views identity,hflip"
+    )
+    cpu = make_job(find_model("yolov5n"), 1, tmp_path, Needs(gpus=0), asked)
+    assert "--device cpu" in " ".join(cpu.commands[0].arguments)
+    assert "--workers" not in cpu.commands[0].arguments and "--gpus" not in cpu.commands[0].arguments
+
+
+def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
+    jobs = [fake_job(tmp_path, model, fold, Needs()) for model in "ab" for fold in (0, 1)]
+    command = try_again(jobs, ["a-fold1", "b-fold0"], {"COMP": "demo", "SET": "x=1 y=2"})
+    assert command == 'make train-all MODELS="a b" FOLDS="0 1" COMP=demo SET="x=1 y=2"'
+
+
+def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [fake_job(tmp_path, "m", fold, Needs()) for fold in (0, 1)]
+    with Board(jobs, tmp_path / "jobs", PROGRESS) as board:
+        board.report(jobs[0], "done", 1, "")
+        board.report(jobs[1], "failed", 1, "training: no such layer")
+        board.console.print(board.table())
+    text = capsys.readouterr().out
+    assert "1 of 2 done" in text
+    assert re.search(r"m-fold1\s+failed\s+training: no such layer", text)
+    assert board.summary()[0].startswith("m-fold1: failed: training: no such layer (log: ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (12.4, "12 s"), (180, "3 min"), (7500, "2 h 05 min"), (99.4, "99 s")]
+)
+def test_durations_read_well(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux kills the children of a dead parent")
+def test_a_stage_dies_with_its_worker(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pipeline.processes import start\n"
+        "child = start([sys.executable, '-c', 'import time; time.sleep(60)'], open(sys.argv[1], 'wb'))\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "log")]
+    worker = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    child = int(worker.stdout.readline())
+    worker.kill()
+    worker.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the stage outlived its worker"
+        time.sleep(0.01)
+
+
+def test_finish_returns_the_status_of_a_command(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "wb") as log:
+        assert finish(start([sys.executable, "-c", "raise SystemExit(3)"], log)) == 3
+
+
+def test_launch_refuses_before_it_starts_anything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
+    folds.main(["--competition", "demo", "--folds", "2"])
+    monkeypatch.setattr(cluster, "load_ray", lambda: pytest.fail("Ray was started"))
+    with pytest.raises(PipelineError, match="fold 2 is out of range"):
+        launch.main(["--competition", "demo", "--models", "yolov5n", "--folds", "0", "2"])
+    with pytest.raises(PipelineError, match="view 'flop'"):
+        launch.main(["--competition", "demo", "--models", "yolov5n", "--views", "flop"])
