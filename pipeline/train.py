@@ -73,7 +73,7 @@ def check_same_job(run: Path, job: dict[str, Any]) -> None:
     path = run / JOB
     if not ((run / CARD).is_file() or begun(run / "work")) or not path.is_file():
         return  # nothing that could be lost
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = {"gpus": 1} | json.loads(path.read_text(encoding="utf-8"))
     for key, value in job.items():
         if key != "findings" and before.get(key) != value:
             raise PipelineError(
@@ -108,7 +108,7 @@ def only_one(run: Path, wait: float = 0) -> Iterator[None]:
 
 def prepare(
     profile: Profile, model: ModelConfig, fold: int, settings: Settings, *, seed: int,
-    device: str | None, workers: int | None,
+    device: str | None, workers: int | None, gpus: int = 1,
 ) -> tuple[TrainJob, dict[str, Any]]:  # fmt: skip
     """Check everything that a training needs, and write nothing.
 
@@ -124,13 +124,15 @@ def prepare(
     repaired = check_photos([*learned.photos, *held_out.photos], findings)
     train.findings.show()
     findings.show()
-    device = select_device(device)
+    device = select_device(device, gpus)
     if workers is None:  # on a CPU the cores are busy with the network
-        workers = 0 if device == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
+        workers = 0 if device == "cpu" else min(8 * gpus, max((os.cpu_count() or 2) - gpus, gpus))
     description = job_description(model, resolved, profile, train, split, fold, seed)
+    description["gpus"] = gpus
     description["findings"] = [train.findings.as_json(), findings.as_json()]
     run = run_dir(profile.name, model.name, fold)
-    job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed, workers)
+    job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed,
+                   -(-workers // gpus), gpus)  # fmt: skip
     return job, description
 
 
@@ -198,6 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_fold(arguments)
     cli.add_settings(arguments)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--gpus", type=int, default=1, help="GPUs of this machine that train it together")
     arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
     arguments.add_argument(
         "--wait",
@@ -208,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("--overwrite", action="store_true", help="train anew over an old run")
     options = arguments.parse_args(argv)
-    for key in ("epochs", "image_size", "batch"):
+    for key in ("epochs", "image_size", "batch", "gpus"):
         if (value := getattr(options, key)) is not None and value < 1:
             raise PipelineError(f"{key} {value}: expected at least 1")
     model = find_model(options.model)
@@ -216,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
     job, description = prepare(
         profile, model, options.fold, settings, seed=options.seed, device=options.device,
-        workers=options.workers,
+        workers=options.workers, gpus=options.gpus,
     )  # fmt: skip
     with only_one(job.run, options.wait):
         train_fold(job, description, options.overwrite)

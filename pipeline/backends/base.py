@@ -130,7 +130,8 @@ class TrainJob:
     settings: Settings
     device: str  # "cpu" or "cuda:<index>"
     seed: int
-    workers: int  # processes that read photos; 0 reads in this one
+    workers: int  # processes that read photos, for each that trains; 0 reads in that one
+    gpus: int = 1  # processes that train, each on a GPU of its own (on the CPU, if `device` is that)
 
     @property
     def work(self) -> Path:
@@ -265,10 +266,15 @@ def _finite(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
 
 
-def select_device(device: str | None) -> str:
-    """The device to use: the asked one, else the first GPU if there is one, else the CPU."""
+def select_device(device: str | None, gpus: int = 1) -> str:
+    """The device to use: the asked one, else the first GPU if there is one, else the CPU.
+
+    Raises PipelineError when there are not so many GPUs; several are always the first ones.
+    """
     import torch
 
+    if gpus > 1 and device != "cpu" and torch.cuda.device_count() < gpus:
+        raise PipelineError(f"GPUS={gpus}: torch sees {torch.cuda.device_count()} GPUs here (make doctor)")
     if device in (None, ""):
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if device == "cpu":

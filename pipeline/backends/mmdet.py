@@ -38,7 +38,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pipeline.backends import mmdet_runner
+from pipeline.backends import distributed, mmdet_runner
 from pipeline.backends.base import (
     MAX_BOXES,
     SCORE_FLOOR,
@@ -49,9 +49,10 @@ from pipeline.backends.base import (
     Settings,
     Trained,
     TrainJob,
+    TrainTask,
 )
 from pipeline.backends.checkpoints import BEST, LAST
-from pipeline.backends.recovery import recovering
+from pipeline.backends.recovery import Recovery, recovering
 from pipeline.backends.safe_load import secure_mmengine
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
@@ -193,7 +194,9 @@ def _for_job(job: TrainJob) -> Config:
     cfg.default_hooks = dict(cfg.get("default_hooks", {}), checkpoint=None)
     cfg.work_dir = str(job.work / "train")
     cfg.randomness = dict(seed=job.seed)
-    steps = -(-len(job.train.images) // cfg.batch)
+    steps = -(-len(job.train.images) // (cfg.batch * job.gpus))
+    if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
+        cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
     for part in _dicts(cfg.param_scheduler):
         if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
             part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up
@@ -271,6 +274,8 @@ def train(job: TrainJob) -> Trained:
     else:
         write_text(note, _find_pretrained(cfg, job.model.name))
     attempt = functools.partial(mmdet_runner.run, cfg, job.task)
+    if job.gpus > 1:
+        attempt = functools.partial(_run_ranks, cfg, job)
     recovered = recovering(job.model.name, job.work, cfg.batch, attempt)
     best = checkpoints.newest(BEST) or checkpoints.newest(LAST)
     assert best is not None, "a training ends with a checkpoint"
@@ -287,6 +292,26 @@ def train(job: TrainJob) -> Trained:
         checkpoint, config, meta["epoch"], meta.get("map50", 0.0), note.read_text(encoding="utf-8"),
         resolved, recovered,
     )  # fmt: skip
+
+
+def _run_ranks(cfg: Config, job: TrainJob, recovery: Recovery) -> None:
+    path = job.work / "ranks.py"
+    cfg.dump(path)
+    distributed.launch("mmdet", job.task, recovery, job.gpus, config=str(path))
+
+
+def run_rank(task: TrainTask, recovery: Recovery, config: str) -> None:
+    """One process of several that train a model; see `distributed`."""
+    init_default_scope("mmdet")
+    cfg = Config.fromfile(config)
+    cfg.launcher = "pytorch"
+    if task.device == "cpu":  # the runner would ask for a GPU before it joins the others
+        torch.distributed.init_process_group("gloo")
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        )
+    mmdet_runner.run(cfg, task, recovery)
+    torch.distributed.destroy_process_group()
 
 
 def _rest_as_comment(cfg: Config) -> str:

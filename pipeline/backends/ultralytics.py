@@ -27,7 +27,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import nms
 
-from pipeline.backends import ultralytics_trainer
+from pipeline.backends import distributed, ultralytics_trainer
 from pipeline.backends.base import (
     MAX_BOXES,
     SCORE_FLOOR,
@@ -38,9 +38,10 @@ from pipeline.backends.base import (
     Settings,
     Trained,
     TrainJob,
+    TrainTask,
 )
 from pipeline.backends.checkpoints import BEST, LAST, save_tensors
-from pipeline.backends.recovery import recovering
+from pipeline.backends.recovery import Recovery, recovering
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.photos import stage_photos, staged_name
@@ -170,9 +171,9 @@ def train(job: TrainJob) -> Trained:
             write_text(note, said)
     arguments = values["train"] | {
         "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
-        "device": "cpu" if job.device == "cpu" else job.device.removeprefix("cuda:"),
-        "workers": job.workers, "model": values["model"], "pretrained": pretrained,
-        "epochs": values["epochs"], "imgsz": values["image_size"], "batch": values["batch"],
+        "device": _devices(job), "workers": job.workers, "model": values["model"], "pretrained": pretrained,
+        "epochs": values["epochs"], "imgsz": values["image_size"],
+        "batch": values["batch"] * job.gpus,  # the framework's is of all GPUs
         "seed": job.seed, "deterministic": True, "plots": False, "verbose": False, "val": True,
         "save": True,
         "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
@@ -181,7 +182,9 @@ def train(job: TrainJob) -> Trained:
         [len(part.images), int((part.annotations["iscrowd"] == 0).sum())]
         for part in (job.train, job.held_out)
     ]
-    attempt = functools.partial(ultralytics_trainer.run, arguments, counts, job.task)
+    attempt = functools.partial(ultralytics_trainer.run, arguments, counts, job.gpus, job.task)
+    if job.gpus > 1:
+        attempt = functools.partial(_run_ranks, arguments, counts, job)
     try:
         recovered = recovering(job.model.name, job.work, values["batch"], attempt)
     except ultralytics_trainer.BadArgumentError as error:
@@ -198,6 +201,27 @@ def train(job: TrainJob) -> Trained:
         checkpoint, config, int(held["epoch"]) + 1, float(held["train_metrics"]["fitness"]),
         note.read_text(encoding="utf-8"), resolved, recovered,
     )  # fmt: skip
+
+
+def _devices(job: TrainJob) -> str:
+    """The framework's `device`; it decides by it whether several processes train together."""
+    if job.gpus == 1:
+        return job.device.removeprefix("cuda:")
+    if job.device == "cpu":
+        raise PipelineError(f"{job.model.name}: ultralytics trains in several processes on GPUs only")
+    return ",".join(map(str, range(job.gpus)))
+
+
+def _run_ranks(arguments: dict[str, Any], counts: list[list[int]], job: TrainJob, recovery: Recovery) -> None:
+    spec = {"arguments": arguments, "counts": counts, "gpus": job.gpus}
+    distributed.launch("ultralytics", job.task, recovery, job.gpus, **spec)
+
+
+def run_rank(
+    task: TrainTask, recovery: Recovery, arguments: dict[str, Any], counts: list[list[int]], gpus: int
+) -> None:
+    """One process of several that train a model; see `distributed`."""
+    ultralytics_trainer.run(arguments, counts, gpus, task, recovery)
 
 
 class _Detector:

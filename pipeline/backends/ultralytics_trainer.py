@@ -171,17 +171,19 @@ def _attach(trainer: _Trainer, counts: list[list[int]]) -> None:
     trainer.add_callback("on_train_end", lambda t: t.progress.close())
 
 
-def run(arguments: dict[str, Any], counts: list[list[int]], task: TrainTask, recovery: Recovery) -> None:
+def run(
+    arguments: dict[str, Any], counts: list[list[int]], gpus: int, task: TrainTask, recovery: Recovery
+) -> None:
     """Train in this process to the last epoch, from the newest checkpoint if there is one.
 
-    arguments: the framework's own, for a training from the start.
+    arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
     """
     SETTINGS.update(sync=False)
     store = checkpoints(task.work)
     last = store.newest(LAST)
     if store.epoch(LAST) >= arguments["epochs"]:
         return
-    arguments = arguments | in_parts(arguments, recovery)
+    arguments = arguments | in_parts(arguments, recovery, gpus)
     if last:
         kept = ("data", "project", "name", "exist_ok", "device", "workers", "save_dir", "batch")
         resumed = {key: arguments[key] for key in kept} | {"resume": str(last)}
@@ -200,7 +202,7 @@ def run(arguments: dict[str, Any], counts: list[list[int]], task: TrainTask, rec
     gc.collect()
 
 
-def in_parts(arguments: dict[str, Any], recovery: Recovery) -> dict[str, Any]:
+def in_parts(arguments: dict[str, Any], recovery: Recovery, gpus: int = 1) -> dict[str, Any]:
     """The arguments that let a batch go through in parts with the same step.
 
     The framework adds up gradients until `nbs` photos (64) make a step, and scales weight decay by the
@@ -212,7 +214,7 @@ def in_parts(arguments: dict[str, Any], recovery: Recovery) -> dict[str, Any]:
         return {}
     nbs = arguments.get("nbs", DEFAULT_CFG_DICT["nbs"])
     decay = arguments.get("weight_decay", DEFAULT_CFG_DICT["weight_decay"])
-    changed: dict[str, Any] = {"batch": recovery.photos_at_once(batch)}
+    changed: dict[str, Any] = {"batch": recovery.photos_at_once(batch // gpus) * gpus}
     if batch > nbs:
         changed |= {"nbs": batch, "weight_decay": decay * batch / nbs}
     return changed
