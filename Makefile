@@ -116,9 +116,11 @@ score: any ## record what a site without an API said: FILE= PUBLIC= [PRIVATE= ME
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
 	@$(PY) -m pipeline.ledger $(competition)
 
-.PHONY: test lint bench
+.PHONY: test lint bench bench-train
 bench: full ## time ours against its peers, in one run; BENCH=scoring for one part
 	@set -e; for part in $(or $(BENCH),folds fusion scoring submissions); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
+bench-train: full ## time our training and prediction beside the frameworks' own commands, in one run
+	@$(PY) -m benchmarks.training $(BENCH)
 test: full lint ## lint, types and tests
 	@$(PY) -m pytest
 lint: full

@@ -1,0 +1,249 @@
+"""Training and prediction beside the frameworks' own: `make bench-train BENCH="--photos 48 --rounds 2"`.
+
+Training: images a second of `make train` and of the framework's plain command on the same photos and the
+same config, each in a process of its own, alternating; from the first step to the last epoch's score, so
+that checkpoints and validation count and imports do not. Prediction: images a second of our k views and of
+the framework's own test-time augmentation with the same views, decoding, boxes and merging of views by
+each as it does it, at the best of the framework's batch sizes. The best round of each counts.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import folds, predict, train
+from pipeline.backends import load_backend
+from pipeline.backends.base import Settings, TrainJob, find_model
+from pipeline.data import demo
+from pipeline.data.predictions import Meta, Predictions, make_predictions
+from pipeline.data.profile import load_profile
+from pipeline.ensembles.tables import Fusion, fuse_same_images
+from pipeline.paths import PROJECT
+from pipeline.views import parse_views
+
+SETTINGS = {
+    "faster_rcnn_tiny": Settings(image_size=192, batch=8),
+    "yolov5n": Settings(image_size=192, batch=8, options={"pretrained": False}),
+}
+# The framework's own augmentation has these views: mmdet's flip, ultralytics' scales and flip.
+VIEWS = {"faster_rcnn_tiny": "identity,hflip", "yolov5n": "identity,hflip+scale0.83,scale0.67"}
+BATCHES = (1, 4, 8, 16)
+
+
+def job_of(model: str, epochs: int, device: str) -> TrainJob:
+    settings = SETTINGS[model]
+    settings = Settings(epochs, settings.image_size, settings.batch, settings.options)
+    job, _ = train.prepare(
+        load_profile("demo"), find_model(model), 0, settings, seed=0, device=device, workers=None
+    )
+    return job
+
+
+def ours(job: TrainJob) -> float:
+    """Seconds of our command; it starts from nothing each time."""
+    settings = job.settings
+    options = [f"{key}={json.dumps(value)}" for key, value in settings.options.items()]
+    command = [
+        sys.executable, "-m", "pipeline.train", "--competition", "demo", "--model", job.model.name,
+        "--fold", "0", "--epochs", str(settings.epochs), "--image-size", str(settings.image_size), "--batch",
+        str(settings.batch), "--device", job.device, "--overwrite", *(["--set", *options] if options else []),
+    ]  # fmt: skip
+    subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(job.run / "history.csv", newline="") as file:
+        return float(list(csv.DictReader(file))[-1]["seconds"])
+
+
+def plain(job: TrainJob, folder: Path) -> float:
+    """Seconds of the framework's own command with what our backend hands to it."""
+    backend = load_backend(job.model.backend)
+    job.work.mkdir(parents=True, exist_ok=True)
+    if job.model.backend == "mmdet":
+        backend._stage(job, "train", job.train)
+        backend._stage(job, "val", job.held_out)
+        cfg = backend._for_job(job)
+        cfg.train_cfg.type = "EpochBasedTrainLoop"
+        cfg.train_dataloader.pop("worker_init_fn")
+        cfg.train_dataloader.persistent_workers = job.workers > 0
+        cfg.default_hooks.checkpoint = dict(
+            type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="coco/bbox_mAP_50"
+        )
+        cfg.work_dir = str(folder / "plain")
+        path = folder / "plain.py"
+        cfg.dump(path)
+    else:
+        data = backend._stage_data(job)
+        arguments = {
+            "model": "yolov5n.yaml", "data": str(data), "epochs": job.settings.epochs, "plots": False,
+            "imgsz": job.settings.image_size, "batch": job.settings.batch, "device": job.device,
+            "workers": job.workers, "project": str(folder), "name": "plain", "exist_ok": True,
+            "save_dir": str(folder / "plain"), "val": True, "seed": 0, **job.settings.options,
+        }  # fmt: skip
+        path = folder / "plain.json"
+        path.write_text(json.dumps(arguments))
+    command = [sys.executable, "-m", "benchmarks.plain", job.model.backend, str(path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+
+
+def bench_training(model: str, epochs: int, rounds: int, device: str, folder: Path) -> None:
+    job = job_of(model, epochs, device)
+    photos = epochs * len(job.train.images)
+    best = {"plain": 1e9, "ours": 1e9}
+    for _ in range(rounds):
+        best["plain"] = min(best["plain"], plain(job, folder))
+        best["ours"] = min(best["ours"], ours(job))
+    show(f"train {model}", f"plain {job.model.backend}", photos, best["plain"], best["ours"])
+
+
+def show(what: str, peer: str, photos: int, theirs: float, mine: float) -> None:
+    print(
+        f"{what:<46}{peer} {photos / theirs:7.1f} images/s   ours {photos / mine:7.1f} images/s   "
+        f"ratio {theirs / mine:.2f}",
+        flush=True,
+    )
+
+
+def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
+    """mmdet's DetTTAModel over its own data loader: the photo and its mirror image, merged by NMS."""
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+    from mmengine.runner import Runner
+
+    backend = load_backend("mmdet")
+    detector = backend.load(job.run / "best.pth", job.run / "config.py", job.classes, job.device)
+    merge = ConfigDict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=300)
+    model = MODELS.build(dict(type="DetTTAModel", module=detector.model, tta_cfg=merge)).eval()
+    size = detector.cfg.image_size
+    keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+    pipeline = [
+        dict(type="LoadImageFromFile"),
+        dict(type="TestTimeAug", transforms=[
+            [dict(type="Resize", scale=(size, size), keep_ratio=True)],
+            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+            [dict(type="PackDetInputs", meta_keys=keys)],
+        ]),
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools
+        loader = Runner.build_dataloader(
+        dict(
+            batch_size=batch, num_workers=job.workers, sampler=dict(type="DefaultSampler", shuffle=False),
+            dataset=dict(type="CocoDataset", ann_file=str(job.work / "data/train.json"), test_mode=True,
+                         data_prefix=dict(img=f"{job.work / 'data/train'}/"), pipeline=pipeline,
+                         metainfo=dict(classes=job.classes)),
+        )
+    )  # fmt: skip
+
+    @torch.inference_mode()
+    def run() -> int:
+        with torch.autocast("cuda", enabled=job.device != "cpu"):
+            return sum(len(model.test_step(data)) for data in loader)
+
+    return run
+
+
+def ultralytics_tta(job: TrainJob, batch: int) -> Callable[[], int]:
+    """ultralytics' `augment=True`: the photo, its mirror image at 0.83 and itself at 0.67."""
+    from ultralytics import YOLO
+
+    model = YOLO(str(job.run / "best.pt"))
+    options = {
+        "imgsz": job.settings.image_size, "augment": True, "conf": 0.001, "iou": 0.7, "max_det": 300,
+        "verbose": False, "device": job.device, "quantize": 16 if job.device != "cpu" else None,
+    }  # fmt: skip
+
+    def run() -> int:
+        folder = str(job.work / "data/images/train")
+        return sum(1 for _ in model.predict(folder, stream=True, batch=batch, **options))
+
+    return run
+
+
+def ours_tta(job: TrainJob, views: str) -> Callable[[], int]:
+    """Our views over the same photos, and their fusion."""
+    suffix = ".pth" if job.model.backend == "mmdet" else ".pt"
+    config = job.run / ("config.py" if job.model.backend == "mmdet" else "config.yaml")
+    detector = load_backend(job.model.backend).load(
+        job.run / f"best{suffix}", config, job.classes, job.device
+    )
+    chosen = parse_views(views)
+    images = job.train.images
+    ids = images["image_id"].to_numpy(np.int32)
+
+    def table(found: Any, view: str) -> Predictions:
+        meta = Meta("demo", "test", "", ids, np.zeros(len(ids), np.int32), "m", view, {})
+        raw = found.boxes
+        columns = [np.concatenate([getattr(boxes, key) for boxes in raw]) for key in ("labels", "scores")]
+        corners = np.concatenate([boxes.boxes_xyxy for boxes in raw])
+        return make_predictions(np.concatenate(found.ids), *columns, corners, meta, images)[0]
+
+    def run() -> int:
+        found = predict.predict_views(detector, job.train.photos, ids.tolist(), chosen)
+        fused = fuse_same_images([table(found[view.name], view.name) for view in chosen], Fusion())
+        return len(fused.meta.image_ids)
+
+    return run
+
+
+def bench_prediction(model: str, rounds: int, device: str) -> None:
+    job = job_of(model, 1, device)
+    ours(job)
+    backend = load_backend(job.model.backend)
+    job.work.mkdir(parents=True, exist_ok=True)
+    backend._stage(job, "train", job.train)
+    peer = mmdet_tta if job.model.backend == "mmdet" else ultralytics_tta
+    contestants: dict[str, Callable[[], int]] = {f"batch {b}": peer(job, b) for b in BATCHES}
+    contestants["ours"] = ours_tta(job, VIEWS[model])
+    seconds = dict.fromkeys(contestants, 1e9)
+    for _ in range(rounds + 1):  # the first warms up
+        for name, run in contestants.items():
+            began = time.perf_counter()
+            assert run() == len(job.train.images)
+            seconds[name] = min(seconds[name], time.perf_counter() - began)
+    mine = seconds.pop("ours")
+    best = min(seconds, key=lambda name: seconds[name])
+    views = len(VIEWS[model].split(","))
+    show(f"predict {model}, {views} views", f"its own, {best},", len(job.train.images), seconds[best], mine)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--photos", type=int, default=64, help="of which half are trained on")
+    arguments.add_argument("--size", type=int, default=512, help="side of a photo in pixels")
+    arguments.add_argument("--epochs", type=int, default=3)
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--models", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    arguments.add_argument("--only", choices=("train", "predict"))
+    options = arguments.parse_args()
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"PIPELINE_HOME": home, "PIPELINE_WEIGHTS": home}
+        os.environ.pop("ROOT", None)
+        demo.generate(Path(home) / "data" / "demo", n_train=options.photos, n_test=2, size=options.size)
+        folds.main(["--competition", "demo", "--folds", "2"])
+        print(
+            f"{device}, {torch.get_num_threads()} threads, {options.photos} photos of {options.size} pixels"
+        )
+        for model in options.models:
+            if options.only != "predict":
+                bench_training(model, options.epochs, options.rounds, device, Path(home))
+            if options.only != "train":
+                bench_prediction(model, options.rounds, device)
+
+
+if __name__ == "__main__":
+    main()
