@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline import cli
 from pipeline.backends import load_backend
-from pipeline.backends.base import Detector, RawBoxes, find_model, select_device
+from pipeline.backends.base import Detector, RawBoxes, Shrinking, enlarged, find_model, select_device
 from pipeline.data.dataset import load_dataset
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo, check_photos, load_photo, photos_of
@@ -48,18 +48,50 @@ class _Found:
     seconds: float = 0.0
 
 
-def decoded(photos: Sequence[Photo], size: int) -> Iterator[tuple[int, list[Image]]]:
-    """Batches of decoded photos with the index of their first; the next one is read ahead."""
-    starts = range(0, len(photos), size)
+@dataclass(frozen=True)
+class _Ready:
+    """A photo that was read: its size, and for each scale its pixels with the factors of their size."""
+
+    width: int
+    height: int
+    pixels: dict[float, tuple[Image, tuple[float, float]]]
+
+
+def read_ahead(
+    detector: Detector, photos: Sequence[Photo], scales: Sequence[float]
+) -> Iterator[tuple[int, list[_Ready]]]:
+    """Batches of decoded and resized photos with the index of their first; the next one is under way."""
+
+    def ready(photo: Photo) -> _Ready:
+        image = load_photo(photo)
+        whole = (image, (1.0, 1.0))
+        shrink = detector.shrink if isinstance(detector, Shrinking) else lambda *_: whole
+        return _Ready(image.shape[1], image.shape[0], {scale: shrink(image, scale) for scale in scales})
+
+    size = detector.batch
     with ThreadPoolExecutor(max_workers=4) as pool:
         ahead: list[Any] = []
-        for start in starts:
-            ahead.append((start, [pool.submit(load_photo, p) for p in photos[start : start + size]]))
+        for start in range(0, len(photos), size):
+            ahead.append((start, [pool.submit(ready, p) for p in photos[start : start + size]]))
             if len(ahead) > 1:
                 first, futures = ahead.pop(0)
                 yield first, [future.result() for future in futures]
         for first, futures in ahead:
             yield first, [future.result() for future in futures]
+
+
+def detect_view(detector: Detector, batch: Sequence[_Ready], view: View) -> list[RawBoxes]:
+    """Detections of one view in a batch of photos, in pixels of the photos."""
+    chosen = [ready.pixels[view.scale] for ready in batch]
+    images = [view.apply(image) for image, _ in chosen]
+    results = (
+        detector.find(images) if isinstance(detector, Shrinking) else detector.predict(images, view.scale)
+    )
+    boxes = []
+    for (image, factor), raw in zip(chosen, results, strict=True):
+        upright = view.undo_boxes(raw.boxes_xyxy, image.shape[1], image.shape[0])
+        boxes.append(enlarged(RawBoxes(upright, raw.scores, raw.labels), factor))
+    return boxes
 
 
 def predict_views(
@@ -69,19 +101,17 @@ def predict_views(
     """Run all views over all photos; boxes come back in pixels of the photos, not clipped."""
     found = {view.name: _Found() for view in views}
     bar = tqdm(total=len(photos) * len(views), desc=label, unit="photo", disable=None)
+    scales = list(dict.fromkeys(view.scale for view in views))
     with bar:
-        for start, images in decoded(photos, detector.batch):
+        for start, batch in read_ahead(detector, photos, scales):
             for view in views:
                 began = time.monotonic()
-                results = detector.predict([view.apply(image) for image in images], view.scale)
                 mine = found[view.name]
-                for offset, (image, raw) in enumerate(zip(images, results, strict=True)):
-                    height, width = image.shape[:2]
-                    boxes = view.undo_boxes(raw.boxes_xyxy, width, height)
-                    mine.ids.append(np.full(len(boxes), image_ids[start + offset], np.int64))
-                    mine.boxes.append(RawBoxes(boxes, raw.scores, raw.labels))
+                for offset, raw in enumerate(detect_view(detector, batch, view)):
+                    mine.ids.append(np.full(len(raw.scores), image_ids[start + offset], np.int64))
+                    mine.boxes.append(raw)
                 mine.seconds += time.monotonic() - began
-                bar.update(len(images))
+                bar.update(len(batch))
     return found
 
 

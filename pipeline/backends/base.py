@@ -165,13 +165,59 @@ class RawBoxes:
 
 
 class Detector(Protocol):
-    """A trained model. `batch` is how many images it likes at once."""
+    """A trained model. `batch` is how many images it likes at once.
+
+    Those that are `Shrinking` are faster with several views: a photo is resized once for all of them.
+    """
 
     batch: int
 
     def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
         """Detect in (h, w, 3) RGB images; `scale` multiplies the size of the network's input."""
         ...
+
+
+class Shrinking:
+    """A detector that resizes photos apart from detecting in them. Both take and give RGB."""
+
+    def shrink(self, image: Image, scale: float) -> tuple[Image, tuple[float, float]]:
+        """The image as the network takes it, and by what its width and height were multiplied.
+
+        Called from several threads.
+        """
+        raise NotImplementedError
+
+    def find(self, images: Sequence[Image]) -> list[RawBoxes]:
+        """Detect in images that are resized already; boxes are in their pixels."""
+        raise NotImplementedError
+
+    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
+        """See `Detector`."""
+        small = [self.shrink(image, scale) for image in images]
+        found = self.find([image for image, _ in small])
+        return [enlarged(raw, factor) for raw, (_, factor) in zip(found, small, strict=True)]
+
+
+def enlarged(raw: RawBoxes, factor: tuple[float, float]) -> RawBoxes:
+    """Boxes in pixels of a photo, given by what its width and height were multiplied before."""
+    corners = raw.boxes_xyxy / np.array([*factor, *factor], np.float32)
+    return RawBoxes(corners.astype(np.float32), raw.scores, raw.labels)
+
+
+def by_shape(images: Sequence[Image]) -> list[list[int]]:
+    """Positions of images that have the same shape: what goes into a batch without padding.
+
+    Padding to a batch's largest would let boxes depend on the photos that happen to be in it.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(i)
+    return list(groups.values())
+
+
+def cpu_batch(image_size: int) -> int:
+    """Photos at once on a CPU: as many pixels as sixteen of 320, one at least."""
+    return max(1, min(16, round(16 * (320 / image_size) ** 2)))
 
 
 HISTORY = "history.csv"

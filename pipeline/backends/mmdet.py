@@ -47,9 +47,12 @@ from pipeline.backends.base import (
     PhotoSet,
     RawBoxes,
     Settings,
+    Shrinking,
     Trained,
     TrainJob,
     TrainTask,
+    by_shape,
+    cpu_batch,
 )
 from pipeline.backends.checkpoints import BEST, LAST
 from pipeline.backends.recovery import Recovery, recovering
@@ -321,14 +324,14 @@ def _rest_as_comment(cfg: Config) -> str:
     return "\n# Trained with:\n" + "".join(f"# {line}\n" for line in rest.pretty_text.splitlines())
 
 
-class _Detector:
-    """A trained detector. Photos go through the config's own test pipeline, read from memory."""
+class _Detector(Shrinking):
+    """A trained detector. Photos are resized by the config's own test pipeline."""
 
     def __init__(self, checkpoint: Path | None, cfg: Config, device: str) -> None:
         from mmdet.registry import MODELS
 
         self.cfg, self.device, self.image_size = cfg, device, cfg.image_size
-        self.batch = 8 if device != "cpu" else 4
+        self.batch = 8 if device != "cpu" else cpu_batch(cfg.image_size)
         self.half = device != "cpu" and bool(cfg.amp)
         self.model = MODELS.build(cfg.model)
         self.parameters = sum(p.numel() for p in self.model.parameters())
@@ -338,43 +341,37 @@ class _Detector:
         self.pipelines: dict[float, Compose] = {}
 
     def _pipeline(self, scale: float) -> Compose:
-        """The test pipeline at `scale` times the network's input size."""
+        """What the test pipeline does to a photo's pixels, at `scale` times the network's input size."""
         if scale not in self.pipelines:
             size = round(self.cfg.image_size * scale)
             steps = []
             for step in self.cfg.test_pipeline:
                 step = dict(step)
-                if step["type"].endswith("LoadImageFromFile"):
-                    step = {"type": "mmdet.LoadImageFromNDArray"}
-                elif step["type"] in RESIZES:
-                    step["scale"] = (size, size)
-                elif step["type"] == "LoadAnnotations":
+                if step["type"].startswith(("Load", "Pack")):
                     continue
+                if step["type"] in RESIZES:
+                    step["scale"] = (size, size)
                 steps.append(step)
             self.pipelines[scale] = Compose(steps)
         return self.pipelines[scale]
 
-    @torch.inference_mode()
-    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
-        pipeline = self._pipeline(scale)
-        items = [
-            pipeline({"img": np.ascontiguousarray(image[..., ::-1]), "img_id": i})
-            for i, image in enumerate(images)
-        ]
-        batch = {
-            "inputs": [item["inputs"] for item in items],
-            "data_samples": [item["data_samples"] for item in items],
-        }
-        with torch.autocast("cuda", enabled=self.half):
-            samples = self.model.test_step(batch)
-        found = [sample.pred_instances for sample in samples]
-        return [
-            RawBoxes(
-                f.bboxes.float().cpu().numpy(), f.scores.float().cpu().numpy(),
-                f.labels.cpu().numpy().astype(np.int64),
-            )
-            for f in found
-        ]  # fmt: skip
+    def shrink(self, image: Image, scale: float) -> tuple[Image, tuple[float, float]]:
+        shape = image.shape[:2]
+        done = self._pipeline(scale)({"img": image, "img_shape": shape, "ori_shape": shape})
+        return done["img"], tuple(done.get("scale_factor", (1.0, 1.0)))
+
+    def find(self, images: Sequence[Image]) -> list[RawBoxes]:
+        found: list[Any] = [None] * len(images)
+        for group in by_shape(images):
+            bgr = np.stack([images[i] for i in group])[..., ::-1].transpose(0, 3, 1, 2)
+            samples = self.detect(torch.from_numpy(bgr.copy()).to(self.device, non_blocking=True))
+            for i, sample in zip(group, samples, strict=True):
+                boxes = sample.pred_instances
+                found[i] = RawBoxes(
+                    boxes.bboxes.float().cpu().numpy(), boxes.scores.float().cpu().numpy(),
+                    boxes.labels.cpu().numpy().astype(np.int64),
+                )  # fmt: skip
+        return found
 
     @torch.inference_mode()
     def detect(self, pixels: torch.Tensor) -> Any:

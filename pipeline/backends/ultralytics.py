@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -36,9 +37,12 @@ from pipeline.backends.base import (
     PhotoSet,
     RawBoxes,
     Settings,
+    Shrinking,
     Trained,
     TrainJob,
     TrainTask,
+    by_shape,
+    cpu_batch,
 )
 from pipeline.backends.checkpoints import BEST, LAST, save_tensors
 from pipeline.backends.recovery import Recovery, recovering
@@ -224,40 +228,63 @@ def run_rank(
     ultralytics_trainer.run(arguments, counts, gpus, task, recovery)
 
 
-class _Detector:
-    """A trained YOLO. Images go in as BGR arrays, as the framework reads files."""
+class _Detector(Shrinking):
+    """A trained YOLO."""
 
     def __init__(self, yolo: YOLO, image_size: int, device: str) -> None:
         self.yolo, self.device = yolo, device
-        self.batch = 16 if device != "cpu" else 8
         self.half = device != "cpu"
         network: Any = yolo.model
         self.parameters = sum(p.numel() for p in network.parameters())
         self.stride = max(int(network.stride.max()), 32)
         self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
+        self.batch = 16 if device != "cpu" else cpu_batch(self.image_size)
 
-    def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:
-        size = max(round(self.image_size * scale / self.stride), 1) * self.stride
-        results: Any = self.yolo.predict(
-            [np.ascontiguousarray(image[..., ::-1]) for image in images], imgsz=size,
-            conf=SCORE_FLOOR, iou=NMS_IOU, max_det=MAX_BOXES, device=self.device, verbose=False,
-            quantize=16 if self.half else None, save=False, batch=len(images),
-        )  # fmt: skip
-        return [
-            RawBoxes(
-                r.boxes.xyxy.float().cpu().numpy(), r.boxes.conf.float().cpu().numpy(),
-                r.boxes.cls.cpu().numpy().astype(np.int64),
+    def shrink(self, image: Image, scale: float) -> tuple[Image, tuple[float, float]]:
+        """Resized to fit the square, as the framework's letterbox does before it pads."""
+        side = max(round(self.image_size * scale / self.stride), 1) * self.stride
+        height, width = image.shape[:2]
+        ratio = min(side / height, side / width)
+        to = (max(round(width * ratio), 1), max(round(height * ratio), 1))
+        if to == (width, height):
+            return image, (1.0, 1.0)
+        small: Any = cv2.resize(image, to, interpolation=cv2.INTER_LINEAR)
+        return small, (to[0] / width, to[1] / height)
+
+    def find(self, images: Sequence[Image]) -> list[RawBoxes]:
+        found: list[Any] = [None] * len(images)
+        for group in by_shape(images):
+            height, width = images[group[0]].shape[:2]
+            padded = [math.ceil(side / self.stride) * self.stride for side in (height, width)]
+            # In the middle, grey around it, rounded as the framework's letterbox does.
+            top, left = (
+                round((whole - side) / 2 - 0.1) for whole, side in zip(padded, (height, width), strict=True)
             )
-            for r in results
-        ]  # fmt: skip
+            bgr = np.full((len(group), *padded, 3), 114, np.uint8)
+            for k, i in enumerate(group):
+                bgr[k, top : top + height, left : left + width] = images[i][..., ::-1]
+            pixels = torch.from_numpy(bgr).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            for i, table in zip(group, self.detect(pixels), strict=True):
+                values = table.float().cpu().numpy()  # x1 y1 x2 y2 score label
+                corners = values[:, :4] - np.array([left, top] * 2, np.float32)
+                corners = corners.clip(0, [width, height] * 2).astype(np.float32)
+                found[i] = RawBoxes(corners, values[:, 4], values[:, 5].astype(np.int64))
+        return found
+
+    @functools.cached_property
+    def network(self) -> Any:
+        """The network that predicts: norms fused into convolutions, in half precision on a GPU."""
+        self.yolo.predict(
+            np.zeros((self.stride, self.stride, 3), np.uint8), imgsz=self.stride, device=self.device,
+            verbose=False, save=False, quantize=16 if self.half else None,
+        )  # fmt: skip
+        predictor: Any = self.yolo.predictor
+        return predictor.model
 
     @torch.inference_mode()
     def detect(self, pixels: torch.Tensor) -> Any:
         """See `cost.Measured`."""
-        if self.yolo.predictor is None:  # holds the network that predicts: fused, in half precision
-            self.predict([np.zeros((self.stride, self.stride, 3), np.uint8)], self.stride / self.image_size)
-        predictor: Any = self.yolo.predictor
-        network = predictor.model
+        network = self.network
         rgb = pixels.flip(1)
         found = network((rgb.half() if network.fp16 else rgb.float()).div_(255))
         end2end = getattr(network, "end2end", False)
