@@ -1,4 +1,4 @@
-"""Training and prediction beside the frameworks' own: `make bench-train BENCH="--photos 48 --rounds 2"`.
+"""Training and prediction beside the frameworks' own: `make bench-train BENCH="--photos 64 --rounds 3"`.
 
 Training: images a second of `make train` and of the framework's plain command on the same photos and the
 same config, each in a process of its own, alternating; from the first step to the last epoch's score, so
@@ -112,7 +112,7 @@ def bench_training(model: str, epochs: int, rounds: int, device: str, folder: Pa
 
 def show(what: str, peer: str, photos: int, theirs: float, mine: float) -> None:
     print(
-        f"{what:<46}{peer} {photos / theirs:7.1f} images/s   ours {photos / mine:7.1f} images/s   "
+        f"{what:<48} {peer} {photos / theirs:7.1f} images/s   ours {photos / mine:7.1f} images/s   "
         f"ratio {theirs / mine:.2f}",
         flush=True,
     )
@@ -225,7 +225,7 @@ def bench_prediction(model: str, rounds: int, device: str) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--photos", type=int, default=64, help="of which half are trained on")
+    arguments.add_argument("--photos", type=int, default=128, help="of which half are trained on")
     arguments.add_argument("--size", type=int, default=512, help="side of a photo in pixels")
     arguments.add_argument("--epochs", type=int, default=3)
     arguments.add_argument("--rounds", type=int, default=2)
