@@ -94,6 +94,20 @@ def check_same_split(run: Path, folds_digest: str) -> None:
             )
 
 
+def set_damaged_aside(run: Path) -> None:
+    """Undo a whole run whose checkpoint is not the one that its card describes."""
+    if not (run / CARD).is_file():
+        return
+    card = json.loads((run / CARD).read_text(encoding="utf-8"))
+    checkpoint = run / card["checkpoint"]
+    if checkpoint.is_file() and file_digest(checkpoint) == card["checkpoint_digest"]:
+        return
+    (run / CARD).unlink()
+    print(f"{shown(checkpoint)}: damaged or gone; trained again")
+    if checkpoint.is_file():
+        checkpoint.replace(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+
+
 @contextlib.contextmanager
 def only_one(run: Path, wait: float = 0) -> Iterator[None]:
     """Hold the run's lock; raises PipelineError when another process still trains it after `wait` seconds."""
@@ -144,6 +158,7 @@ def train_fold(job: TrainJob, description: dict[str, Any], overwrite: bool) -> N
     else:
         check_same_split(job.run, description["folds_digest"])
     check_same_job(job.run, description)
+    set_damaged_aside(job.run)
     if (job.run / CARD).is_file():
         shutil.rmtree(job.work, ignore_errors=True)  # left when the run was killed at its very end
         print(f"{shown(job.run)} is trained already; nothing to do")

@@ -316,17 +316,23 @@ class _Bomb:
 def test_a_checkpoint_that_holds_code_is_refused_and_the_code_not_run(
     model: str, enter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from mmengine.logging.history_buffer import HistoryBuffer
+
     from pipeline.backends.base import find_model
+    from pipeline.backends.safe_load import load_weights
 
     monkeypatch.chdir(tmp_path)
     bad = tmp_path / ("bad.pth" if model == "faster_rcnn_tiny" else "bad.pt")
     torch.save({"model": _Bomb(), "state_dict": _Bomb(), "meta": {}}, bad)
     backend = load_backend(find_model(model).backend)
+    whole = tmp_path / "whole.pth"
+    torch.save({"state_dict": {}, "log": HistoryBuffer([1.0], [1])}, whole)  # as in mmengine's checkpoints
     config = tmp_path / "config.py"
     config.write_text("image_size: 64\n" if model == "yolov5n" else "image_size = 64\n")
     with pytest.raises(PipelineError, match=r"bad\.pth?: .*(plain weights|not a whole checkpoint)"):
         backend.load(bad, config, ("a",), "cpu")
     assert not (tmp_path / "bomb-went-off").exists()
+    assert load_weights(whole)["state_dict"] == {}, "and whole ones are read as before"
 
 
 def test_a_photo_that_turns_unreadable_is_named_and_nothing_is_lost(
@@ -354,3 +360,72 @@ def test_a_photo_that_turns_unreadable_is_named_and_nothing_is_lost(
     assert len(list((run / "work/checkpoints").glob("last-*"))) >= 1
     fit("faster_rcnn_tiny", 3)
     assert [row[0] for row in history(run)] == ["1", "2", "3"]
+
+
+def test_a_whole_run_whose_checkpoint_is_damaged_is_trained_again(
+    enter: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = enter("home") / "yolov5n" / "fold0"
+    fit("yolov5n", 1)
+    whole = weights(run)
+    checkpoint = run / "best.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    capsys.readouterr()
+    fit("yolov5n", 1)
+    assert "best.pt: damaged or gone; trained again" in capsys.readouterr().out
+    assert (run / "damaged-best.pt").is_file()
+    again = weights(run)
+    assert all(torch.equal(whole[key], again[key]) for key in whole), "the same seed, the same weights"
+
+
+def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> None:
+    import sys
+
+    from pipeline.backends import distributed
+
+    assert distributed.command(tmp_path / "ranks.json", 4) == [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4",
+        "--max-restarts=0", "--module", "pipeline.backends.distributed", str(tmp_path / "ranks.json"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "raised"),
+    [
+        ("loss", "m: loss is nan", recovery.LossNotFiniteError),
+        ("other", "CUDA out of memory. Tried to allocate 2 GiB", RuntimeError),
+        ("mistake", "photo.jpg: not a readable photo", PipelineError),
+    ],
+)
+def test_what_one_of_several_processes_met_is_raised_by_the_first(
+    kind: str, message: str, raised: type[Exception], tmp_path: Path
+) -> None:
+    from pipeline.backends import distributed
+    from pipeline.backends.base import TrainTask
+
+    task = TrainTask(tmp_path, "m fold0", "cuda:0", 0)
+    task.work.mkdir()
+    (task.work / "failed-rank2.json").write_text(json.dumps({"kind": kind, "message": message}))
+    error = distributed.failure(task, 1)
+    assert type(error) is raised and str(error) == message
+    assert recovery.is_out_of_memory(error) == ("memory" in message)
+
+
+def test_the_batch_is_that_of_one_gpu_and_the_learning_rate_follows_all_of_them(
+    enter: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """mmengine: lr * (GPUs * batch) / base_batch_size; the warm-up is in steps of all GPUs."""
+    from dataclasses import replace
+
+    from pipeline.backends import mmdet as backend
+    from pipeline.backends.base import Settings, find_model
+    from pipeline.data.profile import load_profile
+
+    enter("home")
+    asked = load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Settings(epochs=40, batch=1)
+    job, _ = train.prepare(*asked, seed=0, device="cpu", workers=0)
+    one, four = backend._for_job(job), backend._for_job(replace(job, gpus=4))
+    assert one.train_dataloader.batch_size == four.train_dataloader.batch_size == 1
+    assert four.auto_scale_lr == dict(enable=True, base_batch_size=16)
+    warm_up = [next(p for p in cfg.param_scheduler if not p.get("by_epoch", True)) for cfg in (one, four)]
+    assert [part["end"] for part in warm_up] == [40 * 4 // 10, 40 * 1 // 10]

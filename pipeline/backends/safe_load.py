@@ -35,12 +35,18 @@ def _allowed() -> list[Any]:
 
 def load_weights(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     """torch.load with `weights_only`, whatever the caller asked; raises PipelineError for anything else."""
-    with torch.serialization.safe_globals(_allowed()):
-        try:
-            return torch.load(file, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise PipelineError(f"{file}: not a file of plain weights; not loaded ({reason})") from None
+    # Nothing but ours: ultralytics leaves its own entries behind, one of them under the same name.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(_allowed())
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"{file}: not a file of plain weights; not loaded ({reason})") from None
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
 
 
 def secure_mmengine() -> None:
