@@ -184,10 +184,14 @@ def test_a_loss_that_is_not_finite_halves_the_learning_rate_once(
     _, poisoned, again = rates  # a step an epoch
     assert again == pytest.approx(poisoned / 2)
 
-    enter("twice")
-    poison(model, monkeypatch, times=2)
+
+def test_a_loss_that_is_not_finite_twice_ends_the_training(
+    enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter("home")
+    poison("yolov5n", monkeypatch, times=2)
     with pytest.raises(PipelineError, match=r"half the learning rate: gave up"):
-        fit(model, 2)
+        fit("yolov5n", 2)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from pipeline import folds, launch
 from pipeline.backends.base import PROGRESS, Settings
 from pipeline.data import demo
+from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import read_predictions
+from pipeline.data.profile import load_profile
+from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
 from pipeline.jobs import cluster
 from pipeline.jobs.board import Board, duration
 from pipeline.jobs.cluster import Node, check_fit, connected, run_jobs
 from pipeline.jobs.job import Command, Job, Needs, read_needs
-from pipeline.jobs.plan import Asked, fit_needs, make_job, try_again
+from pipeline.jobs.plan import Asked, fit_needs, make_job, plan, try_again
 from pipeline.paths import PROJECT
 from pipeline.processes import finish, start
 
@@ -146,7 +150,9 @@ def test_small_jobs_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
     assert {places.count(place) for place in places} == {2}
 
 
-def test_train_all_and_then_nothing_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_all_and_then_what_is_finished_is_left_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real trainings of two folds through the command, on a cluster of this machine's own."""
     demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
     folds.main(["--competition", "demo", "--folds", "2"])
@@ -155,8 +161,8 @@ def test_train_all_and_then_nothing_to_do(home: Path, monkeypatch: pytest.Monkey
         "1", "--image-size", "64", "--batch", "4", "--set", "pretrained=false", "--views", "identity,hflip",
     ]  # fmt: skip
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    first = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     for fold in (0, 1):
         run = home / "runs" / "demo" / "yolov5n" / f"fold{fold}"
         for split in ("oof", "test"):
@@ -165,8 +171,21 @@ def test_train_all_and_then_nothing_to_do(home: Path, monkeypatch: pytest.Monkey
     state = json.loads((home / "runs/demo/jobs/state.json").read_text())["jobs"]
     assert [job["state"] for job in state.values()] == ["done", "done"]
     assert all(job["epoch"] == job["epochs"] == 1 for job in state.values())
-    again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert again.returncode == 0 and "nothing to do; all 2 jobs are finished" in again.stdout
+
+    profile = load_profile("demo")
+    split = read_split("demo", load_dataset(profile, "train"))
+    settings = Settings(epochs=1, image_size=64, batch=4, options={"pretrained": False})
+    one = Node(0, 2, 8)
+
+    def left(asked: Asked) -> list[str]:
+        return [job.name for job in plan(profile, split, ["yolov5n"], [0, 1], asked, [one])[0]]
+
+    both = ["yolov5n-fold0", "yolov5n-fold1"]
+    assert left(Asked(settings, views="identity,hflip")) == []
+    assert left(Asked(settings, views="identity,rot90")) == both, "a view is missing"
+    assert left(Asked(settings, seed=1)) == both, "another training, which the stage will refuse"
+    tiny.cut_in_half(home / "runs/demo/yolov5n/fold1/oof/hflip.parquet")
+    assert left(Asked(settings, views="identity,hflip")) == ["yolov5n-fold1"], "a damaged table"
 
 
 def test_ctrl_c_stops_what_runs_and_the_state_says_so(tmp_path: Path) -> None:
