@@ -10,7 +10,8 @@ import os
 from typing import Any
 
 from pipeline import cli
-from pipeline.backends.base import PROGRESS, Settings, parse_options
+from pipeline.backends.base import Settings, parse_options
+from pipeline.backends.progress import PROGRESS
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import SPLITS
 from pipeline.data.profile import load_profile

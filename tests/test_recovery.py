@@ -12,8 +12,8 @@ import torch
 
 from pipeline import folds, train
 from pipeline.backends import load_backend, recovery
-from pipeline.backends.base import Progress
 from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
+from pipeline.backends.progress import Progress
 from pipeline.data import demo
 from pipeline.errors import PipelineError
 

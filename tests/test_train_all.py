@@ -16,7 +16,8 @@ import pytest
 import tiny
 
 from pipeline import folds, launch
-from pipeline.backends.base import PROGRESS, Settings
+from pipeline.backends.base import Settings
+from pipeline.backends.progress import PROGRESS
 from pipeline.data import demo
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import read_predictions

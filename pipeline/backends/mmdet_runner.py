@@ -20,8 +20,9 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 from mmengine.utils import apply_to
 
-from pipeline.backends.base import Progress, TrainTask
+from pipeline.backends.base import TrainTask
 from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
+from pipeline.backends.progress import Progress
 from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
 from pipeline.backends.seeds import reseed, seed_reader
 

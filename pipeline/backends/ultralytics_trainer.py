@@ -28,8 +28,9 @@ from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOGGER, RANK, SETTINGS
 from ultralytics.utils.torch_utils import unwrap_model
 
-from pipeline.backends.base import Progress, TrainTask
+from pipeline.backends.base import TrainTask
 from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
+from pipeline.backends.progress import Progress
 from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
 from pipeline.backends.seeds import reseed
 from pipeline.errors import PipelineError
