@@ -96,4 +96,4 @@ def test_batches_are_made_of_photos_of_one_shape() -> None:
 
 @pytest.mark.parametrize(("side", "count"), [(64, 16), (320, 16), (640, 4), (1024, 2), (4096, 1)])
 def test_a_cpu_takes_as_many_photos_as_pixels_allow(side: int, count: int) -> None:
-    assert cpu_batch(side) == count
+    assert cpu_batch(side, 16) == count

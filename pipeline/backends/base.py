@@ -208,9 +208,9 @@ def by_shape(images: Sequence[Image]) -> list[list[int]]:
     return list(groups.values())
 
 
-def cpu_batch(image_size: int) -> int:
-    """Photos at once on a CPU: as many pixels as sixteen of 320, one at least."""
-    return max(1, min(16, round(16 * (320 / image_size) ** 2)))
+def cpu_batch(image_size: int, most: int) -> int:
+    """Photos at once on a CPU: `most` of 320 pixels, fewer of larger ones; more only strain its caches."""
+    return max(1, min(most, round(most * (320 / image_size) ** 2)))
 
 
 def select_device(device: str | None, gpus: int = 1) -> str:

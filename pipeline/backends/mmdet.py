@@ -331,7 +331,7 @@ class _Detector(Shrinking):
         from mmdet.registry import MODELS
 
         self.cfg, self.device, self.image_size = cfg, device, cfg.image_size
-        self.batch = 8 if device != "cpu" else cpu_batch(cfg.image_size)
+        self.batch = 8 if device != "cpu" else cpu_batch(cfg.image_size, 8)
         self.half = device != "cpu" and bool(cfg.amp)
         self.model = MODELS.build(cfg.model)
         self.parameters = sum(p.numel() for p in self.model.parameters())

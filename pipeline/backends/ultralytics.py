@@ -238,7 +238,7 @@ class _Detector(Shrinking):
         self.parameters = sum(p.numel() for p in network.parameters())
         self.stride = max(int(network.stride.max()), 32)
         self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
-        self.batch = 16 if device != "cpu" else cpu_batch(self.image_size)
+        self.batch = 16 if device != "cpu" else cpu_batch(self.image_size, 16)
 
     def shrink(self, image: Image, scale: float) -> tuple[Image, tuple[float, float]]:
         """Resized to fit the square, as the framework's letterbox does before it pads."""
