@@ -30,6 +30,9 @@ VERSION ?=
 PUBLIC ?=
 PRIVATE ?=
 BENCH ?=
+BUDGET ?=
+TRIALS ?=
+OUT ?= tuned
 
 PY = .venv/bin/python
 competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
@@ -75,7 +78,7 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo $(overwrite)
 
-.PHONY: data folds train train-all predict evaluate cost ensemble submission
+.PHONY: data folds train train-all predict evaluate cost tune ensemble submission
 data: any ## look for faults in photos, boxes and splits before training; changes nothing
 	@$(PY) -m pipeline.checkup $(competition)
 folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
@@ -95,6 +98,9 @@ evaluate: any ## score MODEL= (its views and their fusion), or ENSEMBLE=, or FIL
 cost: $(if $(MODEL),full,any) ## parameters, FLOPs and photos a second of MODEL= FOLD=; without MODEL: the table of all models
 	@$(PY) -m pipeline.cost $(competition) $(if $(MODEL),--model $(MODEL) --fold $(FOLD) $(device) \
 	  $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)))
+tune: any ## find the recipe of an ensemble and its honest score: ENSEMBLE= BUDGET=300 TRIALS= SEED=
+	@$(PY) -m pipeline.tune $(competition) $(if $(FILES),$(FILES) -o $(OUT),--ensemble $(ENSEMBLE)) \
+	  --seed $(SEED) $(if $(BUDGET),--budget $(BUDGET)) $(if $(TRIALS),--trials $(TRIALS))
 ensemble: any ## fuse the members of configs/ensembles/<ENSEMBLE>.yaml and write the submission
 	@$(PY) -m pipeline.ensemble $(competition) --ensemble $(ENSEMBLE)
 	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)

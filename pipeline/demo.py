@@ -4,6 +4,7 @@ Runs the same commands that a user runs, two trainings side by side, and ends wi
 and a picture. Run again, it goes on where it stopped, or finds everything done.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -40,6 +41,7 @@ TRAININGS: dict[str, list[str]] = {
         "mosaic=0", "flipud=0.5", "scale=0.3", "hsv_h=0.1",
     ],
 }  # fmt: skip
+TUNING = ["--trials", "80", "--partitions", "1", "--budget", "150"]
 SHEET_PHOTOS = 8
 SHEET_SCORE = 0.2
 EPOCH = re.compile(r"epoch (\d+)/(\d+)")
@@ -95,7 +97,7 @@ def run_side_by_side(stage: str, commands: Sequence[Sequence[str]]) -> None:
 
 
 def say(step: int, text: str, command: str = "") -> None:
-    print(f"\n[{step}/6] {text}" + (f"\n      $ {command}" if command else ""), flush=True)
+    print(f"\n[{step}/7] {text}" + (f"\n      $ {command}" if command else ""), flush=True)
 
 
 def make_everything(overwrite: bool) -> float:
@@ -119,7 +121,9 @@ def make_everything(overwrite: bool) -> float:
     for model in TRAININGS:
         target = ["--competition", NAME, "--model", model, "--views", VIEWS]
         run_side_by_side("predict", [[*target, "--fold", str(k)] for k in range(FOLDS)])
-    say(5, "fuse models, views and folds, write the submission", f"make ensemble COMP={NAME}")
+    say(5, "tune the ensemble on the held-out photos", f"make tune COMP={NAME}")
+    run_side_by_side("tune", [["--competition", NAME, "--ensemble", "final", *TUNING]])
+    say(6, "fuse models, views and folds, write the submission", f"make ensemble COMP={NAME}")
     run_side_by_side("ensemble", [["--competition", NAME, "--ensemble", "final"]])
     run_side_by_side("submission", [["--competition", NAME, "--ensemble", "final"]])
     return seconds
@@ -153,6 +157,23 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
     return pd.DataFrame.from_dict(rows, orient="index", columns=["OOF mAP50", "hidden test mAP50"])
 
 
+def honesty(profile: Profile, truth: Dataset) -> str:
+    """What the out-of-fold score promised, and what the test photos show of it."""
+    folder = ensemble_dir(profile.name, "final")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    own = card["oof"]["competition"]
+    folds, fused = (
+        [evaluate(read_predictions(path), truth.annotations, profile.classes)["map50"] for path in paths]
+        for paths in (sorted((folder / "test_folds").glob("*.parquet")), [folder / "test.parquet"])
+    )
+    promised = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**own)
+    return (
+        f"promised by the held-out photos (nested): {promised}\n"
+        f"one fold's ensemble on the hidden test:   {sum(folds) / len(folds):.3f} on average; "
+        f"fused across the folds {fused[0]:.3f}"
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("--data-only", action="store_true", help="only render the photos")
@@ -169,8 +190,9 @@ def main(argv: list[str] | None = None) -> None:
     train, truth = load_dataset(profile, "train"), load_truth(profile, "test")
     if truth is None:
         raise PipelineError(f"{profile.root}: no hidden test truth; remove the folder and make demo again")
-    say(6, "score")
+    say(7, "score")
     print(score_table(profile, train, truth).to_string(float_format="{:.3f}".format))
+    print("\n" + honesty(profile, truth))
     path = runs_dir(NAME) / "sheet.png"
     images = truth.images.head(SHEET_PHOTOS)
     table = read_predictions(ensemble_dir(NAME, "final") / "test.parquet")

@@ -20,6 +20,7 @@ from pipeline.data.dataset import Dataset, load_truth
 from pipeline.data.predictions import Predictions, check_belongs, join_predictions, read_predictions
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import need_runs
+from pipeline.ensembles.recipe import submitted
 from pipeline.ensembles.tables import Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, runs_dir, shown, write_json
@@ -69,6 +70,19 @@ def model_tables(profile: Profile, model: str, split: str) -> dict[str, Predicti
     return found
 
 
+def ensemble_tables(profile: Profile, name: str) -> dict[str, Predictions]:
+    """An ensemble's boxes as they are submitted: out-of-fold, and where the test set's truth is known
+    the result of each fold and their fusion."""
+    folder = ensemble_dir(profile.name, name)
+    paths = {f"{name} oof": folder / "oof.parquet"}
+    if (folder / "test.parquet").is_file() and load_truth(profile, "test") is not None:
+        paths |= {
+            f"{name} test {path.stem}": path for path in sorted((folder / "test_folds").glob("*.parquet"))
+        }
+        paths[f"{name} test"] = folder / "test.parquet"
+    return {key: submitted(read_predictions(path)) for key, path in paths.items()}
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
@@ -89,9 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         output = output or runs_dir(profile.name) / options.model / name
     elif options.ensemble:
         folder = ensemble_dir(profile.name, options.ensemble)
-        tables = {f"{options.ensemble} oof": read_predictions(folder / "oof.parquet")}
-        if (folder / "test.parquet").is_file() and load_truth(profile, "test") is not None:
-            tables[f"{options.ensemble} test"] = read_predictions(folder / "test.parquet")
+        tables = ensemble_tables(profile, options.ensemble)
         output = output or folder / "metrics.json"
     else:
         tables = {str(path): read_predictions(path) for path in options.files}

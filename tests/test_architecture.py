@@ -15,6 +15,7 @@ PARTS = {
     "fusion": {"kernels"}, "scoring": {"data", "kernels"}, "backends": {"data"},
     "ensembles": {"data", "fusion", "kernels", "scoring"}, "submissions": {"data", "kernels"},
     "jobs": {"data", "backends"},
+    "tuning": {"data", "ensembles", "fusion", "kernels", "scoring"},
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}
 CALLS = ("cli.run(main)", "sys.exit(main())")  # the second where the status says what was found

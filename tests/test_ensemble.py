@@ -4,19 +4,22 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import yaml
 
-from pipeline import ensemble, evaluate, submission
+from pipeline import ensemble, evaluate, submission, tune
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import read_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
 from pipeline.ensembles import named
+from pipeline.ensembles.recipe import cook, read_recipe, source_of
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv, table_path
+from pipeline.tuning import nested
 
 FINAL = {"members": "all", "method": "wbf", "iou": 0.5}
 MODELS = {"small": ("identity", "hflip"), "large": ("identity",)}
@@ -142,9 +145,10 @@ def test_chosen_members_and_weights(runs, write_yaml):
 def test_the_same_command_again_gives_the_same_files(runs):
     make()
     folder = ensemble_dir("recycle", "final")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    assert len(before) == 3 + 3  # tables and card; each fold's test boxes
     make()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
 
 def test_a_model_that_lacks_a_fold_is_said(runs, capsys):
@@ -346,3 +350,69 @@ def test_a_table_that_is_not_the_one_of_the_card_is_refused(runs, home):
     ):
         submission.main([])
     assert not (home / "submissions").exists()
+
+
+# Tuned
+
+
+def tuned(capsys, *options):
+    tune.main(["--ensemble", "final", "--trials", "25", *options])
+    capsys.readouterr()
+    return ensemble_dir("recycle", "final") / "tuned"
+
+
+def test_a_tuned_recipe_is_used_and_its_nested_score_is_the_one_told(runs, capsys, monkeypatch):
+    monkeypatch.setattr(nested, "SURE", -1.0)
+    folder = tuned(capsys)
+    recipe, made = read_recipe(folder)
+    assert recipe.rescoring is not None
+    oof, test, card = make()
+    assert "tuned: by" in capsys.readouterr().out
+    assert card["tuned"] == file_digest(folder / "tuned.json")
+    assert card["oof"]["competition"]["value"] == made["nested"]["value"] == card["nested"]["value"]
+    np.testing.assert_array_equal(rows_of(oof), rows_of(read_predictions(folder / "oof.parquet")))
+    sizes = np.tile([float(tiny.WIDTH), float(tiny.HEIGHT)], (5, 1))
+    parts = []
+    for fold in range(3):
+        sources = [
+            source_of(read_predictions(table_path(run_of(m.model, fold), "test", m.view)))
+            for m in recipe.members
+        ]
+        cooked = cook(recipe, sources, sizes, 10)
+        saved = read_predictions(ensemble_dir("recycle", "final") / "test_folds" / f"fold{fold}.parquet")
+        np.testing.assert_array_equal(saved.score, cooked.scores)
+        parts.append(saved)
+    np.testing.assert_array_equal(rows_of(test), rows_of(fuse_same_images(parts, ACROSS_FOLDS)))
+
+
+def test_a_recipe_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys):
+    folder = tuned(capsys)
+    path = table_path(run_of("small", 1), "oof", "hflip")
+    before = path.read_bytes()
+    table = read_predictions(path)
+    table.meta.made["seconds"] = 1.0
+    write_predictions(path, table)
+    _, _, card = make()
+    said = capsys.readouterr().out
+    assert "tuned.json was tuned on other members or boxes; make tune again to use it" in said
+    assert (
+        "not tuned: fused by wbf iou 0.5 skip 0.001 conf_type votes of configs/ensembles/final.yaml" in said
+    )
+    assert "tuned" not in card
+    path.write_bytes(before)
+    tiny.edit_json(folder / "tuned.json", lambda value: value["made"].update(folds_digests=["other"]))
+    make()
+    assert "tuned.json was tuned on another split" in capsys.readouterr().out
+
+
+def test_the_cut_is_applied_when_the_submission_is_written(runs, capsys):
+    folder = tuned(capsys)
+    tiny.edit_json(folder / "tuned.json", lambda value: value.update(cut=[0.0012] * 5 + [2.0] * 5))
+    _, test, card = make()
+    submission.main(["--ensemble", "final"])
+    assert card["cut"] == [0.0012] * 5 + [2.0] * 5
+    assert (test.score < 0.0012).any()  # the table itself keeps all
+    strings = pd.read_csv(submission_csv("recycle", "final"), keep_default_na=False)["PredictionString"]
+    boxes = [row for text in strings for row in np.array(text.split(), float).reshape(-1, 6)]
+    assert len(boxes) == ((test.score >= np.float32(0.0012)) & (test.label < 5)).sum() > 0
+    assert min(score for _, score, *_ in boxes) >= 0.0012

@@ -5,8 +5,9 @@ joins the held-out parts of the folds; test fuses the folds' results once more, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,26 @@ from pipeline.data.predictions import (
     Predictions,
     check_belongs,
     join_predictions,
+    read_predictions,
+    source_digest,
     write_predictions,
 )
 from pipeline.data.profile import Profile
 from pipeline.data.runs import Run, find_runs, folds_digest_of, need_runs
 from pipeline.data.split import Split, read_split
+from pipeline.ensembles.recipe import (
+    TUNED,
+    Recipe,
+    cook,
+    read_recipe,
+    recipe_in_words,
+    source_of,
+)
 from pipeline.ensembles.tables import (
     ACROSS_FOLDS,
     FUSION_KEYS,
     Fusion,
+    check_members,
     describe,
     fuse_same_images,
 )
@@ -126,6 +138,18 @@ def choose_members(competition: str, members: Any) -> list[Member]:
     return chosen
 
 
+def load_table(
+    run: Run, view: str, profile: Profile, dataset: Dataset, split: str, folds: Split
+) -> Predictions:
+    """A run's boxes in a view, checked to be of this competition, image table and split of the photos."""
+    table = run.table(split, view)
+    check_belongs(table, profile.name, dataset.digest, len(profile.classes))
+    if table.meta.split != split:
+        raise PipelineError(f"{table.name}: split '{table.meta.split}', expected '{split}'")
+    check_split(table, run, folds)
+    return table
+
+
 def fuse_fold(
     members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, fusion: Fusion, name: str,
     folds: Split,
@@ -134,14 +158,48 @@ def fuse_fold(
     tables, weights = [], []
     for member in members:
         for view in member.views:
-            table = member.run.table(split, view)
-            check_belongs(table, profile.name, dataset.digest, len(profile.classes))
-            if table.meta.split != split:
-                raise PipelineError(f"{table.name}: split '{table.meta.split}', expected '{split}'")
-            check_split(table, member.run, folds)
-            tables.append(table)
+            tables.append(load_table(member.run, view, profile, dataset, split, folds))
             weights.append(member.weight)
     return fuse_same_images(tables, fusion, weights, name, release=True)
+
+
+def cook_fold(
+    recipe: Recipe, members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, name: str,
+    folds: Split,
+) -> Predictions:  # fmt: skip
+    """Make one fold's boxes by a tuned recipe, on held-out and on test photos alike; before its cut."""
+    runs = {member.run.model: member.run for member in members}
+    tables = [load_table(runs[m.model], m.view, profile, dataset, split, folds) for m in recipe.members]
+    check_members(tables)
+    first = tables[0].meta
+    sizes = dataset.images.set_index("image_id").loc[first.image_ids, ["width", "height"]]
+    cooked = cook(recipe, [source_of(t) for t in tables], sizes.to_numpy(np.float64), len(profile.classes))
+    meta = replace(
+        first, model=name, view="fused", made={"members": [source_digest(table) for table in tables]}
+    )
+    image_id = np.repeat(first.image_ids, np.diff(cooked.offsets))
+    return Predictions(image_id, cooked.labels, cooked.scores, cooked.boxes_xyxy, meta)
+
+
+def find_tuned(folder: Path, members: Sequence[Member], split: Split) -> tuple[Recipe, dict[str, Any]] | None:
+    """The ensemble's tuned recipe when it was tuned on these members and this split, else None.
+
+    Raises PipelineError for a damaged recipe.
+    """
+    if not (folder / TUNED).is_file():
+        return None
+    recipe, made = read_recipe(folder)
+    mine = sorted(
+        file_digest(member.run.folder / "oof" / f"{view}.parquet")
+        for member in members
+        for view in member.views
+    )
+    its = sorted(table.get("digest", "") for member in made["members"] for table in member["tables"])
+    if mine != its or made["folds_digests"] not in ([], [split.digest]):
+        why = "other members or boxes" if mine != its else "another split"
+        print(f"  note: {shown(folder / TUNED)} was tuned on {why}; make tune again to use it")
+        return None
+    return recipe, made
 
 
 def check_split(table: Predictions, run: Run, folds: Split) -> None:
@@ -184,22 +242,44 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     if missing := sorted(set(range(split.n_folds)) - set(folds)):
         print(f"  note: no model is trained on fold {missing}; their photos have no out-of-fold boxes")
     folder = ensemble_dir(profile.name, name)
+    tuned = find_tuned(folder / "tuned", members, split)
+    if tuned is None:
+        print(f"  not tuned: fused by {in_words(fusion)} of configs/ensembles/{name}.yaml")
+    else:
+        print(f"  tuned: by {shown(folder / 'tuned' / TUNED)}, nested {tuned[1]['nested']['value']:.4f}")
     oof_parts, test_parts = [], []
     for fold in folds:
         mine = [member for member in members if member.run.fold == fold]
-        oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split))
-        test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split))
-    oof = join_predictions(oof_parts)
-    result = fuse_same_images(test_parts, ACROSS_FOLDS, name=name, release=True)
+        if tuned is None:
+            oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split))
+            test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split))
+        else:
+            test_parts.append(cook_fold(tuned[0], mine, profile, test, "test", name, split))
+    for fold, part in zip(folds, test_parts, strict=True):
+        part.meta.made["cut"] = None if tuned is None else tuned[0].cut
+        write_predictions(folder / "test_folds" / f"fold{fold}.parquet", part)
+    for path in (folder / "test_folds").glob("*.parquet"):
+        if path.stem not in {f"fold{fold}" for fold in folds}:
+            path.unlink()  # of an earlier ensemble of more folds
     listed = [entry for part in oof_parts + test_parts for entry in part.meta.made["members"]]
-    result.meta.made |= {"fusion": describe(fusion), "members": listed}
-    oof.meta.made = {"fusion": describe(fusion), "members": listed}
-    oof.meta.view = "fused"
+    result = fuse_same_images(test_parts, ACROSS_FOLDS, name=name, release=True)
+    if tuned is None:
+        oof = join_predictions(oof_parts)
+        how: dict[str, Any] = {"fusion": describe(fusion)}
+        oof.meta.made = how | {"members": listed}
+        oof.meta.view = "fused"
+    else:
+        # Boxes by the recipe itself, which saw all truth, would score too well.
+        oof = read_predictions(folder / "tuned" / "oof.parquet")
+        how = {"fusion": describe(tuned[0].fusion), "tuned": file_digest(folder / "tuned" / TUNED),
+               "cut": tuned[0].cut}  # fmt: skip
+        oof.meta.made |= {"tuned": how["tuned"]}
+    result.meta.made |= how | {"members": listed}
     write_predictions(folder / "oof.parquet", oof)
     write_predictions(folder / "test.parquet", result)
     card = {
         "ensemble": name, "competition": profile.name, "models": models, "folds": folds,
-        "fusion": describe(fusion), "across_folds": describe(ACROSS_FOLDS),
+        **how, "across_folds": describe(ACROSS_FOLDS),
         "folds_digest": split.digest,
         "oof_table_digest": file_digest(folder / "oof.parquet"),
         "test_table_digest": file_digest(folder / "test.parquet"),
@@ -209,5 +289,11 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
                      "views": list(m.views)} for m in members],
         "tables": listed,
     }  # fmt: skip
+    if tuned is not None:
+        card |= {"nested": tuned[1]["nested"], "recipe": recipe_in_words(tuned[0])}
     write_json(folder / "card.json", card)
     return card
+
+
+def in_words(fusion: Fusion) -> str:
+    return " ".join(f"{key} {value}" for key, value in describe(fusion).items()).removeprefix("method ")

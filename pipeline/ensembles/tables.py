@@ -43,6 +43,14 @@ class Fusion:
             raise PipelineError(f"allows_overflow {self.allows_overflow}: expected true or false")
 
 
+def check_fusion(values: dict[str, Any]) -> Fusion:
+    """A fusion from saved values; raises PipelineError for what is unknown or out of range."""
+    unknown = set(values) - {item.name for item in fields(Fusion)}
+    if unknown:
+        raise PipelineError(f"unknown key '{min(unknown)}' of a fusion")
+    return Fusion(**values)
+
+
 FUSION_KEYS = tuple(item.name for item in fields(Fusion))
 # What fuses the K folds' results on the test set; fitted on nothing, the same always.
 ACROSS_FOLDS = Fusion()

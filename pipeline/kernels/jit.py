@@ -11,8 +11,6 @@ many.
 
 import sys
 from collections.abc import Callable
-from functools import cache
-from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +19,8 @@ from typing import Any
 from numba import njit
 from numba.np import linalg
 
-HERE = Path(__file__).parent
+from pipeline.kernels.stamp import stamp_of
+
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -43,13 +42,6 @@ def _load_numba_without_scipy() -> None:
             import_module("numba.np.arraymath")
         finally:
             linalg.ensure_blas = imports_it
-
-
-@cache
-def stamp_of(folder: Path) -> str:
-    """Digest of all that the kernels of a folder may be made of."""
-    sources = [path for place in (folder, HERE) for path in sorted(place.glob("*.py"))]
-    return sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def kernel(function: Callable[..., Any]) -> Any:

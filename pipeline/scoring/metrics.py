@@ -11,6 +11,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +22,9 @@ from pipeline.data.metric import MetricSpec
 from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
 from pipeline.scoring.checks import check_found
-from pipeline.scoring.counting import count_states
-from pipeline.scoring.matching import Matches, match
+from pipeline.scoring.counting import Counts, count_states
+from pipeline.scoring.cuts import counts_at_cuts, with_cut
+from pipeline.scoring.matching import TRUE, Matches, match
 from pipeline.scoring.ranking import AREA, RECALLS, Ranked, average_precisions, rank
 from pipeline.scoring.truth import Found, HasBoxes, Truth, found_of
 
@@ -38,6 +40,13 @@ class Scored(Protocol):
 
     def per_class(self) -> NDArray[np.float64]:
         """(n_classes,) the metric of each class on its own; NaN where it is not defined."""
+
+    def at_cuts(self, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(w, G) the metric for each row of weights (w, m), at each of CUTS; G is 1, for no cut at
+        all, where a box of low score can do no harm."""
+
+    def cut_at(self, cut: NDArray[np.float32]) -> "Scored":
+        """The same without the boxes below their class's cut, (n_classes,)."""
 
 
 def _thresholds(options: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -55,7 +64,7 @@ class _MeanAP:
 
     ranked: Ranked
     recalls: NDArray[np.float64]
-    threads: int | None = None
+    matches: Matches
 
     def value(self, weights: NDArray[np.int64] | None = None) -> float:
         ap = average_precisions(self.ranked, self.recalls, weights)
@@ -65,6 +74,12 @@ class _MeanAP:
     def per_class(self) -> NDArray[np.float64]:
         return average_precisions(self.ranked, self.recalls).mean(axis=0)
 
+    def at_cuts(self, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.array([[self.value(row)] for row in weights])
+
+    def cut_at(self, cut: NDArray[np.float32]) -> Scored:
+        return _MeanAP(rank(with_cut(self.matches, cut)), self.recalls, self.matches)
+
 
 @dataclass(frozen=True, eq=False)
 class _ImageMean:
@@ -72,8 +87,25 @@ class _ImageMean:
 
     matches: Matches
 
+    @cached_property
+    def counts(self) -> Counts:
+        return count_states(self.matches)
+
+    def at_cuts(self, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        true, false, total = counts_at_cuts(self.matches)
+        either = false + total[:, None, None]
+        some = either[:, 0] > 0  # (m, G)
+        share = np.divide(true, either, out=np.zeros(true.shape), where=either > 0).mean(axis=1)
+        counted = weights @ some.astype(float)
+        return np.divide(weights @ share, counted, out=np.full(counted.shape, np.nan), where=counted > 0)
+
+    def cut_at(self, cut: NDArray[np.float32]) -> Scored:
+        return _ImageMean(with_cut(self.matches, cut))
+
     def _of(self, label: int, weights: NDArray[np.int64] | None) -> float:
-        true, false, total = count_states(self.matches, label)  # (T, m), (T, m), (m,)
+        true, false, total = (
+            self.counts if label < 0 else count_states(self.matches, label)
+        )  # (T, m) ... (m,)
         either = false + total  # TP + FP + FN: FP and all truths
         some = either[0] > 0
         share = (true[:, some] / either[:, some]).mean(axis=0)
@@ -95,8 +127,26 @@ class _FScore:
     matches: Matches
     beta: float
 
+    @cached_property
+    def counts(self) -> Counts:
+        return count_states(self.matches)
+
+    def at_cuts(self, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        true, false, total = counts_at_cuts(self.matches)
+        rows = weights.astype(float)
+        hits, wrong = (np.tensordot(rows, counts, axes=1) for counts in (true, false))  # (w, T, G)
+        truths = (rows @ total)[:, None, None]
+        square = self.beta**2
+        below = (1 + square) * hits + square * (truths - hits) + wrong
+        return np.divide((1 + square) * hits, below, out=np.full(below.shape, np.nan), where=below > 0).mean(
+            axis=1
+        )
+
+    def cut_at(self, cut: NDArray[np.float32]) -> Scored:
+        return _FScore(with_cut(self.matches, cut), self.beta)
+
     def _of(self, label: int, weights: NDArray[np.int64] | None) -> float:
-        true, false, total = count_states(self.matches, label)
+        true, false, total = self.counts if label < 0 else count_states(self.matches, label)
         weight = np.ones(len(total)) if weights is None else weights
         hits, wrong, truths = true @ weight, false @ weight, total @ weight
         square = self.beta**2
@@ -119,13 +169,13 @@ def map50(found: Found, truth: Truth, options: Mapping[str, Any], threads: int |
     cocodataset.org, "Detection Evaluation"; equal to pycocotools.
     """
     matches = match(found, truth, COCO_IOUS[:1], limit=COCO_LIMIT, threads=threads)
-    return _MeanAP(rank(matches, threads), RECALLS)
+    return _MeanAP(rank(matches, threads), RECALLS, matches)
 
 
 def map50_95(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """The mean of COCO's average precision over the IoUs 0.50, 0.55 ... 0.95; else as map50."""
     matches = match(found, truth, COCO_IOUS, limit=COCO_LIMIT, threads=threads)
-    return _MeanAP(rank(matches, threads), RECALLS)
+    return _MeanAP(rank(matches, threads), RECALLS, matches)
 
 
 def voc_ap(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
@@ -139,7 +189,7 @@ def voc_ap(found: Found, truth: Truth, options: Mapping[str, Any], threads: int 
     """
     rules: dict[str, Any] = {"strict": options["strict"], "best_of_all": True}
     matches = match(found, truth, np.array([options["iou"]]), threads=threads, **rules)
-    return _MeanAP(rank(matches, threads), AREA)
+    return _MeanAP(rank(matches, threads), AREA, matches)
 
 
 def wheat(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
@@ -171,6 +221,18 @@ def f2(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | No
 
 def _counted(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Matches:
     return match(found, truth, _thresholds(options), strict=options["strict"], threads=threads)
+
+
+def rightness(found: Found, truth: Truth, metric: MetricSpec) -> NDArray[np.float64]:
+    """(n,) the share of the metric's IoUs at which each box finds a truth; boxes that do not count: 0."""
+    if "ious" in metric.options:
+        ious = _thresholds(metric.options)
+    elif metric.name == "map50_95":
+        ious = COCO_IOUS
+    else:
+        ious = np.array([metric.options.get("iou", 0.5)])
+    rules = {"strict": metric.options.get("strict", False), "best_of_all": metric.name == "voc_ap"}
+    return (match(found, truth, ious, **rules).state == TRUE).mean(axis=0)
 
 
 Measure = Callable[[Found, Truth, Mapping[str, Any], int | None], Scored]

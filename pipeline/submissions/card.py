@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import __version__
 from pipeline.data.dataset import load_dataset
@@ -30,10 +29,11 @@ def git_revision() -> str | None:
     return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def make_submission(
-    profile: Profile, name: str, min_scores: NDArray[np.float32] | None = None
-) -> tuple[Path, dict[str, Any]]:
-    """Write the CSV and its card; returns the CSV's path and the card. `min_scores` as for the writer."""
+def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
+    """Write the CSV and its card; returns the CSV's path and the card.
+
+    Boxes below the cut that the ensemble was tuned with (a score a class) are left out.
+    """
     folder = ensemble_dir(profile.name, name)
     if not (folder / "card.json").is_file():
         raise PipelineError(
@@ -55,7 +55,8 @@ def make_submission(
             f"COMP={profile.name} ENSEMBLE={name} again"
         )
     path = submission_csv(profile.name, name)
-    written = write_submission(path, profile, table, test.images, min_scores)
+    cut = None if card.get("cut") is None else np.array(card["cut"], np.float32)
+    written = write_submission(path, profile, table, test.images, cut)
     card |= {
         "file": path.name, "file_digest": file_digest(path),
         "images": len(test.images),

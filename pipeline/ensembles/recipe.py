@@ -1,0 +1,231 @@
+"""A recipe: everything that is done to the members' boxes of one fold, on held-out and test photos alike.
+
+Each member's boxes are floored, put through an NMS of their own and calibrated; then they are fused;
+then rescored. `cook` is the one way that does it, for tuning, out-of-fold and test: nothing in it looks
+at more than one image, or is fitted. A recipe is kept as json beside LightGBM's text.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.predictions import Predictions
+from pipeline.ensembles.calibration import Calibration
+from pipeline.ensembles.features import Boxes, features
+from pipeline.ensembles.rescoring import rescored
+from pipeline.ensembles.tables import Fusion, check_fusion, describe
+from pipeline.errors import PipelineError
+from pipeline.fusion import Fused, Packed, fuse, pack
+from pipeline.paths import file_digest, shown, write_json, write_text
+
+FORMAT = 1
+TUNED, RESCORING = "tuned.json", "rescoring.txt"
+_LEAST = np.float32(1e-6)  # a score of 0 would be dropped by the next fusion
+
+
+@dataclass(frozen=True)
+class MemberSettings:
+    """What is done to a member's boxes before they are fused, and its weight; `nms` 0: none."""
+
+    model: str
+    view: str
+    weight: float = 1.0
+    floor: float = 0.001
+    nms: float = 0.0
+    calibration: Calibration | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.view}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`output`: a map of the fused scores to the share of right boxes, or `rescoring`: LightGBM's text,
+    which gives it for each box. `cut`: per class, the lowest score that is submitted."""
+
+    members: tuple[MemberSettings, ...]
+    fusion: Fusion
+    output: Calibration | None = None
+    rescoring: str | None = None
+    cut: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One member's boxes by image; see `pipeline.scoring.truth.HasBoxes`."""
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+
+
+def source_of(table: Predictions) -> Source:
+    return Source(table.boxes_xyxy, table.score, table.label, table.offsets())
+
+
+def prepare(source: Source, floor: float, nms: float, calibration: Calibration | None) -> Source:
+    """A member's boxes, floored, through an NMS of their own, calibrated."""
+    keep = source.scores >= np.float32(floor)
+    if not keep.all():
+        counted = np.concatenate([[0], np.cumsum(keep)])
+        source = Source(
+            source.boxes_xyxy[keep], source.scores[keep], source.labels[keep], counted[source.offsets]
+        )
+    if nms:
+        one = fuse(pack_sources([source]), "nms", iou=nms, skip=0.0)
+        source = Source(one.boxes_xyxy, one.scores, one.labels, one.offsets)
+    if calibration is not None:
+        scores = calibration.apply(source.scores, source.labels)
+        source = Source(source.boxes_xyxy, scores, source.labels, source.offsets)
+    return source
+
+
+def pack_sources(sources: Sequence[Source]) -> Packed:
+    """Pack members' boxes of the same images, each member one source."""
+    sizes = np.array([len(source.scores) for source in sources])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return pack(
+        np.concatenate([source.boxes_xyxy for source in sources]),
+        np.concatenate([source.scores for source in sources]),
+        np.concatenate([source.labels for source in sources]),
+        np.repeat(np.arange(len(sources), dtype=np.int16), sizes),
+        np.stack([source.offsets + start for source, start in zip(sources, starts, strict=True)]),
+        n_sources=len(sources),
+    )
+
+
+def describe_boxes(
+    fused: Fused, packed: Packed, sizes: NDArray[np.float64], n_classes: int
+) -> NDArray[np.float32]:
+    """(n, columns) what the packed members say about each fused box; see `features`."""
+    table = packed.table
+    labels = np.repeat(table.group_labels, np.diff(table.group_rows, axis=1)[:, 0])
+    members = Boxes(table.boxes_xyxy, table.scores, labels, table.source, table.image_rows)
+    boxes = Boxes(fused.boxes_xyxy, fused.scores, fused.labels, fused.labels, fused.offsets)
+    return features(boxes, members, sizes, packed.n_sources, n_classes)
+
+
+def in_order(fused: Fused, scores: NDArray[np.float32]) -> Fused:
+    """Fused boxes with other scores, in the order of a prediction table."""
+    image = np.repeat(np.arange(len(fused.offsets) - 1), np.diff(fused.offsets))
+    order = np.lexsort([fused.labels, *fused.boxes_xyxy.T[::-1], -scores, image])
+    return replace(
+        fused, boxes_xyxy=fused.boxes_xyxy[order], scores=scores[order], labels=fused.labels[order]
+    )
+
+
+def mapped(fused: Fused, output: Calibration) -> Fused:
+    """Fused boxes with their scores put through one rising map, which leaves their order as it is."""
+    return in_order(fused, output.apply(fused.scores, fused.labels))
+
+
+def cook(recipe: Recipe, sources: Sequence[Source], sizes: NDArray[np.float64], n_classes: int) -> Fused:
+    """Make the fused boxes of a recipe, before its cut.
+
+    sources: one a member of the recipe, in its order, on the same images. sizes (m, 2): the images'.
+    """
+    ready = [
+        prepare(source, member.floor, member.nms, member.calibration)
+        for source, member in zip(sources, recipe.members, strict=True)
+    ]
+    packed = pack_sources(ready)
+    weights = [member.weight for member in recipe.members]
+    fused = fuse(packed, weights=weights, **asdict(recipe.fusion))
+    if recipe.rescoring is None:
+        return fused if recipe.output is None else mapped(fused, recipe.output)
+    scores = rescored(recipe.rescoring, describe_boxes(fused, packed, sizes, n_classes))
+    return in_order(fused, np.maximum(scores, _LEAST))
+
+
+def over_cut(
+    scores: NDArray[np.float32], labels: NDArray[np.int16], cut: Sequence[float]
+) -> NDArray[np.bool_]:
+    """(n,) whether a box reaches its class's cut."""
+    return scores >= np.asarray(cut, np.float32)[labels]
+
+
+def write_recipe(folder: Path, recipe: Recipe, made: dict[str, Any]) -> None:
+    """Write tuned.json and the trees beside it; `made` says what the recipe was tuned on."""
+    text = None
+    if recipe.rescoring is not None:
+        write_text(folder / RESCORING, recipe.rescoring)
+        text = {"file": RESCORING, "digest": file_digest(folder / RESCORING)}
+    members = [
+        {key: value for key, value in vars(member).items() if key != "calibration"}
+        | {"calibration": member.calibration.to_json() if member.calibration else None}
+        for member in recipe.members
+    ]
+    cut = list(recipe.cut) if recipe.cut is not None else None
+    value = {
+        "format": FORMAT, "members": members, "fusion": asdict(recipe.fusion), "rescoring": text,
+        "output": recipe.output.to_json() if recipe.output else None, "cut": cut, "made": made,
+    }  # fmt: skip
+    write_json(folder / TUNED, value)
+    if text is None:
+        (folder / RESCORING).unlink(missing_ok=True)
+
+
+def read_recipe(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe of a folder, and what it says of its making. Raises PipelineError when damaged."""
+    path = folder / TUNED
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["format"] != FORMAT:
+            raise PipelineError(f"{shown(path)}: format {value['format']}, expected {FORMAT}; tune again")
+        members = tuple(
+            MemberSettings(**entry | {"calibration": _calibration(entry["calibration"])})
+            for entry in value["members"]
+        )
+        cut = None if value["cut"] is None else tuple(map(float, value["cut"]))
+        recipe = Recipe(members, check_fusion(value["fusion"]), _calibration(value["output"]), None, cut)
+        rescoring, made = value["rescoring"], value["made"]
+    except FileNotFoundError:
+        raise PipelineError(f"{shown(path)}: not tuned yet") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PipelineError(f"{shown(path)}: damaged ({error!r}); tune again") from None
+    if rescoring is not None:
+        text = folder / rescoring["file"]
+        if not text.is_file() or file_digest(text) != rescoring["digest"]:
+            raise PipelineError(f"{shown(text)}: not the trees that {path.name} was saved with; tune again")
+        recipe = replace(recipe, rescoring=text.read_text(encoding="utf-8"))
+    return recipe, made
+
+
+def _calibration(value: dict[str, Any] | None) -> Calibration | None:
+    return None if value is None else Calibration.from_json(value)
+
+
+def recipe_in_words(recipe: Recipe) -> dict[str, Any]:
+    """What a report or a card says of a recipe: without the knots of its maps and the trees."""
+    members = []
+    for member in recipe.members:
+        row: dict[str, Any] = {"member": member.name, "weight": member.weight, "floor": member.floor}
+        if member.nms:
+            row["nms"] = member.nms
+        if member.calibration is not None:
+            row["calibration"] = member.calibration.kind
+        members.append(row)
+    cut = None if recipe.cut is None else [round(value, 4) for value in recipe.cut]
+    return {
+        "members": members, "fusion": describe(recipe.fusion), "rescored": recipe.rescoring is not None,
+        "cut": cut,
+    }  # fmt: skip
+
+
+def submitted(table: Predictions) -> Predictions:
+    """The boxes of an ensemble's table that its submission holds: those that reach the tuned cut."""
+    cut = table.meta.made.get("cut")
+    if cut is None:
+        return table
+    keep = over_cut(table.score, table.label, cut)
+    return Predictions(
+        table.image_id[keep], table.label[keep], table.score[keep], table.boxes_xyxy[keep], table.meta,
+        table.source,
+    )  # fmt: skip

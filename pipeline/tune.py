@@ -1,0 +1,71 @@
+"""Find the recipe of an ensemble from out-of-fold boxes, and say what it is honestly worth.
+
+    python -m pipeline.tune --ensemble final --competition C            its members' trained folds
+    python -m pipeline.tune A.parquet B.parquet ... --competition C -o DIR      any out-of-fold tables
+
+What is chosen: members, their floors, NMS, weights and calibration, the method and its settings, whether
+fused boxes are rescored by boosted trees, and the cut of scores where the metric counts every box. Each
+part of the images is scored with what was chosen without it: that is the nested score. Writes
+DIR/tuned.json (the recipe, fitted on everything), oof.parquet (the nested boxes) and report.json.
+Ctrl-C ends the search with the best so far; the same command goes on from there.
+"""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline import cli
+from pipeline.data.predictions import read_predictions
+from pipeline.data.profile import load_profile
+from pipeline.errors import PipelineError
+from pipeline.paths import ensemble_dir, shown
+from pipeline.tuning.run import Settings, members_of_ensemble, tune
+from pipeline.tuning.words import show_report
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = cli.parser(__doc__)
+    cli.add_competition(arguments)
+    arguments.add_argument("files", nargs="*", type=Path, metavar="FILE.parquet")
+    arguments.add_argument("--ensemble", default=None)
+    arguments.add_argument("--budget", type=float, default=300, help="seconds for all of it (300)")
+    arguments.add_argument("--trials", type=int, default=None, help="candidates a set of images (no limit)")
+    arguments.add_argument(
+        "--partitions", type=int, default=5, help="partitions where folds are not parts (5)"
+    )
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("-o", "--output", type=Path, default=None, metavar="DIR")
+    options = arguments.parse_args(argv)
+    profile = load_profile(options.competition, options.root)
+    if bool(options.files) == bool(options.ensemble):
+        raise PipelineError("expected out-of-fold prediction tables, or --ensemble, one of them")
+    if options.files and options.output is None:
+        raise PipelineError("expected -o DIR, the folder for tuned.json and oof.parquet")
+    if options.budget <= 0 or options.partitions < 1 or (options.trials or 1) < 1:
+        raise PipelineError("expected --budget, --trials and --partitions above 0")
+    settings = Settings(options.budget, options.trials, options.partitions, options.seed)
+    if options.ensemble:
+        tables = members_of_ensemble(profile, options.ensemble)
+        folder = options.output or ensemble_dir(profile.name, options.ensemble) / "tuned"
+    else:
+        tables = [read_predictions(path) for path in options.files]
+        folder = options.output
+    began = time.monotonic()
+
+    def stop(number: int, frame: Any) -> None:
+        settings.budget.stop = True
+        print("\nstopping with the best so far; once more to give up at once", flush=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        report = tune(profile, tables, folder, settings)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    show_report(report)
+    print(f"wrote {shown(folder)}/: tuned.json, oof.parquet, report.json ({time.monotonic() - began:.0f} s)")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,224 @@
+"""Scoring candidates: each fused once, scored for every set of images that a choice may look at."""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.metric import MetricSpec
+from pipeline.ensembles.calibration import Calibration, fit_calibration
+from pipeline.ensembles.recipe import (
+    MemberSettings,
+    Recipe,
+    Source,
+    mapped,
+    pack_sources,
+    prepare,
+    source_of,
+)
+from pipeline.errors import PipelineError
+from pipeline.fusion import Fused, Packed, fuse
+from pipeline.paths import shown
+from pipeline.scoring.metrics import Scored, rightness, score
+from pipeline.scoring.truth import Found, HasBoxes, Truth, found_of
+from pipeline.tuning.candidates import Candidate
+from pipeline.tuning.members import Member
+from pipeline.tuning.parts import Partition, inner_weights, part_weights
+
+Values = NDArray[np.float64]
+_PACKED_KEPT = 3
+
+
+@dataclass(eq=False)
+class Engine:
+    """The members, the truth, and the rows of `weights` (w, m): the images that each choice looks at.
+
+    Row 0 are all images, the others all but one part of a partition. `values` holds what is known:
+    candidate key -> (w + parts,) the metric on each row's images and then on each part's, at its best
+    cut for metrics that have one; NaN where it was not asked for.
+    """
+
+    members: list[Member]
+    truth: Truth
+    metric: MetricSpec
+    partitions: list[Partition]
+    journal: "Journal"
+    values: dict[str, Values] = field(default_factory=dict)
+    seen: dict[str, Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights = inner_weights(self.partitions)
+        self._masks = np.concatenate([self.weights, part_weights(self.partitions)])
+        self.row_parts = [(0, -1)]  # of each row: the partition, and the part it does not look at
+        self.row_parts += [(p, k) for p, one in enumerate(self.partitions) for k in range(one.n_parts)]
+        self._maps: dict[Any, Calibration | None] = {}
+        self.sources = [source_of(member.table) for member in self.members]
+        image = [np.repeat(np.arange(len(self.truth.image_ids)), np.diff(s.offsets)) for s in self.sources]
+        self._image = image
+        self._right = [
+            rightness(Found(s.boxes_xyxy, s.scores, s.labels, s.offsets), self.truth, self.metric)
+            for s in self.sources
+        ]
+        self._packed: OrderedDict[Any, Packed] = OrderedDict()
+        self.values |= self.journal.read(len(self._masks))
+
+    def calibration(self, i: int, kind: str, p: int, without: frozenset[int]) -> Calibration | None:
+        """Member i's maps, fitted on the images outside of some parts of a partition."""
+        name, _, per_class = kind.partition(" ")
+        if name != "isotonic":  # it looks at no truth
+            p, without = 0, frozenset()
+        key = (i, kind, p, without)
+        if key not in self._maps:
+            source = self.sources[i]
+            here = ~np.isin(self.partitions[p].part, list(without))[self._image[i]]
+            self._maps[key] = fit_calibration(
+                name, bool(per_class), source.scores[here], source.labels[here], self._right[i][here],
+                self.truth.n_classes,
+            )  # fmt: skip
+        return self._maps[key]
+
+    def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> Source:
+        """Member i's boxes for a row. Maps that look at truth are cross-fitted: an image of the row is
+        calibrated by what was fitted without its part, so that the row's value is no mere memory."""
+        p, k = self.row_parts[row]
+        whole = self.calibration(i, kind, p, frozenset({k} - {-1}))
+        if not kind.startswith("isotonic") or whole is None:
+            return prepare(self.sources[i], floor, nms, whole)
+        plain = prepare(self.sources[i], floor, nms, None)
+        scores = whole.apply(plain.scores, plain.labels)
+        part = np.repeat(self.partitions[p].part, np.diff(plain.offsets))
+        for j in range(self.partitions[p].n_parts):
+            fitted = self.calibration(i, kind, p, frozenset({j, k} - {-1}))
+            if j != k and fitted is not None:
+                here = part == j
+                scores[here] = fitted.apply(plain.scores[here], plain.labels[here])
+        return Source(plain.boxes_xyxy, scores, plain.labels, plain.offsets)
+
+    def recipe(self, candidate: Candidate, row: int) -> Recipe:
+        """The candidate with all that is fitted, on the images of a row of weights."""
+        p, k = self.row_parts[row]
+        without = frozenset({k} - {-1})
+        settings = [
+            MemberSettings(
+                self.members[i].model, self.members[i].view, candidate.weights[i], candidate.floors[i],
+                candidate.nms[i], self.calibration(i, candidate.calibrations[i], p, without),
+            )
+            for i in candidate.kept
+        ]  # fmt: skip
+        return Recipe(tuple(settings), candidate.fusion)
+
+    def parts_of(self, row: int) -> NDArray[np.intp]:
+        """Where in a candidate's values those of the parts are that a row looks at."""
+        p, k = self.row_parts[row]
+        first = len(self.weights) + sum(one.n_parts for one in self.partitions[:p])
+        return first + np.flatnonzero(np.arange(self.partitions[p].n_parts) != k)
+
+    def sources_of(self, candidate: Candidate) -> list[Source]:
+        return [self.sources[i] for i in candidate.kept]
+
+    def fused(self, candidate: Candidate, row: int) -> Fused:
+        """The candidate's boxes; `row` matters where its calibration looks at truth."""
+        kept = candidate.kept
+        settings = tuple((i, candidate.floors[i], candidate.nms[i], candidate.calibrations[i]) for i in kept)
+        key = (settings, row if candidate.looks_at_truth else -1)
+        if key not in self._packed:
+            self._packed[key] = pack_sources([self.prepared(*member, row) for member in settings])
+            if len(self._packed) > _PACKED_KEPT:
+                self._packed.popitem(last=False)
+        self._packed.move_to_end(key)
+        weights = [candidate.weights[i] for i in kept]
+        return fuse(self._packed[key], weights=weights, **vars(candidate.fusion))
+
+    def output_map(self, fused: Fused, row: int) -> Calibration | None:
+        """The map of fused scores to the share of right boxes, fitted on a row's images.
+
+        Rows choose other methods and calibrations, so their scores lie on other scales; pooled over
+        parts, or read by a person, they must mean the same.
+        """
+        image = np.repeat(np.arange(len(self.truth.image_ids)), np.diff(fused.offsets))
+        here = self.weights[row][image] > 0
+        right = rightness(found_of(fused, self.truth), self.truth, self.metric)
+        return fit_calibration(
+            "isotonic", False, fused.scores[here], fused.labels[here], right[here], self.truth.n_classes
+        )
+
+    def mapped(self, candidate: Candidate, row: int) -> tuple[Fused, Calibration | None]:
+        """The candidate's boxes with mapped scores, and the map."""
+        fused = self.fused(candidate, row)
+        output = self.output_map(fused, row)
+        return (fused if output is None else mapped(fused, output)), output
+
+    def scored(self, boxes: HasBoxes) -> Scored:
+        return score(boxes, self.truth, self.metric, checked=True)
+
+    def ask(self, candidate: Candidate, row: int) -> Values:
+        """The candidate's values, of the row at least, and of all where no calibration looks at truth.
+
+        Where one does, the values of the parts are those of the row asked for.
+        """
+        looks = candidate.looks_at_truth
+        key = f"{candidate.key} {row}" if looks else candidate.key
+        self.seen[key] = candidate
+        if key not in self.values:
+            masks = np.arange(len(self._masks))
+            if looks:
+                masks = np.append(self.parts_of(row), row)
+            known = np.full(len(self._masks), np.nan)
+            scored = self.scored(self.fused(candidate, row if looks else 0))
+            known[masks] = np.nan_to_num(scored.at_cuts(self._masks[masks])).max(axis=1)
+            self.values[key] = known
+            self.journal.add(key, known)
+        return self.values[key]
+
+    def value(self, candidate: Candidate, row: int) -> float:
+        return float(self.ask(candidate, row)[row])
+
+    def known(self, candidate: Candidate, row: int = 0) -> float | None:
+        """The candidate's value on a row where it was asked for."""
+        for key in (candidate.key, f"{candidate.key} {row}"):
+            if key in self.values and not np.isnan(self.values[key][row]):
+                return float(self.values[key][row])
+        return None
+
+
+@dataclass
+class Journal:
+    """What was scored so far, a line a candidate, so that an interrupted search goes on from there."""
+
+    path: Path | None
+    header: dict[str, Any]
+    resumed: int = 0
+
+    def read(self, n_rows: int) -> dict[str, Values]:
+        """The values of an earlier search of the same members, truth, metric and parts; else none."""
+        found: dict[str, Values] = {}
+        if self.path is None:
+            return found
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            if lines and lines[0] == json.dumps(self.header, sort_keys=True):
+                for line in lines[1:]:
+                    try:
+                        key, values = json.loads(line)
+                    except ValueError:
+                        continue  # the line that a kill cut off; it is scored again
+                    if len(values) == n_rows:
+                        found[key] = np.array([np.nan if v is None else v for v in values])
+        self.resumed = len(found)
+        if not found:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_text(json.dumps(self.header, sort_keys=True) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise PipelineError(f"{shown(self.path)}: cannot write ({error.strerror})") from None
+        return found
+
+    def add(self, key: str, values: Values) -> None:
+        if self.path is not None:
+            row = [None if np.isnan(v) else float(v) for v in values]
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, row]) + "\n")

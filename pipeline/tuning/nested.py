@@ -1,0 +1,188 @@
+"""Choosing on all parts but one and scoring on that one: the recipe, and what it is honestly worth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.ensembles.recipe import Recipe, Source, over_cut
+from pipeline.fusion import Fused
+from pipeline.kernels.threads import run, thread_count
+from pipeline.scoring.bootstrap import draw
+from pipeline.scoring.cuts import CUTS
+from pipeline.scoring.metrics import Scored
+from pipeline.tuning.engine import Engine
+from pipeline.tuning.parts import Partition
+from pipeline.tuning.search import Budget, State
+from pipeline.tuning.stacking import Stacking, of_images
+
+# Share of resamples in which rescoring must win to be used. It starts behind: its boxes are scored by
+# models of fewer images, while the plain candidate is the best of many on these very images.
+SURE = 0.5
+_RESAMPLES = 200
+_CLASS_CUTS = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # a class's cut against the one of all
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on a row's images: rescoring or not, the cut, and the value there (inner)."""
+
+    rescored: bool
+    wins: float
+    cut: NDArray[np.float32] | None
+    inner: float
+
+
+@dataclass(frozen=True, eq=False)
+class Nested:
+    """Per partition: the boxes of each part, made by what was chosen without it, and their value."""
+
+    chosen: Source
+    value: float
+    plain: float
+    rescored: float  # NaN without rescoring
+    inner: float
+    choices: list[Choice]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """The recipe fitted on everything, what was chosen for it, and the nested results."""
+
+    recipe: Recipe
+    choice: Choice
+    nested: list[Nested]
+    note: str | None
+
+    @property
+    def value(self) -> float:
+        return float(np.mean([one.value for one in self.nested]))
+
+    @property
+    def optimism(self) -> float:
+        return float(np.mean([one.inner - one.value for one in self.nested]))
+
+
+def best_cut(
+    engine: Engine, scored: Scored, weights: NDArray[np.int64]
+) -> tuple[NDArray[np.float32] | None, float]:
+    """The cut of each class that is best on the images counted, None where none can help, its value."""
+    at_cuts = np.nan_to_num(scored.at_cuts(weights[None])[0])
+    if len(at_cuts) == 1:
+        return None, float(at_cuts[0])
+    n_classes = engine.truth.n_classes
+    value, cut = float(at_cuts.max()), np.full(n_classes, CUTS[int(at_cuts.argmax())], np.float32)
+    if n_classes > 1:
+        for label in range(n_classes):
+            tried = []
+            for factor in _CLASS_CUTS:
+                other = cut.copy()
+                other[label] = min(max(cut[label], 0.01) * factor, 0.95)
+                tried.append((float(np.nan_to_num(scored.cut_at(other).value(weights))), factor, other))
+            best, _, other = max(tried, key=lambda row: row[:2])
+            if best > value + 1e-4:
+                value, cut = best, other
+    return cut, value
+
+
+def share_of_wins(a: Scored, b: Scored, weights: NDArray[np.int64], seed: int) -> float:
+    """Share of paired resamples of the counted images in which a is strictly better."""
+    places = np.flatnonzero(weights)
+    wins = np.zeros(_RESAMPLES, bool)
+
+    def work(first: int) -> None:
+        for i in range(first, _RESAMPLES, 8):
+            drawn = np.zeros(len(weights), np.int64)
+            drawn[places] = draw(len(places), seed, i)
+            wins[i] = a.value(drawn) > b.value(drawn)
+
+    run([partial(work, first) for first in range(8)], thread_count(None))
+    return float(wins.mean())
+
+
+def cut_boxes(boxes: Source, cut: Sequence[float] | NDArray[np.float32] | None) -> Source:
+    """The boxes that reach their class's cut."""
+    if cut is None:
+        return boxes
+    keep = over_cut(boxes.scores, boxes.labels, [float(c) for c in cut])
+    counted = np.concatenate([[0], np.cumsum(keep)])
+    return Source(boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep], counted[boxes.offsets])
+
+
+def as_source(boxes: Fused | Source) -> Source:
+    return Source(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets)
+
+
+class _Chooser:
+    """Choices and nested results from the search's states and the rescoring models."""
+
+    def __init__(self, engine: Engine, states: list[State], stacking: Stacking, seed: int) -> None:
+        self.engine, self.states, self.stacking, self.seed = engine, states, stacking, seed
+        self.stacked = bool(stacking.models)
+
+    def value(self, boxes: Source) -> float:
+        return float(np.nan_to_num(self.engine.scored(boxes).value()))
+
+    def compare(self, row: int, plain: Source, stacked: Source | None) -> Choice:
+        """Plain or rescored, on the images of the row."""
+        weights = self.engine.weights[row]
+        one = self.engine.scored(plain)
+        cut, value = best_cut(self.engine, one, weights)
+        if stacked is None:
+            return Choice(False, float("nan"), cut, value)
+        other = self.engine.scored(stacked)
+        other_cut, other_value = best_cut(self.engine, other, weights)
+        pair = [scored if c is None else scored.cut_at(c) for scored, c in ((other, other_cut), (one, cut))]
+        wins = share_of_wins(pair[0], pair[1], weights, self.seed)
+        if wins >= SURE:
+            return Choice(True, wins, other_cut, other_value)
+        return Choice(False, wins, cut, value)
+
+    def nested(self, p: int, partition: Partition) -> tuple[Nested, Source, Source | None]:
+        """Partition p: chosen boxes; and those of plain and of rescored everywhere, before any cut."""
+        chosen, plain, stacked, choices = [], [], [], []
+        plain_cut, stacked_cut = [], []
+        for k in range(partition.n_parts):
+            row, mine = self.stacking.row_of(p, k), partition.part == k
+            simple = as_source(self.engine.mapped(self.states[row].best, row)[0])
+            inner = as_source(self.stacking.inner_boxes(p, k)) if self.stacked else None
+            outer = as_source(self.stacking.outer_boxes(p, k)) if self.stacked else None
+            choice = self.compare(row, simple, inner)
+            choices.append(choice)
+            taken = outer if choice.rescored and outer is not None else simple
+            chosen.append((cut_boxes(taken, choice.cut), mine))
+            plain.append((simple, mine))
+            own = best_cut(self.engine, self.engine.scored(simple), self.engine.weights[row])[0]
+            plain_cut.append((cut_boxes(simple, own), mine))
+            if outer is not None and inner is not None:
+                stacked.append((outer, mine))
+                own = best_cut(self.engine, self.engine.scored(inner), self.engine.weights[row])[0]
+                stacked_cut.append((cut_boxes(outer, own), mine))
+        boxes = of_images(chosen)
+        rescored = self.value(of_images(stacked_cut)) if stacked else float("nan")
+        inner_mean = float(np.mean([choice.inner for choice in choices]))
+        result = Nested(
+            boxes, self.value(boxes), self.value(of_images(plain_cut)), rescored, inner_mean, choices
+        )
+        return result, of_images(plain), of_images(stacked) if stacked else None
+
+
+def conclude(
+    engine: Engine, states: list[State], partitions: list[Partition], budget: Budget, seed: int
+) -> Tuned:
+    """From the search's states: rescoring models, nested results, and the recipe for everything."""
+    stacking = Stacking(engine, states, partitions, seed, budget)
+    stacking.fit()
+    chooser = _Chooser(engine, states, stacking, seed)
+    results = [chooser.nested(p, partition) for p, partition in enumerate(stacking.partitions)]
+    _, plain, stacked = results[0]
+    choice = chooser.compare(0, plain, stacked)
+    best = states[0].best
+    recipe = replace(engine.recipe(best, 0), output=engine.mapped(best, 0)[1])
+    if choice.rescored:
+        recipe = engine.recipe(stacking.candidate(0), 0)
+        recipe = replace(recipe, rescoring=stacking.models["all"])
+    cut = None if choice.cut is None else tuple(float(c) for c in choice.cut)
+    return Tuned(replace(recipe, cut=cut), choice, [result for result, *_ in results], stacking.note)

@@ -1,0 +1,181 @@
+"""What a tuning found, tried and lost: numbers for report.json and the same in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.ensembles.recipe import Source, recipe_in_words, source_of
+from pipeline.ensembles.tables import describe
+from pipeline.scoring.bootstrap import Interval, interval, resampled
+from pipeline.scoring.matching import TRUE, match
+from pipeline.scoring.truth import found_of
+from pipeline.tuning import candidates as grid
+from pipeline.tuning.candidates import Candidate
+from pipeline.tuning.engine import Engine
+from pipeline.tuning.members import copies
+from pipeline.tuning.nested import Tuned, best_cut, cut_boxes
+from pipeline.tuning.search import State
+
+_METHODS = ("wbf", "nms", "soft_nms", "nmw")
+SHARED_RECALL_IOU = 0.5
+
+
+def bootstrapped(engine: Engine, boxes: Source, seed: int) -> Interval:
+    """The metric of boxes, with the interval of a thousand resamples of the images."""
+    scored = engine.scored(boxes)
+    value = float(np.nan_to_num(scored.value()))
+    return interval(value, np.nan_to_num(resampled(scored, len(engine.truth.image_ids), seed=seed)))
+
+
+def _rounded(found: Interval) -> dict[str, float]:
+    return {"value": round(found.value, 5), "low": round(found.low, 5), "high": round(found.high, 5)}
+
+
+def members_alone(engine: Engine, seed: int) -> list[dict[str, Any]]:
+    """Each member's boxes as they are, at their best cut where the metric has one."""
+    rows = []
+    for member in engine.members:
+        boxes = source_of(member.table)
+        cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
+        found = bootstrapped(engine, cut_boxes(boxes, cut), seed)
+        seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
+        rows.append({"member": member.name, **_rounded(found), "seconds_per_image": seconds})
+    return rows
+
+
+def best_of_methods(engine: Engine) -> list[dict[str, Any]]:
+    """The best candidate of each method, chosen and scored on the same images."""
+    rows = []
+    for method in _METHODS:
+        mine = [
+            (value, candidate.key, candidate)
+            for candidate in engine.seen.values()
+            if candidate.fusion.method == method and len(candidate.kept) > 1
+            if (value := engine.known(candidate)) is not None
+        ]
+        if mine:
+            value, _, candidate = max(mine, key=lambda row: row[:2])
+            rows.append({"method": method, "value": round(value, 5), **_settings(engine, candidate)})
+    return rows
+
+
+def _settings(engine: Engine, candidate: Candidate) -> dict[str, Any]:
+    """A candidate in words; members that are as at the start are only named."""
+    rows = []
+    for i in candidate.kept:
+        row: dict[str, Any] = {"member": engine.members[i].name}
+        if candidate.weights[i] != 1:
+            row["weight"] = candidate.weights[i]
+        if candidate.floors[i] != grid.FLOORS[0]:
+            row["floor"] = candidate.floors[i]
+        if candidate.nms[i]:
+            row["nms"] = candidate.nms[i]
+        if candidate.calibrations[i] != "none":
+            row["calibration"] = candidate.calibrations[i]
+        rows.append(row)
+    return {"fusion": describe(candidate.fusion), "members": rows}
+
+
+def left_out(engine: Engine, state: State) -> list[dict[str, Any]]:
+    """What each member is worth: the plain ensemble with it less without it, on all images."""
+    rows = []
+    for i, member in enumerate(engine.members):
+        one = state.best if i in state.best.kept else state.best.with_member(i, weights=1.0)
+        other = one.with_member(i, weights=0.0)
+        gain = engine.value(one, 0) - (engine.value(other, 0) if other.kept else 0.0)
+        seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
+        rows.append(
+            {"member": member.name, "kept": i in state.best.kept, "gain": round(gain, 5),
+             "seconds_per_image": seconds}
+        )  # fmt: skip
+    return rows
+
+
+def shared_errors(engine: Engine) -> NDArray[np.float64]:
+    """(n, n) of the truths that one of two members misses, the share that both miss.
+
+    A truth is missed when no box at IoU 0.5 finds it with a score at least the member's best one for F1.
+    """
+    missed = []
+    for source in engine.sources:
+        found = found_of(source, engine.truth)
+        matches = match(found, engine.truth, np.array([SHARED_RECALL_IOU]), owners=True)
+        right = matches.state[0] == TRUE
+        order = np.argsort(-source.scores, kind="stable")
+        hits = np.cumsum(right[order])
+        f1 = 2 * hits / (np.arange(1, len(order) + 1) + len(engine.truth))
+        least = source.scores[order][int(np.argmax(f1))] if len(order) else 1.0
+        mask = np.ones(len(engine.truth), bool)
+        mask[matches.owner[0][right & (source.scores >= least)]] = False
+        missed.append(mask & ~engine.truth.rows.crowd)
+    table = np.ones((len(missed), len(missed)))
+    for i, a in enumerate(missed):
+        for j, b in enumerate(missed):
+            either = (a | b).sum()
+            table[i, j] = (a & b).sum() / either if either else 1.0
+    return table
+
+
+def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
+    """For each setting of the final candidate the best other value of it, and what it would lose."""
+    rows = []
+    best = state.best
+    groups: dict[str, Sequence[Candidate]] = {
+        "one member less": list(grid.fewer(best)),
+        "one member more": list(grid.more(best)),
+        "calibration": [c for c in grid.calibrated(best) if c != best],
+        "a member's floor, NMS, weight or calibration": [c for c in grid.member_settings(best) if c != best],
+        "IoU or cluster score": [c for c in grid.fine(best) if c != best],
+    }
+    for name, proposals in groups.items():
+        known = [(value, c.key, c) for c in proposals if (value := engine.known(c)) is not None]
+        if known:
+            value, _, candidate = max(known, key=lambda row: row[:2])
+            rows.append(
+                {"changed": name, "tried": len(known), "best": round(value, 5),
+                 "loses": round(state.value - value, 5), **_settings(engine, candidate)}
+            )  # fmt: skip
+    return rows
+
+
+def make_report(
+    engine: Engine, states: list[State], tuned: Tuned, seed: int, seconds: float
+) -> dict[str, Any]:
+    """All of a tuning's numbers, json-ready."""
+    first = tuned.nested[0]
+    plain = [one.plain for one in tuned.nested]
+    stacked = [one.rescored for one in tuned.nested]
+    chosen = bootstrapped(engine, first.chosen, seed)
+    errors = shared_errors(engine)
+    return {
+        "metric": str(engine.metric),
+        "images": len(engine.truth.image_ids),
+        "candidates": len(engine.values),
+        "resumed": engine.journal.resumed,
+        "seconds": round(seconds, 1),
+        "members": members_alone(engine, seed),
+        "copies": copies(engine.members),
+        "methods": best_of_methods(engine),
+        "nested": {
+            "value": round(tuned.value, 5),
+            "low": round(chosen.low + tuned.value - chosen.value, 5),
+            "high": round(chosen.high + tuned.value - chosen.value, 5),
+            "partitions": [round(one.value, 5) for one in tuned.nested],
+            "optimism": round(tuned.optimism, 5),
+            "plain": round(float(np.mean(plain)), 5),
+            "rescored": None if np.isnan(stacked).any() else round(float(np.mean(stacked)), 5),
+            "rescoring_chosen": sum(c.rescored for one in tuned.nested for c in one.choices),
+            "parts": sum(len(one.choices) for one in tuned.nested),
+        },
+        "recipe": recipe_in_words(tuned.recipe),
+        "rescoring": {"used": tuned.choice.rescored, "wins": _or_none(tuned.choice.wins), "note": tuned.note},
+        "left_out": left_out(engine, states[0]),
+        "shared_errors": [[round(float(v), 4) for v in row] for row in errors],
+        "tried": tried(engine, states[0]),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)

@@ -1,0 +1,151 @@
+"""From tables to the tuned recipe on disk."""
+
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.predictions import Meta, Predictions, check_belongs, source_digest, write_predictions
+from pipeline.data.profile import Profile
+from pipeline.ensembles.named import choose_members, read_ensemble
+from pipeline.ensembles.recipe import write_recipe
+from pipeline.errors import PipelineError
+from pipeline.kernels.stamp import stamp_of
+from pipeline.paths import write_json
+from pipeline.scoring.checks import check_found
+from pipeline.scoring.truth import Truth, found_of, group_truth
+from pipeline.tuning.engine import Engine, Journal
+from pipeline.tuning.members import Member, make_members
+from pipeline.tuning.nested import Tuned, conclude
+from pipeline.tuning.parts import PARTS, Partition, by_folds, by_images
+from pipeline.tuning.report import make_report
+from pipeline.tuning.search import Budget, search
+
+LEAST_FOLDS = 3  # two folds would leave each choice half of the images
+HERE = Path(__file__).parent
+SEARCH_SHARE = 0.45  # of the time; the rest is for rescoring and for the nested scores
+EXTRA = 12  # random candidates a set of images, when the steps have come to rest
+
+
+@dataclass
+class Settings:
+    """What a user may say: seconds, candidates for a set of images, partitions, seed."""
+
+    seconds: float = 300.0
+    trials: int | None = None
+    partitions: int = 5
+    seed: int = 0
+    budget: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.seconds * SEARCH_SHARE, self.trials)
+
+
+def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
+    """The out-of-fold tables of a named ensemble, its own weights left aside."""
+    entries, _ = read_ensemble(name)
+    return [
+        member.run.table("oof", view)
+        for member in choose_members(profile.name, entries)
+        for view in member.views
+    ]
+
+
+def choose_parts(train: Dataset, members: list[Member], settings: Settings) -> list[Partition]:
+    """The competition's folds where the members have all of them, else random parts of the images."""
+    meta = members[0].table.meta
+    groups = np.arange(len(meta.image_ids))
+    n_folds = len(np.unique(meta.folds))
+    whole = len(meta.image_ids) == len(train.images) and bool((meta.folds >= 0).all())
+    if whole and n_folds >= LEAST_FOLDS:
+        return [by_folds(meta.folds)]
+    return by_images(groups, PARTS, settings.partitions, settings.seed)
+
+
+def _header(
+    members: list[Member], truth: Truth, metric: str, partitions: list[Partition], settings: Settings
+) -> dict[str, Any]:
+    """What a journal's values depend on: the data, the parts, and the code that makes the values."""
+    rows = truth.rows
+    truth_digest = sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in rows)).hexdigest()[:16]
+    parts = sha256(b"".join(p.part.tobytes() for p in partitions)).hexdigest()[:16]
+    boxes = [
+        sha256(b"".join(a.tobytes() for a in (t.image_id, t.label, t.score, t.boxes_xyxy))).hexdigest()[:16]
+        for t in (member.table for member in members)
+    ]
+    code = [stamp_of(HERE.with_name(name)) for name in ("tuning", "ensembles", "fusion", "scoring")]
+    return {"code": code, "metric": metric, "truth": truth_digest, "parts": parts, "boxes": boxes,
+            "seed": settings.seed}  # fmt: skip
+
+
+def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Settings) -> dict[str, Any]:
+    """Tune an ensemble of the given out-of-fold tables and write the results; returns the report."""
+    began = time.monotonic()
+    train = load_dataset(profile, "train")
+    train.findings.show()
+    members, notes = make_members(tables)
+    for table in tables:
+        check_belongs(table, profile.name, train.digest, len(profile.classes))
+    for note in notes:
+        print(f"  note: {note}")
+    truth = group_truth(
+        train.annotations, train.images, members[0].table.meta.image_ids, len(profile.classes)
+    )
+    if truth.rows.crowd.all():
+        raise PipelineError(f"no true box on the {len(truth.image_ids)} images; nothing to tune on")
+    partitions = choose_parts(train, members, settings)
+    journal = Journal(
+        folder / "search.jsonl", _header(members, truth, str(profile.metric), partitions, settings)
+    )
+    engine = Engine(members, truth, profile.metric, partitions, journal)
+    for member, source in zip(members, engine.sources, strict=True):
+        check_found(found_of(source, truth), truth, member.name)
+    if journal.resumed:
+        print(f"  {journal.resumed} candidates are scored already: going on from there")
+    print(
+        f"{len(members)} members, {len(truth.image_ids)} images, {len(truth)} true boxes; "
+        f"{profile.metric}; nested over {partitions[0].kind}"
+        + (f", {len(partitions)} times" if len(partitions) > 1 else "")
+    )
+    states = search(engine, settings.budget, settings.seed, EXTRA)
+    stopped = settings.budget.stop
+    settings.budget.seconds = settings.seconds
+    tuned = conclude(engine, states, partitions, settings.budget, settings.seed)
+    report = make_report(engine, states, tuned, settings.seed, time.monotonic() - began)
+    report |= {"parts": partitions[0].kind, "stopped": stopped, "seed": settings.seed}
+    _write(folder, profile, members, tuned, report)
+    return report
+
+
+def _write(
+    folder: Path, profile: Profile, members: list[Member], tuned: Tuned, report: dict[str, Any]
+) -> None:
+    first = members[0].table.meta
+    made = {
+        "competition": profile.name,
+        "metric": str(profile.metric),
+        "image_digest": first.image_digest,
+        "members": [
+            {"member": m.name, "tables": [source_digest(table) for table in m.tables]} for m in members
+        ],
+        "nested": report["nested"],
+        "seed": report["seed"],
+        "folds_digests": sorted(
+            {str(t.meta.made.get("folds_digest", "")) for m in members for t in m.tables} - {""}
+        ),
+    }
+    boxes = tuned.nested[0].chosen
+    meta = Meta(
+        first.competition, first.split, first.image_digest, first.image_ids, first.folds, "tuned", "nested",
+        {"nested": True, "seed": report["seed"], "members": made["members"]},
+    )  # fmt: skip
+    image_id = np.repeat(first.image_ids, np.diff(boxes.offsets))
+    write_predictions(
+        folder / "oof.parquet", Predictions(image_id, boxes.labels, boxes.scores, boxes.boxes_xyxy, meta)
+    )
+    write_recipe(folder, tuned.recipe, made)
+    write_json(folder / "report.json", report)

@@ -1,0 +1,176 @@
+"""Rescoring models for every set of images: trained on it, and on it without each other part.
+
+For row (p, k), which must not see part k of partition p, the model trained on all other parts scores
+part k; the models that leave out one part more, j, score part j, which tells whether rescoring wins
+without a look at k. The model without j and k serves both rows.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.ensembles.recipe import Source, describe_boxes, in_order, pack_sources, prepare
+from pipeline.ensembles.rescoring import fit_rescoring, rescored
+from pipeline.ensembles.tables import Fusion
+from pipeline.fusion import Fused, fuse
+from pipeline.kernels.threads import run, thread_count
+from pipeline.scoring.metrics import rightness
+from pipeline.scoring.truth import found_of
+from pipeline.tuning.candidates import Candidate, start
+from pipeline.tuning.engine import Engine
+from pipeline.tuning.parts import Partition
+from pipeline.tuning.search import Budget, State
+
+LEAST_IOU = 0.7  # rescoring tells doubles apart better than merging them does: give it both
+MOST_ROWS = 150_000  # boxes a model is trained on; more are drawn from
+LEAST_SCORE = np.float32(1e-6)
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A candidate's fused boxes with their features; image (n,) is the place of each box's image."""
+
+    fused: Fused
+    rows: NDArray[np.float32]
+    right: NDArray[np.float64]
+    image: NDArray[np.int64]
+
+
+def stack_fusion(fusion: Fusion) -> Fusion:
+    """How boxes are fused for rescoring: weighted boxes, and doubles kept apart."""
+    if fusion.method != "wbf":
+        return Fusion(iou=LEAST_IOU)
+    return replace(fusion, iou=max(fusion.iou, LEAST_IOU))
+
+
+@dataclass(eq=False)
+class Stacking:
+    """The models; `partitions` are as many as the time was enough for, perhaps none."""
+
+    engine: Engine
+    states: list[State]
+    partitions: list[Partition]
+    seed: int
+    budget: Budget
+    bases: dict[str, Base] = field(default_factory=dict)
+    models: dict[Any, str] = field(default_factory=dict)
+    note: str | None = None
+
+    def row_of(self, p: int, k: int) -> int:
+        return 1 + sum(part.n_parts for part in self.partitions[:p]) + k
+
+    def candidate(self, row: int) -> Candidate:
+        """The row's candidate as a base for rescoring: its members and weights, but all of their boxes
+        and their own scores, which the trees sort out better than floors, NMS and calibration do."""
+        plain = start(len(self.engine.members))
+        best = self.states[row].best
+        return replace(plain, weights=best.weights, fusion=stack_fusion(best.fusion))
+
+    def base(self, row: int) -> Base:
+        candidate = self.candidate(row)
+        if candidate.key not in self.bases:
+            self.bases[candidate.key] = self._make_base(candidate)
+        return self.bases[candidate.key]
+
+    def _make_base(self, candidate: Candidate) -> Base:
+        engine = self.engine
+        recipe = engine.recipe(candidate, 0)
+        sources = engine.sources_of(candidate)
+        packed = pack_sources(
+            [prepare(s, m.floor, m.nms, m.calibration) for s, m in zip(sources, recipe.members, strict=True)]
+        )
+        fused = fuse(packed, weights=[m.weight for m in recipe.members], **vars(recipe.fusion))
+        image = np.repeat(np.arange(len(engine.truth.image_ids)), np.diff(fused.offsets))
+        rows = describe_boxes(fused, packed, engine.truth.sizes, engine.truth.n_classes)
+        return Base(fused, rows, rightness(found_of(fused, engine.truth), engine.truth, engine.metric), image)
+
+    def _key(self, p: int, k: int, j: int = -1) -> Any:
+        parts = (k,) if j < 0 else tuple(sorted((k, j)))
+        return self.candidate(self.row_of(p, k)).key, p, parts
+
+    def _train(self, key: Any, base: Base, here: NDArray[np.bool_], bar: Any) -> None:
+        if self.budget.stop:
+            return
+        chosen = np.flatnonzero(here[base.image])
+        if len(chosen) > MOST_ROWS:
+            drawn = np.random.default_rng(self.seed).choice(chosen, MOST_ROWS, replace=False)
+            chosen = np.sort(drawn)
+        self.models[key] = fit_rescoring(base.rows[chosen], base.right[chosen], self.seed)
+        bar.update()
+
+    def fit(self) -> bool:
+        """Train all models; False, with a note, where the time is not enough for one partition."""
+        n_threads = thread_count(None)
+        everything = np.ones(len(self.engine.truth.image_ids), bool)
+        bar: tqdm[Any]
+        with tqdm(desc="rescoring", unit=" model", dynamic_ncols=True) as bar:
+            began = time.monotonic()
+            self._train("all", self.base(0), everything, bar)
+            spent = time.monotonic() - began
+            left = self.budget.seconds - (time.monotonic() - self.budget.began)
+            parts = self.partitions[0].n_parts
+            one = parts + parts * (parts - 1) // 2
+            affordable = int(left * n_threads / max(spent, 1e-3) / one)
+            if affordable < 1 or self.budget.stop:
+                needs = spent * one / n_threads
+                self.note = f"no time for rescoring: it needs about {needs:.0f} s more"
+                self.models.clear()
+                return False
+            self.partitions = self.partitions[: max(1, affordable)]
+            jobs: dict[Any, Callable[[], None]] = {}
+            for p, partition in enumerate(self.partitions):
+                for k in range(partition.n_parts):
+                    base = self.base(self.row_of(p, k))
+                    for j in (-1, *range(partition.n_parts)):
+                        if j != k:
+                            here = (partition.part != k) & (partition.part != j)
+                            key = self._key(p, k, j)
+                            jobs[key] = partial(self._train, key, base, here, bar)
+            bar.total = len(jobs) + 1
+            run(list(jobs.values()), n_threads)
+        if self.budget.stop:
+            self.note = "stopped before the rescoring models were trained"
+            self.models.clear()
+        return bool(self.models)
+
+    def outer_boxes(self, p: int, k: int) -> Fused:
+        """All boxes with the scores of the model that did not see part k."""
+        base = self.base(self.row_of(p, k))
+        scores = rescored(self.models[self._key(p, k)], base.rows)
+        return in_order(base.fused, np.maximum(scores, LEAST_SCORE))
+
+    def inner_boxes(self, p: int, k: int) -> Fused:
+        """Each other part's boxes with the scores of the model that saw neither it nor part k."""
+        base = self.base(self.row_of(p, k))
+        part = self.partitions[p].part[base.image]
+        scores = np.full(len(base.rows), LEAST_SCORE, np.float32)
+        for j in range(self.partitions[p].n_parts):
+            if j != k:
+                here = part == j
+                scores[here] = np.maximum(
+                    rescored(self.models[self._key(p, k, j)], base.rows[here]), LEAST_SCORE
+                )
+        return in_order(base.fused, scores)
+
+
+def of_images(pieces: Sequence[tuple[Fused | Source, NDArray[np.bool_]]]) -> Source:
+    """Boxes put together from several results over the same images: each gives those of its images.
+
+    pieces: (boxes, (m,) whose images are taken from them), each image from at most one.
+    """
+    m = len(pieces[0][1])
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for boxes, mine in pieces:
+        image = np.repeat(np.arange(m), np.diff(boxes.offsets))
+        keep = mine[image]
+        parts.append((image[keep], boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep]))
+    image, corners, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(image, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=m))])
+    return Source(corners[order], scores[order], labels[order], offsets)
