@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.ensembles.recipe import Source, recipe_in_words, source_of
 from pipeline.ensembles.tables import describe
-from pipeline.scoring.bootstrap import Interval, interval, resampled
+from pipeline.scoring.bootstrap import Interval, compare, interval, resampled
 from pipeline.scoring.matching import TRUE, match
 from pipeline.scoring.truth import found_of
 from pipeline.tuning import candidates as grid
@@ -27,6 +27,20 @@ def bootstrapped(engine: Engine, boxes: Source, seed: int) -> Interval:
     scored = engine.scored(boxes)
     value = float(np.nan_to_num(scored.value()))
     return interval(value, np.nan_to_num(resampled(scored, len(engine.truth.image_ids), seed=seed)))
+
+
+def gain_over_member(
+    engine: Engine, chosen: Source, alone: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """The nested boxes against the best member's, on the same resamples of the images."""
+    best = max(range(len(alone)), key=lambda i: float(alone[i]["value"]))
+    boxes = source_of(engine.members[best].table)
+    cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
+    pair = [engine.scored(one) for one in (chosen, cut_boxes(boxes, cut))]
+    n = len(engine.truth.image_ids)
+    values = [(float(np.nan_to_num(s.value())), np.nan_to_num(resampled(s, n, seed=seed))) for s in pair]
+    found = compare(*values[0], *values[1])
+    return {"over": alone[best]["member"], **_rounded(found.difference), "wins": round(found.wins, 4)}
 
 
 def _rounded(found: Interval) -> dict[str, float]:
@@ -149,13 +163,14 @@ def make_report(
     stacked = [one.rescored for one in tuned.nested]
     chosen = bootstrapped(engine, first.chosen, seed)
     errors = shared_errors(engine)
+    alone = members_alone(engine, seed)
     return {
         "metric": str(engine.metric),
         "images": len(engine.truth.image_ids),
         "candidates": len(engine.values),
         "resumed": engine.journal.resumed,
         "seconds": round(seconds, 1),
-        "members": members_alone(engine, seed),
+        "members": alone,
         "copies": copies(engine.members),
         "methods": best_of_methods(engine),
         "nested": {
@@ -169,6 +184,7 @@ def make_report(
             "rescoring_chosen": sum(c.rescored for one in tuned.nested for c in one.choices),
             "parts": sum(len(one.choices) for one in tuned.nested),
         },
+        "gain": gain_over_member(engine, first.chosen, alone, seed),
         "recipe": recipe_in_words(tuned.recipe),
         "rescoring": {"used": tuned.choice.rescored, "wins": _or_none(tuned.choice.wins), "note": tuned.note},
         "left_out": left_out(engine, states[0]),

@@ -54,6 +54,11 @@ def show_report(report: dict[str, Any]) -> None:
         each = ", ".join(f"{value:.4f}" for value in nested["partitions"])
         print(f"              the mean of {len(nested['partitions'])} partitions: {each}")
     print(f"  optimism    {nested['optimism']:+.4f}   (what the choices' own images promised beyond that)")
+    gain = report["gain"]
+    print(
+        f"  gain over {gain['over']} alone: {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        + ("; noise: these images do not tell them apart" if gain["low"] <= 0 <= gain["high"] else "")
+    )
     recipe = report["recipe"]
     print(
         "\nthe recipe, fitted on everything" + (", rescored by boosted trees" if recipe["rescored"] else "")
