@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 from hypothesis import given, settings
@@ -19,12 +20,13 @@ from pipeline.ensembles.calibration import KINDS, LOWEST, fit_calibration
 from pipeline.ensembles.recipe import MemberSettings, Recipe, cook, read_recipe, source_of, write_recipe
 from pipeline.ensembles.tables import Fusion
 from pipeline.errors import PipelineError
+from pipeline.paths import folds_csv
 from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import score
 from pipeline.scoring.truth import group_truth
 from pipeline.tuning import nested, parts
 from pipeline.tuning.members import make_members
-from pipeline.tuning.run import Settings, tune
+from pipeline.tuning.run import Settings, choose_parts, tune
 
 N, FOLDS = 60, 5
 SIZES = np.tile([float(tiny.WIDTH), float(tiny.HEIGHT)], (N, 1))
@@ -183,7 +185,7 @@ def test_random_parts_of_images_keep_groups_whole():
         assert np.bincount(one.part).tolist() == [18] * 5
         assert all(len(set(one.part[groups == g])) == 1 for g in range(30))
     assert (first.part != second.part).any()
-    with pytest.raises(PipelineError, match="4 images or groups of images, expected 5 parts"):
+    with pytest.raises(PipelineError, match="4 images or groups of images; expected at least 5"):
         parts.by_images(np.arange(4), 5, 1, seed=0)
 
 
@@ -193,6 +195,20 @@ def test_images_of_a_few_folds_are_dealt_into_random_parts(train, home):
     assert report["parts"] == "5 random parts of the images"
     assert len(report["nested"]["partitions"]) == 2
     assert len(boxes.meta.image_ids) == 2 * N // FOLDS
+
+
+def test_groups_of_the_fold_file_stay_whole(train, capsys):
+    tables = [t for t in made_up(train, 1) if t.meta.folds[0] < 2]
+    members, _ = make_members(tables)
+    ids = members[0].table.meta.image_ids
+    path = tiny.write_folds(folds_csv("recycle"), train.images, FOLDS)
+    table = pd.read_csv(path)
+    table.assign(group="burst" + (table["image_id"] // 10).astype(str)).to_csv(path, index=False)
+    for one in choose_parts(train, members, settings_of()):
+        assert all(len(set(one.part[ids // 10 == g])) == 1 for g in range(6))
+    table.iloc[1:].to_csv(path, index=False)
+    assert len(choose_parts(train, members, settings_of())) == 2
+    assert "its 59 images are not the 60 of the train set" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("metric", ["f2", "wheat"])

@@ -16,10 +16,11 @@ COLUMNS = ["image_id", "file_name", "fold", "group"]
 
 @dataclass(frozen=True)
 class Split:
-    """fold: (n,) fold of each image in the order of the dataset's image table; digest of the file."""
+    """fold, group: (n,) of each image in the order of the dataset's image table; digest of the file."""
 
     image_id: NDArray[np.int64]
     fold: NDArray[np.int32]
+    group: NDArray[np.int64]
     n_folds: int
     digest: str
     path: Path
@@ -53,8 +54,10 @@ def read_split(competition: str, train: Dataset) -> Split:
     for k in range(n_folds):
         if not (fold == k).any():
             raise PipelineError(f"{shown(path)}: fold {k} has no image; make folds again")
+    alone = "image " + table["image_id"].astype(str)  # no group is stated
+    group = pd.factorize(table["group"].fillna(alone))[0].astype(np.int64)
     return Split(
-        table["image_id"].to_numpy(np.int64), fold.astype(np.int32), n_folds, file_digest(path), path
+        table["image_id"].to_numpy(np.int64), fold.astype(np.int32), group, n_folds, file_digest(path), path
     )
 
 

@@ -32,7 +32,10 @@ def by_images(groups: NDArray[np.int64], n_parts: int, n_partitions: int, seed: 
     """
     names, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < n_parts:
-        raise PipelineError(f"{len(names)} images or groups of images, expected {n_parts} parts or more")
+        raise PipelineError(
+            f"{len(names)} images or groups of images; expected at least {n_parts}, one for each part that "
+            "is scored by what was chosen on the others"
+        )
     found = []
     for k in range(n_partitions):
         rng = np.random.default_rng([seed, k])

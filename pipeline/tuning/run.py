@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.predictions import Meta, Predictions, check_belongs, source_digest, write_predictions
 from pipeline.data.profile import Profile
+from pipeline.data.split import read_split
 from pipeline.ensembles.named import choose_members, read_ensemble
 from pipeline.ensembles.recipe import write_recipe
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
-from pipeline.paths import write_json
+from pipeline.paths import folds_csv, write_json
 from pipeline.scoring.checks import check_found
 from pipeline.scoring.truth import Truth, found_of, group_truth
 from pipeline.tuning.engine import Engine, Journal
@@ -55,14 +57,29 @@ def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
     ]
 
 
+def groups_of(competition: str, train: Dataset, image_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(m,) the group of each image in the competition's fold file; without one each is its own."""
+    if not folds_csv(competition).is_file():
+        return np.arange(len(image_ids))
+    try:
+        split = read_split(competition, train)
+    except PipelineError as error:  # any tables can be tuned without the split that they were made with
+        print(f"  note: {error}; until then images are dealt into parts one by one")
+        return np.arange(len(image_ids))
+    return split.group[np.searchsorted(split.image_id, image_ids)]
+
+
 def choose_parts(train: Dataset, members: list[Member], settings: Settings) -> list[Partition]:
-    """The competition's folds where the members have all of them, else random parts of the images."""
+    """The competition's folds where the members have all of them, else random parts of the images.
+
+    Groups of the fold file stay whole: photos of one scene on both sides would flatter the score.
+    """
     meta = members[0].table.meta
-    groups = np.arange(len(meta.image_ids))
     n_folds = len(np.unique(meta.folds))
     whole = len(meta.image_ids) == len(train.images) and bool((meta.folds >= 0).all())
     if whole and n_folds >= LEAST_FOLDS:
         return [by_folds(meta.folds)]
+    groups = groups_of(meta.competition, train, meta.image_ids)
     return by_images(groups, PARTS, settings.partitions, settings.seed)
 
 
