@@ -405,6 +405,39 @@ def test_a_recipe_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys
     assert "tuned.json was tuned on another split" in capsys.readouterr().out
 
 
+def test_nested_boxes_of_another_recipe_are_refused(runs, capsys):
+    """As a kill between writing oof.parquet and tuned.json leaves them."""
+    path = tuned(capsys) / "oof.parquet"
+    table = read_predictions(path)
+    table.meta.made["seed"] = 1
+    write_predictions(path, table)
+    with pytest.raises(PipelineError, match=r"oof\.parquet: not the boxes that tuned\.json was saved with"):
+        make()
+    path.unlink()
+    with pytest.raises(PipelineError, match=r"oof\.parquet: not the boxes that tuned\.json was saved with"):
+        make()
+
+
+def test_a_member_is_known_by_its_run_whatever_its_table_says(runs, capsys):
+    """Boxes made elsewhere, or a run's folder copied, put into runs/<competition>/<name>/fold<k>/."""
+    for fold in range(3):
+        shutil.copytree(run_of("small", fold), run_of("theirs", fold))
+    folder = tuned(capsys)
+    assert {m.model for m in read_recipe(folder)[0].members} <= {"small", "large", "theirs"}
+    report = json.loads((folder / "report.json").read_text())
+    assert ["small/identity", "theirs/identity"] in report["copies"]
+    make()
+    assert "tuned: by" in capsys.readouterr().out
+
+
+def test_members_of_an_ensemble_need_the_same_folds(runs):
+    """Two folds of two members each, but not of the same two: they must not be joined to one."""
+    shutil.copytree(run_of("large", 0), run_of("other", 0))
+    shutil.rmtree(run_of("large", 0))
+    with pytest.raises(PipelineError, match=r"large/identity: no out-of-fold boxes of fold 0; tuning needs"):
+        tune.main(["--ensemble", "final"])
+
+
 def test_the_cut_is_applied_when_the_submission_is_written(runs, capsys):
     folder = tuned(capsys)
     tiny.edit_json(folder / "tuned.json", lambda value: value.update(cut=[0.0012] * 5 + [2.0] * 5))

@@ -184,7 +184,7 @@ def cook_fold(
 def find_tuned(folder: Path, members: Sequence[Member], split: Split) -> tuple[Recipe, dict[str, Any]] | None:
     """The ensemble's tuned recipe when it was tuned on these members and this split, else None.
 
-    Raises PipelineError for a damaged recipe.
+    Raises PipelineError for a damaged recipe, and for nested boxes that are not the recipe's.
     """
     if not (folder / TUNED).is_file():
         return None
@@ -199,6 +199,12 @@ def find_tuned(folder: Path, members: Sequence[Member], split: Split) -> tuple[R
         why = "other members or boxes" if mine != its else "another split"
         print(f"  note: {shown(folder / TUNED)} was tuned on {why}; make tune again to use it")
         return None
+    if not (folder / "oof.parquet").is_file() or file_digest(folder / "oof.parquet") != made.get(
+        "oof_digest"
+    ):
+        raise PipelineError(
+            f"{shown(folder / 'oof.parquet')}: not the boxes that {TUNED} was saved with; make tune again"
+        )
     return recipe, made
 
 

@@ -17,7 +17,7 @@ from pipeline.ensembles.named import choose_members, read_ensemble
 from pipeline.ensembles.recipe import write_recipe
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
-from pipeline.paths import folds_csv, write_json
+from pipeline.paths import file_digest, folds_csv, write_json
 from pipeline.scoring.checks import check_found
 from pipeline.scoring.truth import Truth, found_of, group_truth
 from pipeline.tuning.engine import Engine, Journal
@@ -48,13 +48,30 @@ class Settings:
 
 
 def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
-    """The out-of-fold tables of a named ensemble, its own weights left aside."""
+    """The out-of-fold tables of a named ensemble, its own weights left aside.
+
+    A member is known by its run, whatever a table that was made elsewhere calls itself. Raises
+    PipelineError for a member that lacks a fold which others have.
+    """
     entries, _ = read_ensemble(name)
-    return [
-        member.run.table("oof", view)
-        for member in choose_members(profile.name, entries)
-        for view in member.views
-    ]
+    members = choose_members(profile.name, entries)
+    folds = {member.run.fold for member in members}
+    has: dict[tuple[str, str], set[int]] = {}
+    tables = []
+    for member in members:
+        for view in member.views:
+            has.setdefault((member.run.model, view), set()).add(member.run.fold)
+            table = member.run.table("oof", view)
+            table.meta.model, table.meta.view = member.run.model, view
+            tables.append(table)
+    for (model, view), its in has.items():
+        if missing := sorted(folds - its):
+            raise PipelineError(
+                f"{model}/{view}: no out-of-fold boxes of fold {', '.join(map(str, missing))}; tuning needs "
+                f"each member on all folds: train and predict it there, or leave it out of "
+                f"configs/ensembles/{name}.yaml"
+            )
+    return tables
 
 
 def groups_of(competition: str, train: Dataset, image_ids: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -164,5 +181,5 @@ def _write(
     write_predictions(
         folder / "oof.parquet", Predictions(image_id, boxes.labels, boxes.scores, boxes.boxes_xyxy, meta)
     )
-    write_recipe(folder, tuned.recipe, made)
+    write_recipe(folder, tuned.recipe, made | {"oof_digest": file_digest(folder / "oof.parquet")})
     write_json(folder / "report.json", report)
