@@ -42,8 +42,11 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("expected out-of-fold prediction tables, or --ensemble, one of them")
     if options.files and options.output is None:
         raise PipelineError("expected -o DIR, the folder for tuned.json and oof.parquet")
-    if options.budget <= 0 or options.partitions < 1 or (options.trials or 1) < 1:
-        raise PipelineError("expected --budget, --trials and --partitions above 0")
+    counts = (options.partitions, 1 if options.trials is None else options.trials)
+    if not 0 < options.budget < float("inf") or min(counts) < 1:
+        raise PipelineError("expected --budget, --trials and --partitions above 0, and a finite budget")
+    if not 0 <= options.seed < 2**31:
+        raise PipelineError(f"--seed {options.seed}: expected 0 to {2**31 - 1}")
     settings = Settings(options.budget, options.trials, options.partitions, options.seed)
     if options.ensemble:
         tables = members_of_ensemble(profile, options.ensemble)

@@ -1,6 +1,7 @@
 """Tuning: what may not see what, what is dropped, and that the recipe is the same everywhere."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import score
 from pipeline.scoring.truth import group_truth
 from pipeline.tuning import nested, parts
+from pipeline.tuning.engine import Journal
 from pipeline.tuning.members import make_members
 from pipeline.tuning.run import Settings, choose_parts, tune
 
@@ -170,12 +172,46 @@ def test_a_stopped_search_goes_on_from_there(train, home):
     assert fresh["resumed"] == 0
 
 
+def test_a_damaged_journal_is_left_aside(home):
+    """Its whole lines count; what a kill, a full disk or a power failure left of others does not."""
+    header = {"truth": "a"}
+    path = home / "search.jsonl"
+    journal = Journal(path, header)
+    assert journal.read(2) == {}
+    journal.add("one", np.array([0.5, np.nan]))
+    journal.close()
+    path.write_bytes(path.read_bytes() + b'["cut", [0.1, 0.')
+    again = Journal(path, header)
+    assert [*again.read(2)] == ["one"]
+    again.add("two", np.array([0.1, 0.2]))
+    again.close()
+    path.write_bytes(path.read_bytes() + b'\xff\x00\n7\n{"a": 1, "b": 2}\n["x", 3]\n["y", ["z", 1]]\n')
+    with closing(Journal(path, header)) as last:
+        found = last.read(2)
+    assert [*found] == ["one", "two"]
+    np.testing.assert_array_equal(found["one"], [0.5, np.nan])
+
+
+def test_a_search_that_goes_on_elsewhere_does_not_write_into_another_ones_journal(home):
+    path = home / "search.jsonl"
+    first, second = Journal(path, {"truth": "a"}), Journal(path, {"truth": "b"})
+    first.read(1)
+    first.add("one", np.array([0.5]))
+    second.read(1)
+    first.add("two", np.array([0.6]))
+    second.add("three", np.array([0.7]))
+    with closing(first), closing(second), closing(Journal(path, {"truth": "b"})) as again:
+        assert [*again.read(1)] == ["three"]
+
+
 def test_ctrl_c_keeps_the_best_so_far(train, home):
     settings = settings_of()
     settings.budget.stop = True
     tune(load_profile("recycle"), made_up(train, 1, 2), home / "t", settings)
     recipe, _ = read_recipe(home / "t")
     assert recipe.rescoring is None and len(recipe.members) == 2
+    report = json.loads((home / "t" / "report.json").read_text())
+    assert report["stopped"] and report["rescoring"]["note"] == "stopped before rescoring was trained"
 
 
 def test_random_parts_of_images_keep_groups_whole():
@@ -332,6 +368,10 @@ def test_tables_are_put_together_to_members(train):
         (["a.parquet", "-o", "t"], r"a\.parquet: no such prediction table"),
         (["test.parquet", "-o", "t"], r"test\.parquet: split 'test'; tuning takes out-of-fold boxes"),
         (["oof.parquet", "-o", "t", "--budget", "0"], "expected --budget, --trials and --partitions above 0"),
+        (["oof.parquet", "-o", "t", "--budget", "inf"], "expected .* and a finite budget"),
+        (["oof.parquet", "-o", "t", "--budget", "nan"], "expected .* and a finite budget"),
+        (["oof.parquet", "-o", "t", "--trials", "0"], "expected --budget, --trials and --partitions above 0"),
+        (["oof.parquet", "-o", "t", "--seed", "-1"], "--seed -1: expected 0 to 2147483647"),
         (["--ensemble", "nothing"], "no ensemble 'nothing'"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pipeline.ensembles.recipe import (
 )
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
-from pipeline.paths import shown
+from pipeline.paths import shown, write_text
 from pipeline.scoring.metrics import Scored, rightness, score
 from pipeline.scoring.truth import Found, HasBoxes, Truth, found_of
 from pipeline.tuning.candidates import Candidate
@@ -187,11 +187,16 @@ class Engine:
 
 @dataclass
 class Journal:
-    """What was scored so far, a line a candidate, so that an interrupted search goes on from there."""
+    """What was scored so far, a line a candidate, so that an interrupted search goes on from there.
+
+    The file is held open: another search in the same folder, of other data, puts a file of its own in
+    its place, and neither reads the other's values.
+    """
 
     path: Path | None
     header: dict[str, Any]
     resumed: int = 0
+    _file: TextIO | None = None
 
     def read(self, n_rows: int) -> dict[str, Values]:
         """The values of an earlier search of the same members, truth, metric and parts; else none."""
@@ -199,26 +204,34 @@ class Journal:
         if self.path is None:
             return found
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            if lines and lines[0] == json.dumps(self.header, sort_keys=True):
+            lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+            if lines[0] == json.dumps(self.header, sort_keys=True):
                 for line in lines[1:]:
                     try:
                         key, values = json.loads(line)
-                    except ValueError:
+                        row = np.array([np.nan if v is None else v for v in values], np.float64)
+                    except (ValueError, TypeError):
                         continue  # the line that a kill cut off; it is scored again
-                    if len(values) == n_rows:
-                        found[key] = np.array([np.nan if v is None else v for v in values])
+                    if len(row) == n_rows:
+                        found[key] = row
         self.resumed = len(found)
-        if not found:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.path.write_text(json.dumps(self.header, sort_keys=True) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise PipelineError(f"{shown(self.path)}: cannot write ({error.strerror})") from None
+        try:
+            if not found:
+                write_text(self.path, json.dumps(self.header, sort_keys=True) + "\n")
+            self._file = self.path.open("a", encoding="utf-8")
+            if found:
+                self._file.write("\n")  # ends a line that was cut off
+        except OSError as error:
+            raise PipelineError(f"{shown(self.path)}: cannot write ({error.strerror})") from None
         return found
 
     def add(self, key: str, values: Values) -> None:
-        if self.path is not None:
+        if self._file is not None:
             row = [None if np.isnan(v) else float(v) for v in values]
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, row]) + "\n")
+            self._file.write(json.dumps([key, row]) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

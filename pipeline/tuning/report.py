@@ -154,9 +154,7 @@ def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
     return rows
 
 
-def make_report(
-    engine: Engine, states: list[State], tuned: Tuned, seed: int, seconds: float
-) -> dict[str, Any]:
+def make_report(engine: Engine, states: list[State], tuned: Tuned, seed: int) -> dict[str, Any]:
     """All of a tuning's numbers, json-ready."""
     first = tuned.nested[0]
     plain = [one.plain for one in tuned.nested]
@@ -169,7 +167,6 @@ def make_report(
         "images": len(engine.truth.image_ids),
         "candidates": len(engine.values),
         "resumed": engine.journal.resumed,
-        "seconds": round(seconds, 1),
         "members": alone,
         "copies": copies(engine.members),
         "methods": best_of_methods(engine),

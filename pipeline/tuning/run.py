@@ -1,6 +1,7 @@
 """From tables to the tuned recipe on disk."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -135,24 +136,32 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Se
     journal = Journal(
         folder / "search.jsonl", _header(members, truth, str(profile.metric), partitions, settings)
     )
-    engine = Engine(members, truth, profile.metric, partitions, journal)
+    with closing(journal):
+        engine = Engine(members, truth, profile.metric, partitions, journal)
+        tuned, report = _tune(engine, settings)
+    report["seconds"] = round(time.monotonic() - began, 1)
+    _write(folder, profile, members, tuned, report)
+    return report
+
+
+def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
+    """Search, conclude, report."""
+    members, truth, partitions = engine.members, engine.truth, engine.partitions
     for member, source in zip(members, engine.sources, strict=True):
         check_found(found_of(source, truth), truth, member.name)
-    if journal.resumed:
-        print(f"  {journal.resumed} candidates are scored already: going on from there")
+    if engine.journal.resumed:
+        print(f"  {engine.journal.resumed} candidates are scored already: going on from there")
     print(
         f"{len(members)} members, {len(truth.image_ids)} images, {len(truth)} true boxes; "
-        f"{profile.metric}; nested over {partitions[0].kind}"
+        f"{engine.metric}; nested over {partitions[0].kind}"
         + (f", {len(partitions)} times" if len(partitions) > 1 else "")
     )
     states = search(engine, settings.budget, settings.seed, EXTRA)
-    stopped = settings.budget.stop
     settings.budget.seconds = settings.seconds
     tuned = conclude(engine, states, partitions, settings.budget, settings.seed)
-    report = make_report(engine, states, tuned, settings.seed, time.monotonic() - began)
-    report |= {"parts": partitions[0].kind, "stopped": stopped, "seed": settings.seed}
-    _write(folder, profile, members, tuned, report)
-    return report
+    report = make_report(engine, states, tuned, settings.seed)
+    report |= {"parts": partitions[0].kind, "stopped": settings.budget.stop, "seed": settings.seed}
+    return tuned, report
 
 
 def _write(

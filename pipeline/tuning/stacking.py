@@ -117,9 +117,9 @@ class Stacking:
             parts = self.partitions[0].n_parts
             one = parts + parts * (parts - 1) // 2
             affordable = int(left * n_threads / max(spent, 1e-3) / one)
-            if affordable < 1 or self.budget.stop:
-                needs = spent * one / n_threads
-                self.note = f"no time for rescoring: it needs about {needs:.0f} s more"
+            if affordable < 1 and not self.budget.stop:
+                needs = spent * one / n_threads - left
+                self.note = f"no time for rescoring: a budget of {needs:.0f} s more would be enough"
                 self.models.clear()
                 return False
             self.partitions = self.partitions[: max(1, affordable)]
@@ -135,7 +135,7 @@ class Stacking:
             bar.total = len(jobs) + 1
             run(list(jobs.values()), n_threads)
         if self.budget.stop:
-            self.note = "stopped before the rescoring models were trained"
+            self.note = "stopped before rescoring was trained"
             self.models.clear()
         return bool(self.models)
 
