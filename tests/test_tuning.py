@@ -25,7 +25,7 @@ from pipeline.paths import folds_csv
 from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import score
 from pipeline.scoring.truth import group_truth
-from pipeline.tuning import nested, parts
+from pipeline.tuning import nested, parts, stacking
 from pipeline.tuning.engine import Journal
 from pipeline.tuning.members import make_members
 from pipeline.tuning.run import Settings, choose_parts, tune
@@ -131,6 +131,17 @@ def test_the_test_path_on_held_out_photos_gives_their_boxes_bit_for_bit(train, h
         assert alone.scores.tobytes() == whole.scores[here].tobytes()
         assert alone.boxes_xyxy.tobytes() == whole.boxes_xyxy[here].tobytes()
         assert alone.labels.tobytes() == whole.labels[here].tobytes()
+
+
+def test_features_are_made_again_where_memory_is_short(train, home, monkeypatch):
+    monkeypatch.setattr(nested, "SURE", -1.0)
+    tables = made_up(train, 1, 2, 3, recall=0.5)
+    whole, boxes = tuned_in(home, "whole", tables)
+    monkeypatch.setattr(stacking, "MOST_BYTES", 0)
+    short, other = tuned_in(home, "short", tables)
+    assert short["nested"] == whole["nested"]
+    assert columns(boxes, slice(None)) == columns(other, slice(None))
+    assert (home / "whole" / "rescoring.txt").read_bytes() == (home / "short" / "rescoring.txt").read_bytes()
 
 
 def test_a_bad_member_is_dropped(train, home):

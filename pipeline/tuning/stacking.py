@@ -6,7 +6,8 @@ without a look at k. The model without j and k serves both rows.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from pipeline.tuning.search import Budget, State
 
 LEAST_IOU = 0.7  # rescoring tells doubles apart better than merging them does: give it both
 MOST_ROWS = 150_000  # boxes a model is trained on; more are drawn from
+MOST_BYTES = 2 << 30  # of features that are kept; others are made again
 LEAST_SCORE = np.float32(1e-6)
 
 
@@ -40,6 +42,10 @@ class Base:
     rows: NDArray[np.float32]
     right: NDArray[np.float64]
     image: NDArray[np.int64]
+
+    @property
+    def nbytes(self) -> int:
+        return self.fused.boxes_xyxy.nbytes + self.rows.nbytes + self.right.nbytes + self.image.nbytes
 
 
 def stack_fusion(fusion: Fusion) -> Fusion:
@@ -58,7 +64,7 @@ class Stacking:
     partitions: list[Partition]
     seed: int
     budget: Budget
-    bases: dict[str, Base] = field(default_factory=dict)
+    bases: OrderedDict[str, Base] = field(default_factory=OrderedDict)
     models: dict[Any, str] = field(default_factory=dict)
     note: str | None = None
 
@@ -73,9 +79,13 @@ class Stacking:
         return replace(plain, weights=best.weights, fusion=stack_fusion(best.fusion))
 
     def base(self, row: int) -> Base:
+        """The row's boxes and features; rows may differ, and ten members of many boxes take gigabytes."""
         candidate = self.candidate(row)
         if candidate.key not in self.bases:
             self.bases[candidate.key] = self._make_base(candidate)
+        self.bases.move_to_end(candidate.key)
+        while len(self.bases) > 1 and sum(base.nbytes for base in self.bases.values()) > MOST_BYTES:
+            self.bases.popitem(last=False)
         return self.bases[candidate.key]
 
     def _make_base(self, candidate: Candidate) -> Base:
@@ -105,39 +115,51 @@ class Stacking:
         bar.update()
 
     def fit(self) -> bool:
-        """Train all models; False, with a note, where the time is not enough for one partition."""
+        """Train all models; False, with a note, where it was stopped or has no time for a partition."""
         n_threads = thread_count(None)
         everything = np.ones(len(self.engine.truth.image_ids), bool)
         bar: tqdm[Any]
         with tqdm(desc="rescoring", unit=" model", dynamic_ncols=True) as bar:
             began = time.monotonic()
-            self._train("all", self.base(0), everything, bar)
-            spent = time.monotonic() - began
-            left = self.budget.seconds - (time.monotonic() - self.budget.began)
-            parts = self.partitions[0].n_parts
-            one = parts + parts * (parts - 1) // 2
-            affordable = int(left * n_threads / max(spent, 1e-3) / one)
-            if affordable < 1 and not self.budget.stop:
-                needs = spent * one / n_threads - left
-                self.note = f"no time for rescoring: a budget of {needs:.0f} s more would be enough"
-                self.models.clear()
-                return False
-            self.partitions = self.partitions[: max(1, affordable)]
-            jobs: dict[Any, Callable[[], None]] = {}
-            for p, partition in enumerate(self.partitions):
-                for k in range(partition.n_parts):
-                    base = self.base(self.row_of(p, k))
-                    for j in (-1, *range(partition.n_parts)):
-                        if j != k:
-                            here = (partition.part != k) & (partition.part != j)
-                            key = self._key(p, k, j)
-                            jobs[key] = partial(self._train, key, base, here, bar)
-            bar.total = len(jobs) + 1
-            run(list(jobs.values()), n_threads)
+            if not self.budget.stop:
+                self._train("all", self.base(0), everything, bar)
+            affordable = self._affordable(time.monotonic() - began)
+            if affordable:
+                self.partitions = self.partitions[:affordable]
+                jobs = self._jobs()
+                bar.total = 1 + sum(len(mine) for _, mine in jobs)
+                for row, mine in jobs:
+                    base = self.base(row)
+                    run([partial(self._train, key, base, here, bar) for key, here in mine.items()], n_threads)
         if self.budget.stop:
             self.note = "stopped before rescoring was trained"
+        if self.note:
             self.models.clear()
         return bool(self.models)
+
+    def _affordable(self, spent: float) -> int:
+        """Partitions that there is time for where a model takes `spent` seconds; a note where none."""
+        left = self.budget.seconds - (time.monotonic() - self.budget.began)
+        parts, n_threads = self.partitions[0].n_parts, thread_count(None)
+        each = spent * (parts + parts * (parts - 1) // 2) / n_threads
+        if self.budget.stop:
+            return 0
+        if left < each:
+            self.note = f"no time for rescoring: a budget of {each - left:.0f} s more would be enough"
+            return 0
+        return int(left / max(each, 1e-3)) or 1
+
+    def _jobs(self) -> list[tuple[int, dict[Any, NDArray[np.bool_]]]]:
+        """(a row, its models' keys and (m,) the images of each): rows with the same boxes share them."""
+        jobs: dict[str, tuple[int, dict[Any, NDArray[np.bool_]]]] = {}
+        for p, partition in enumerate(self.partitions):
+            for k in range(partition.n_parts):
+                row = self.row_of(p, k)
+                _, mine = jobs.setdefault(self.candidate(row).key, (row, {}))
+                for j in (-1, *range(partition.n_parts)):
+                    if j != k:
+                        mine[self._key(p, k, j)] = (partition.part != k) & (partition.part != j)
+        return list(jobs.values())
 
     def outer_boxes(self, p: int, k: int) -> Fused:
         """All boxes with the scores of the model that did not see part k."""
