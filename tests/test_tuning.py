@@ -152,7 +152,8 @@ def test_a_bad_member_is_dropped(train, home):
     (bad,) = [row for row in report["left_out"] if row["member"] == "bad/identity"]
     assert not bad["kept"] and bad["gain"] < 0
     without, _ = tuned_in(home, "u", good, trials=150)
-    assert report["nested"]["plain"] >= without["nested"]["plain"] - 0.03  # of 120 truths
+    plain = [one["nested"]["plain"]["value"] for one in (report, without)]
+    assert plain[0] >= plain[1] - 0.03  # of 120 truths
 
 
 def test_a_copy_is_called_one(train, home, capsys):
@@ -164,6 +165,14 @@ def test_a_copy_is_called_one(train, home, capsys):
     stage.main([*paths, "-o", str(home / "t"), "--trials", "30"])
     assert "copy/identity is a copy of m1/identity" in capsys.readouterr().out
     report = json.loads((home / "t" / "report.json").read_text())
+    assert report["at_rest"] and not report["stopped"]
+    for row in (
+        *report["members"],
+        report["nested"],
+        report["nested"]["plain"],
+        report["nested"]["rescored"],
+    ):
+        assert row["low"] < row["value"] < row["high"]
     assert len(report["recipe"]["members"]) == 1
     assert report["shared_errors"][0][1] == 1
 
@@ -223,6 +232,21 @@ def test_ctrl_c_keeps_the_best_so_far(train, home):
     assert recipe.rescoring is None and len(recipe.members) == 2
     report = json.loads((home / "t" / "report.json").read_text())
     assert report["stopped"] and report["rescoring"]["note"] == "stopped before rescoring was trained"
+
+
+def test_few_photos_with_truth_and_one_member(train, home):
+    """Resamples without a true box, which say nothing, are left out; and parts without one score 0."""
+
+    def thin_out(value):
+        value["annotations"] = [a for a in value["annotations"] if a["image_id"] % 20 == 7]
+
+    tiny.edit_json(home / "data" / "recycle" / "train.json", thin_out)
+    train = load_dataset(load_profile("recycle"), "train")
+    tables = made_up(train, 1, recall=1, noise=0, wrong=0)
+    report, _ = tuned_in(home, "t", [join_predictions(tables)], trials=10)
+    (row,) = report["members"]
+    assert row["value"] > 0.9 and row["low"] > 0.3
+    assert report["gain"]["low"] <= 0 <= report["gain"]["high"]
 
 
 def test_random_parts_of_images_keep_groups_whole():

@@ -37,12 +37,15 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Per partition: the boxes of each part, made by what was chosen without it, and their value."""
+    """Per partition: the boxes of each part, made by what was chosen without it, and their value.
+
+    plain, rescored: the same where each part takes its fused, or its rescored boxes (None without them).
+    """
 
     chosen: Source
     value: float
-    plain: float
-    rescored: float  # NaN without rescoring
+    plain: Source
+    rescored: Source | None
     inner: float
     choices: list[Choice]
 
@@ -161,11 +164,9 @@ class _Chooser:
                 own = best_cut(self.engine, self.engine.scored(inner), self.engine.weights[row])[0]
                 stacked_cut.append((cut_boxes(outer, own), mine))
         boxes = of_images(chosen)
-        rescored = self.value(of_images(stacked_cut)) if stacked else float("nan")
+        rescored = of_images(stacked_cut) if stacked else None
         inner_mean = float(np.mean([choice.inner for choice in choices]))
-        result = Nested(
-            boxes, self.value(boxes), self.value(of_images(plain_cut)), rescored, inner_mean, choices
-        )
+        result = Nested(boxes, self.value(boxes), of_images(plain_cut), rescored, inner_mean, choices)
         return result, of_images(plain), of_images(stacked) if stacked else None
 
 

@@ -26,7 +26,14 @@ def bootstrapped(engine: Engine, boxes: Source, seed: int) -> Interval:
     """The metric of boxes, with the interval of a thousand resamples of the images."""
     scored = engine.scored(boxes)
     value = float(np.nan_to_num(scored.value()))
-    return interval(value, np.nan_to_num(resampled(scored, len(engine.truth.image_ids), seed=seed)))
+    return interval(value, resampled(scored, len(engine.truth.image_ids), seed=seed))
+
+
+def nested_value(engine: Engine, each: Sequence[Source], seed: int) -> dict[str, float]:
+    """The mean over partitions, with the interval of the first around it."""
+    values = [float(np.nan_to_num(engine.scored(boxes).value())) for boxes in each]
+    first, mean = bootstrapped(engine, each[0], seed), float(np.mean(values))
+    return _rounded(Interval(mean, first.low + mean - first.value, first.high + mean - first.value))
 
 
 def gain_over_member(
@@ -38,7 +45,7 @@ def gain_over_member(
     cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
     pair = [engine.scored(one) for one in (chosen, cut_boxes(boxes, cut))]
     n = len(engine.truth.image_ids)
-    values = [(float(np.nan_to_num(s.value())), np.nan_to_num(resampled(s, n, seed=seed))) for s in pair]
+    values = [(float(np.nan_to_num(s.value())), resampled(s, n, seed=seed)) for s in pair]
     found = compare(*values[0], *values[1])
     return {"over": alone[best]["member"], **_rounded(found.difference), "wins": round(found.wins, 4)}
 
@@ -157,9 +164,7 @@ def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
 def make_report(engine: Engine, states: list[State], tuned: Tuned, seed: int) -> dict[str, Any]:
     """All of a tuning's numbers, json-ready."""
     first = tuned.nested[0]
-    plain = [one.plain for one in tuned.nested]
-    stacked = [one.rescored for one in tuned.nested]
-    chosen = bootstrapped(engine, first.chosen, seed)
+    stacked = [one.rescored for one in tuned.nested if one.rescored is not None]
     errors = shared_errors(engine)
     alone = members_alone(engine, seed)
     return {
@@ -171,13 +176,11 @@ def make_report(engine: Engine, states: list[State], tuned: Tuned, seed: int) ->
         "copies": copies(engine.members),
         "methods": best_of_methods(engine),
         "nested": {
-            "value": round(tuned.value, 5),
-            "low": round(chosen.low + tuned.value - chosen.value, 5),
-            "high": round(chosen.high + tuned.value - chosen.value, 5),
+            **nested_value(engine, [one.chosen for one in tuned.nested], seed),
             "partitions": [round(one.value, 5) for one in tuned.nested],
             "optimism": round(tuned.optimism, 5),
-            "plain": round(float(np.mean(plain)), 5),
-            "rescored": None if np.isnan(stacked).any() else round(float(np.mean(stacked)), 5),
+            "plain": nested_value(engine, [one.plain for one in tuned.nested], seed),
+            "rescored": nested_value(engine, stacked, seed) if stacked else None,
             "rescoring_chosen": sum(c.rescored for one in tuned.nested for c in one.choices),
             "parts": sum(len(one.choices) for one in tuned.nested),
         },

@@ -157,10 +157,12 @@ def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
         + (f", {len(partitions)} times" if len(partitions) > 1 else "")
     )
     states = search(engine, settings.budget, settings.seed, EXTRA)
-    settings.budget.seconds = settings.seconds
+    budget = settings.budget
+    at_rest = not budget.stop and time.monotonic() - budget.began < budget.seconds
+    budget.seconds = settings.seconds
     tuned = conclude(engine, states, partitions, settings.budget, settings.seed)
     report = make_report(engine, states, tuned, settings.seed)
-    report |= {"parts": partitions[0].kind, "stopped": settings.budget.stop, "seed": settings.seed}
+    report |= {"parts": partitions[0].kind, "stopped": budget.stop, "at_rest": at_rest, "seed": settings.seed}
     return tuned, report
 
 

@@ -30,6 +30,7 @@ from pipeline.tuning.search import Budget, State
 
 LEAST_IOU = 0.7  # rescoring tells doubles apart better than merging them does: give it both
 MOST_ROWS = 150_000  # boxes a model is trained on; more are drawn from
+LEAST_ROWS = 20
 MOST_BYTES = 2 << 30  # of features that are kept; others are made again
 LEAST_SCORE = np.float32(1e-6)
 
@@ -108,6 +109,9 @@ class Stacking:
         if self.budget.stop:
             return
         chosen = np.flatnonzero(here[base.image])
+        if len(chosen) < LEAST_ROWS:
+            self.note = f"too few boxes for rescoring: {len(chosen)} without two parts of the images"
+            return
         if len(chosen) > MOST_ROWS:
             drawn = np.random.default_rng(self.seed).choice(chosen, MOST_ROWS, replace=False)
             chosen = np.sort(drawn)

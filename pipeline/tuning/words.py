@@ -8,6 +8,8 @@ import pandas as pd
 
 def _frame(rows: list[dict[str, Any]], **formats: str) -> str:
     frame = pd.DataFrame(rows).fillna(np.nan).infer_objects()
+    first = frame.columns[0]
+    frame[first] = frame[first].str.ljust(int(frame[first].str.len().max()))
     return str(
         frame.to_string(
             index=False, na_rep="-", justify="left",
@@ -43,11 +45,12 @@ def show_report(report: dict[str, Any]) -> None:
         for row in report["methods"]:
             print(f"  {row['value']:.4f}  {_settings(row)}")
     print(f"\nnested over {report['parts']}: each part scored with what was chosen without it")
-    print(f"  tuned       {nested['plain']:.4f}")
+    spread = "{value:.4f} [{low:.4f}, {high:.4f}]"
+    print(f"  tuned       {spread.format(**nested['plain'])}")
     if nested["rescored"] is not None:
-        print(f"  rescored    {nested['rescored']:.4f}")
+        print(f"  rescored    {spread.format(**nested['rescored'])}")
     print(
-        f"  chosen      {nested['value']:.4f} [{nested['low']:.4f}, {nested['high']:.4f}]   rescoring in "
+        f"  chosen      {spread.format(**nested)}   rescoring in "
         f"{nested['rescoring_chosen']} of {nested['parts']} parts"
     )
     if len(nested["partitions"]) > 1:
@@ -85,7 +88,16 @@ def show_report(report: dict[str, Any]) -> None:
         )
         print(table.to_string(float_format="{:.2f}".format))
     if report["tried"]:
-        print("\ntried, and lost")
+        print("\ntried, and lost: what the best other setting does to the plain ensemble, on all images")
         for row in report["tried"]:
-            print(f"  {row['loses']:+.4f}  {row['changed']} (best of {row['tried']})")
-    print(f"\n{report['candidates']} candidates scored in {report['seconds']:.0f} s with everything else")
+            print(f"  {-row['loses']:+.4f}  {row['changed']} (best of {row['tried']})")
+        if any(row["loses"] < 0 for row in report["tried"]):
+            print("  a gain that is not sure on the parts is not taken")
+    earlier = f", {report['resumed']} of them by an earlier run" if report["resumed"] else ""
+    print(
+        f"\n{report['candidates']} candidates scored{earlier}; {report['seconds']:.0f} s with everything else"
+    )
+    if report["stopped"]:
+        print("stopped: this is the best so far; the same command goes on with the search")
+    elif not report["at_rest"]:
+        print("the time ended the search before it came to rest; the same command goes on with it")
