@@ -25,12 +25,14 @@ from pipeline.paths import folds_csv
 from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import score
 from pipeline.scoring.truth import group_truth
+from pipeline.tuning import candidates as grid
 from pipeline.tuning import nested, parts, stacking
 from pipeline.tuning.engine import Journal
 from pipeline.tuning.members import make_members
 from pipeline.tuning.run import Settings, choose_parts, tune
 
 N, FOLDS = 60, 5
+plain_start = grid.start
 SIZES = np.tile([float(tiny.WIDTH), float(tiny.HEIGHT)], (N, 1))
 
 
@@ -111,6 +113,36 @@ def test_no_box_is_made_with_parameters_that_saw_its_images_truth(train, home, m
     assert columns(boxes, mine) == columns(other, its)
     assert mine.sum() > 10
     assert after["nested"]["value"] != before["nested"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind", "sure"),
+    [("wheat", "isotonic per class", 2.0), ("f2", "isotonic", -1.0)],
+)
+def test_nor_over_random_parts_with_cuts_and_maps_of_truth(train, home, monkeypatch, metric, kind, sure):
+    monkeypatch.setattr(nested, "SURE", sure)
+    monkeypatch.setattr(grid, "CALIBRATIONS", (kind,))
+    monkeypatch.setattr(grid, "start", lambda n: replace(plain_start(n), calibrations=(kind,) * n))
+    profile = replace(load_profile("recycle"), metric=parse_metric(metric))
+    tables = [t for t in made_up(train, 1, 2, 3, noise=4) if t.meta.folds[0] < 2]
+    members, _ = make_members(tables)
+    one = choose_parts(train, members, settings_of())[0]
+    ids = members[0].table.meta.image_ids[one.part == 2]
+
+    def shuffle(value):
+        for annotation in value["annotations"]:
+            if annotation["image_id"] in set(ids.tolist()):
+                annotation.update(category_id=1 - annotation["category_id"], bbox=[1, 1, 30, 20])
+
+    def boxes(folder):
+        tune(profile, tables, home / folder, settings_of(trials=10, partitions=1))
+        table = read_predictions(home / folder / "oof.parquet")
+        return columns(table, np.isin(table.image_id, ids))
+
+    before = boxes("before")
+    assert len(before[2]) > 0
+    tiny.edit_json(home / "data" / "recycle" / "train.json", shuffle)
+    assert boxes("after") == before
 
 
 @pytest.mark.parametrize("sure", [-1.0, 2.0], ids=["rescored", "plain"])

@@ -63,9 +63,10 @@ def show_report(report: dict[str, Any]) -> None:
         + ("; noise: these images do not tell them apart" if gain["low"] <= 0 <= gain["high"] else "")
     )
     recipe = report["recipe"]
-    print(
-        "\nthe recipe, fitted on everything" + (", rescored by boosted trees" if recipe["rescored"] else "")
-    )
+    trees = "rescored by boosted trees" if recipe["rescored"] else "not rescored"
+    if (wins := report["rescoring"]["wins"]) is not None:
+        trees += f": the better one in {wins if recipe['rescored'] else 1 - wins:.0%} of resamples"
+    print(f"\nthe recipe, fitted on everything; {trees}")
     print(f"  {_settings(recipe)}")
     if recipe["cut"]:
         print(f"  scores below the cut are left out: {', '.join(f'{c:g}' for c in recipe['cut'])}")
