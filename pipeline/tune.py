@@ -7,7 +7,9 @@ What is chosen: members, their floors, NMS, weights and calibration, the method 
 fused boxes are rescored by boosted trees, and the cut of scores where the metric counts every box. Each
 part of the images is scored with what was chosen without it: that is the nested score. Writes
 DIR/tuned.json (the recipe, fitted on everything), oof.parquet (the nested boxes) and report.json.
-Ctrl-C ends the search with the best so far; the same command goes on from there.
+Ctrl-C ends the search with the best so far, unless DIR holds what a whole search of the same boxes
+found; the same command goes on from there. With --trials, and a budget that is not used up, the same
+seed gives the same result.
 """
 
 import signal
@@ -67,6 +69,9 @@ def main(argv: list[str] | None = None) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     show_report(report)
+    if report["kept"]:
+        print(f"kept {shown(folder)}/tuned.json of an earlier run of the same boxes, which was not stopped")
+        return
     print(f"wrote {shown(folder)}/: tuned.json, oof.parquet, report.json ({time.monotonic() - began:.0f} s)")
 
 

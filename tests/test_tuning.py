@@ -266,6 +266,18 @@ def test_ctrl_c_keeps_the_best_so_far(train, home):
     assert report["stopped"] and report["rescoring"]["note"] == "stopped before rescoring was trained"
 
 
+def test_ctrl_c_does_not_replace_the_recipe_of_a_whole_run(train, home):
+    tables = made_up(train, 1, 2)
+    whole, _ = tuned_in(home, "t", tables, trials=10)
+    before = {path.name: path.read_bytes() for path in (home / "t").glob("[!s]*")}
+    settings = settings_of()
+    settings.budget.stop = True
+    assert not whole["kept"] and tune(load_profile("recycle"), tables, home / "t", settings)["kept"]
+    assert before == {path.name: path.read_bytes() for path in (home / "t").glob("[!s]*")}
+    assert not tune(load_profile("recycle"), made_up(train, 1, 3), home / "t", settings)["kept"]
+    assert read_recipe(home / "t")[1]["stopped"]
+
+
 def test_few_photos_with_truth_and_one_member(train, home):
     """Resamples without a true box, which say nothing, are left out; and parts without one score 0."""
 

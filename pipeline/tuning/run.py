@@ -1,5 +1,6 @@
 """From tables to the tuned recipe on disk."""
 
+import json
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from pipeline.data.predictions import Meta, Predictions, check_belongs, source_d
 from pipeline.data.profile import Profile
 from pipeline.data.split import read_split
 from pipeline.ensembles.named import choose_members, read_ensemble
-from pipeline.ensembles.recipe import write_recipe
+from pipeline.ensembles.recipe import TUNED, read_recipe, write_recipe
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
-from pipeline.paths import file_digest, folds_csv, write_json
+from pipeline.paths import file_digest, folds_csv, text_digest, write_json
 from pipeline.scoring.checks import check_found
 from pipeline.scoring.truth import Truth, found_of, group_truth
 from pipeline.tuning.engine import Engine, Journal
@@ -118,7 +119,10 @@ def _header(
 
 
 def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Settings) -> dict[str, Any]:
-    """Tune an ensemble of the given out-of-fold tables and write the results; returns the report."""
+    """Tune an ensemble of the given out-of-fold tables and write the results; returns the report.
+
+    A search that was stopped does not replace what a whole one of the same boxes found: `kept`.
+    """
     began = time.monotonic()
     train = load_dataset(profile, "train")
     train.findings.show()
@@ -140,8 +144,22 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Se
         engine = Engine(members, truth, profile.metric, partitions, journal)
         tuned, report = _tune(engine, settings)
     report["seconds"] = round(time.monotonic() - began, 1)
-    _write(folder, profile, members, tuned, report)
+    report["search"] = text_digest(json.dumps(journal.header, sort_keys=True))
+    report["kept"] = report["stopped"] and _is_whole(folder, report["search"])
+    if not report["kept"]:
+        _write(folder, profile, members, tuned, report)
     return report
+
+
+def _is_whole(folder: Path, search: str) -> bool:
+    """Whether the folder holds the recipe of a search of the same boxes and parts that was not stopped."""
+    if not (folder / TUNED).is_file():
+        return False
+    try:
+        _, made = read_recipe(folder)
+    except PipelineError:  # damaged: nothing to be kept
+        return False
+    return made.get("search") == search and not made.get("stopped", True)
 
 
 def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
@@ -179,6 +197,8 @@ def _write(
         ],
         "nested": report["nested"],
         "seed": report["seed"],
+        "search": report["search"],
+        "stopped": report["stopped"],
         "folds_digests": sorted(
             {str(t.meta.made.get("folds_digest", "")) for m in members for t in m.tables} - {""}
         ),
