@@ -25,6 +25,7 @@ from pipeline.paths import file_digest, shown, write_json, write_text
 
 FORMAT = 1
 TUNED, RESCORING = "tuned.json", "rescoring.txt"
+MOST_BOXES = 150  # of an image, fused, that are rescored; beyond, they only cost time
 _LEAST = np.float32(1e-6)  # a score of 0 would be dropped by the next fusion
 
 
@@ -121,6 +122,17 @@ def in_order(fused: Fused, scores: NDArray[np.float32]) -> Fused:
     )
 
 
+def first_boxes(fused: Fused, most: int = MOST_BOXES) -> Fused:
+    """The boxes of the highest scores of each image, `most` at most."""
+    place = np.arange(len(fused.scores)) - np.repeat(fused.offsets[:-1], np.diff(fused.offsets))
+    keep = place < most
+    counted = np.concatenate([[0], np.cumsum(keep)])
+    return replace(
+        fused, boxes_xyxy=fused.boxes_xyxy[keep], scores=fused.scores[keep], labels=fused.labels[keep],
+        offsets=counted[fused.offsets],
+    )  # fmt: skip
+
+
 def mapped(fused: Fused, output: Calibration) -> Fused:
     """Fused boxes with their scores put through one rising map, which leaves their order as it is."""
     return in_order(fused, output.apply(fused.scores, fused.labels))
@@ -140,6 +152,7 @@ def cook(recipe: Recipe, sources: Sequence[Source], sizes: NDArray[np.float64], 
     fused = fuse(packed, weights=weights, **asdict(recipe.fusion))
     if recipe.rescoring is None:
         return fused if recipe.output is None else mapped(fused, recipe.output)
+    fused = first_boxes(fused)
     scores = rescored(recipe.rescoring, describe_boxes(fused, packed, sizes, n_classes))
     return in_order(fused, np.maximum(scores, _LEAST))
 

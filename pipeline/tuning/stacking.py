@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.ensembles.recipe import Source, describe_boxes, in_order, pack_sources, prepare
+from pipeline.ensembles.recipe import Source, describe_boxes, first_boxes, in_order, pack_sources, prepare
 from pipeline.ensembles.rescoring import fit_rescoring, rescored
 from pipeline.ensembles.tables import Fusion
 from pipeline.fusion import Fused, fuse
@@ -96,7 +96,7 @@ class Stacking:
         packed = pack_sources(
             [prepare(s, m.floor, m.nms, m.calibration) for s, m in zip(sources, recipe.members, strict=True)]
         )
-        fused = fuse(packed, weights=[m.weight for m in recipe.members], **vars(recipe.fusion))
+        fused = first_boxes(fuse(packed, weights=[m.weight for m in recipe.members], **vars(recipe.fusion)))
         image = np.repeat(np.arange(len(engine.truth.image_ids)), np.diff(fused.offsets))
         rows = describe_boxes(fused, packed, engine.truth.sizes, engine.truth.n_classes)
         return Base(fused, rows, rightness(found_of(fused, engine.truth), engine.truth, engine.metric), image)
@@ -166,10 +166,12 @@ class Stacking:
         return list(jobs.values())
 
     def outer_boxes(self, p: int, k: int) -> Fused:
-        """All boxes with the scores of the model that did not see part k."""
+        """Part k's boxes with the scores of the model that did not see it; the others mean nothing."""
         base = self.base(self.row_of(p, k))
-        scores = rescored(self.models[self._key(p, k)], base.rows)
-        return in_order(base.fused, np.maximum(scores, LEAST_SCORE))
+        here = self.partitions[p].part[base.image] == k
+        scores = np.full(len(base.rows), LEAST_SCORE, np.float32)
+        scores[here] = np.maximum(rescored(self.models[self._key(p, k)], base.rows[here]), LEAST_SCORE)
+        return in_order(base.fused, scores)
 
     def inner_boxes(self, p: int, k: int) -> Fused:
         """Each other part's boxes with the scores of the model that saw neither it nor part k."""
