@@ -90,7 +90,8 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        if error.errno is not None:  # else it is a text alone, which a file name would hide
+            error.filename = error.filename or str(path)  # a full disk does not say which file it was
         raise
     finally:
         temporary.unlink(missing_ok=True)

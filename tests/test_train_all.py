@@ -205,7 +205,11 @@ with connected() as ray:
 """
     )
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    driver = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, env=environment)
+    # A shell starts what runs in its background with SIGINT ignored, and tests may run there.
+    heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    driver = subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, env=environment, **heeding
+    )
     runs = tmp_path / "runs"
     deadline = time.monotonic() + 90
     while not list(runs.glob("*/work/epoch.json")) and time.monotonic() < deadline:

@@ -25,6 +25,7 @@ ultralytics_setup.install()  # before anything imports ultralytics
 
 import ultralytics
 from ultralytics import YOLO
+from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import nms
 
@@ -52,6 +53,7 @@ from pipeline.data.photos import stage_photos, staged_name
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, shown, weights_dir, write_text
 
+ultralytics_setup.secure(tasks)
 # The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
 nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 NMS_IOU = 0.7

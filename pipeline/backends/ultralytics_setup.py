@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from typing import Any
 
 _settings_folder = tempfile.TemporaryDirectory(prefix="ultralytics-")  # gone when the process ends
 
@@ -14,3 +15,9 @@ def install() -> None:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     os.environ.setdefault("YOLO_CONFIG_DIR", _settings_folder.name)
+
+
+def secure(tasks: Any) -> None:
+    """No code out of checkpoints, also where somebody else imported `ultralytics.nn.tasks` before us:
+    it reads its switch once."""
+    tasks.SAFE_LOAD = True
