@@ -181,9 +181,9 @@ def bench_point(work: Workload, rounds: int, n_timed: int) -> None:
     total = best[1] + best[2]
     print(
         f"\nA search point, ten sets of {len(work.scores):,} boxes fused at skip {SKIP} and scored:\n"
-        f"  ours                          {best[0]:8.3f} s  {value:.12f}  {1 / best[0]:.1f} a second\n"
-        f"  ensemble-boxes + pycocotools  {total:8.3f} s  {theirs:.12f}  ({best[1]:.1f} + {best[2]:.1f} s); "
-        f"ours is {total / best[0]:.0f} x as fast"
+        f"  ours                          {best[0]:8.3f} s  {value:.12f}  {1 / best[0]:.1f} points a second\n"
+        f"  ensemble-boxes + pycocotools  {total:8.3f} s  {theirs:.12f}  {1 / total:.4f} points a second "
+        f"({best[1]:.1f} + {best[2]:.1f} s); ours is {total / best[0]:.0f} x as fast"
     )
 
 
