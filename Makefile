@@ -63,7 +63,7 @@ help: ## print the targets
 
 .PHONY: setup setup-ensemble full any doctor lock
 setup: full ## make .venv from requirements.txt (every target does it when it is needed)
-setup-ensemble: ## the same without torch: enough for all but train, predict, demo, test
+setup-ensemble: ## the same without torch: enough for all but train, train-all, predict, demo, test
 	@scripts/setup.sh ensemble
 full:
 	@scripts/setup.sh full

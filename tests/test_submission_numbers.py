@@ -58,7 +58,7 @@ def test_any_decimal_is_read_exact_to_float32(tmp_path_factory, profile, tokens)
     assert ((found.flags & digits.EXPONENT) > 0).tolist() == exponents
 
 
-def test_a_million_borders_of_float32(profile, tmp_path):
+def test_decimals_on_the_borders_of_float32(profile, tmp_path):
     """Decimals halfway between two float32, and one digit above and below: where rounding twice errs."""
     rng = np.random.default_rng(3)
     tokens = []

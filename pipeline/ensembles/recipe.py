@@ -22,11 +22,11 @@ from pipeline.ensembles.tables import Fusion, check_fusion, describe
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse, pack
 from pipeline.paths import file_digest, shown, write_json, write_text
+from pipeline.scoring.truth import HasBoxes, ImageBoxes, first_boxes, where
 
 FORMAT = 1
 TUNED, RESCORING = "tuned.json", "rescoring.txt"
 MOST_BOXES = 150  # of an image, fused, that are rescored; beyond, they only cost time
-_LEAST = np.float32(1e-6)  # a score of 0 would be dropped by the next fusion
 
 
 @dataclass(frozen=True)
@@ -57,38 +57,24 @@ class Recipe:
     cut: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """One member's boxes by image; see `pipeline.scoring.truth.HasBoxes`."""
-
-    boxes_xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    offsets: NDArray[np.int64]
+def source_of(table: Predictions) -> ImageBoxes:
+    return ImageBoxes(table.boxes_xyxy, table.score, table.label, table.offsets())
 
 
-def source_of(table: Predictions) -> Source:
-    return Source(table.boxes_xyxy, table.score, table.label, table.offsets())
-
-
-def prepare(source: Source, floor: float, nms: float, calibration: Calibration | None) -> Source:
+def prepare(source: HasBoxes, floor: float, nms: float, calibration: Calibration | None) -> HasBoxes:
     """A member's boxes, floored, through an NMS of their own, calibrated."""
     keep = source.scores >= np.float32(floor)
     if not keep.all():
-        counted = np.concatenate([[0], np.cumsum(keep)])
-        source = Source(
-            source.boxes_xyxy[keep], source.scores[keep], source.labels[keep], counted[source.offsets]
-        )
+        source = where(source, keep)
     if nms:
-        one = fuse(pack_sources([source]), "nms", iou=nms, skip=0.0)
-        source = Source(one.boxes_xyxy, one.scores, one.labels, one.offsets)
+        source = fuse(pack_sources([source]), "nms", iou=nms, skip=0.0)
     if calibration is not None:
         scores = calibration.apply(source.scores, source.labels)
-        source = Source(source.boxes_xyxy, scores, source.labels, source.offsets)
+        source = ImageBoxes(source.boxes_xyxy, scores, source.labels, source.offsets)
     return source
 
 
-def pack_sources(sources: Sequence[Source]) -> Packed:
+def pack_sources(sources: Sequence[HasBoxes]) -> Packed:
     """Pack members' boxes of the same images, each member one source."""
     sizes = np.array([len(source.scores) for source in sources])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -103,7 +89,7 @@ def pack_sources(sources: Sequence[Source]) -> Packed:
 
 
 def describe_boxes(
-    fused: Fused, packed: Packed, sizes: NDArray[np.float64], n_classes: int
+    fused: HasBoxes, packed: Packed, sizes: NDArray[np.float64], n_classes: int
 ) -> NDArray[np.float32]:
     """(n, columns) what the packed members say about each fused box; see `features`."""
     table = packed.table
@@ -113,48 +99,48 @@ def describe_boxes(
     return features(boxes, members, sizes, packed.n_sources, n_classes)
 
 
-def in_order(fused: Fused, scores: NDArray[np.float32]) -> Fused:
-    """Fused boxes with other scores, in the order of a prediction table."""
-    image = np.repeat(np.arange(len(fused.offsets) - 1), np.diff(fused.offsets))
-    order = np.lexsort([fused.labels, *fused.boxes_xyxy.T[::-1], -scores, image])
-    return replace(
-        fused, boxes_xyxy=fused.boxes_xyxy[order], scores=scores[order], labels=fused.labels[order]
-    )
+def in_order(boxes: HasBoxes, scores: NDArray[np.float32]) -> ImageBoxes:
+    """Boxes with other scores, in the order of a prediction table."""
+    image = np.repeat(np.arange(len(boxes.offsets) - 1), np.diff(boxes.offsets))
+    order = np.lexsort([boxes.labels, *boxes.boxes_xyxy.T[::-1], -scores, image])
+    return ImageBoxes(boxes.boxes_xyxy[order], scores[order], boxes.labels[order], boxes.offsets)
 
 
-def first_boxes(fused: Fused, most: int = MOST_BOXES) -> Fused:
-    """The boxes of the highest scores of each image, `most` at most."""
-    place = np.arange(len(fused.scores)) - np.repeat(fused.offsets[:-1], np.diff(fused.offsets))
-    keep = place < most
-    counted = np.concatenate([[0], np.cumsum(keep)])
-    return replace(
-        fused, boxes_xyxy=fused.boxes_xyxy[keep], scores=fused.scores[keep], labels=fused.labels[keep],
-        offsets=counted[fused.offsets],
-    )  # fmt: skip
+def mapped(boxes: HasBoxes, output: Calibration) -> ImageBoxes:
+    """Boxes with their scores put through one rising map, which leaves their order as it is."""
+    return in_order(boxes, output.apply(boxes.scores, boxes.labels))
 
 
-def mapped(fused: Fused, output: Calibration) -> Fused:
-    """Fused boxes with their scores put through one rising map, which leaves their order as it is."""
-    return in_order(fused, output.apply(fused.scores, fused.labels))
-
-
-def cook(recipe: Recipe, sources: Sequence[Source], sizes: NDArray[np.float64], n_classes: int) -> Fused:
-    """Make the fused boxes of a recipe, before its cut.
-
-    sources: one a member of the recipe, in its order, on the same images. sizes (m, 2): the images'.
-    """
+def fuse_members(recipe: Recipe, sources: Sequence[HasBoxes]) -> tuple[Packed, Fused]:
+    """The members' boxes, prepared and packed, and fused."""
     ready = [
         prepare(source, member.floor, member.nms, member.calibration)
         for source, member in zip(sources, recipe.members, strict=True)
     ]
     packed = pack_sources(ready)
     weights = [member.weight for member in recipe.members]
-    fused = fuse(packed, weights=weights, **asdict(recipe.fusion))
-    if recipe.rescoring is None:
-        return fused if recipe.output is None else mapped(fused, recipe.output)
-    fused = first_boxes(fused)
-    scores = rescored(recipe.rescoring, describe_boxes(fused, packed, sizes, n_classes))
-    return in_order(fused, np.maximum(scores, _LEAST))
+    return packed, fuse(packed, weights=weights, **asdict(recipe.fusion))
+
+
+def to_be_rescored(
+    recipe: Recipe, sources: Sequence[HasBoxes], sizes: NDArray[np.float64], n_classes: int
+) -> tuple[ImageBoxes, NDArray[np.float32]]:
+    """The fused boxes that are rescored, and what the members say about each; to fit and to apply."""
+    packed, fused = fuse_members(recipe, sources)
+    boxes = first_boxes(fused, MOST_BOXES)
+    return boxes, describe_boxes(boxes, packed, sizes, n_classes)
+
+
+def cook(recipe: Recipe, sources: Sequence[HasBoxes], sizes: NDArray[np.float64], n_classes: int) -> HasBoxes:
+    """Make the fused boxes of a recipe, before its cut.
+
+    sources: one a member of the recipe, in its order, on the same images. sizes (m, 2): the images'.
+    """
+    if recipe.rescoring is not None:
+        boxes, rows = to_be_rescored(recipe, sources, sizes, n_classes)
+        return in_order(boxes, rescored(recipe.rescoring, rows))
+    _, fused = fuse_members(recipe, sources)
+    return fused if recipe.output is None else mapped(fused, recipe.output)
 
 
 def over_cut(

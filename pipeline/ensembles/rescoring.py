@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 200
+LEAST = np.float32(1e-6)  # a score of 0 would be dropped by the next fusion
 PARAMETERS: dict[str, Any] = {
     "objective": "cross_entropy",  # takes shares between 0 and 1, as metrics of several IoUs give them
     "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 50, "feature_fraction": 0.4,
@@ -44,7 +45,7 @@ def _booster(text: str) -> Any:
 
 
 def rescored(text: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n,) probability that each box is right, in [0, 1]."""
+    """(n,) probability that each box is right, in [LEAST, 1]."""
     if not len(rows):
         return np.empty(0, np.float32)
-    return np.clip(_booster(text).predict(rows, num_threads=1), 0.0, 1.0).astype(np.float32)
+    return np.clip(_booster(text).predict(rows, num_threads=1), LEAST, 1.0).astype(np.float32)

@@ -50,6 +50,28 @@ class HasBoxes(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class ImageBoxes:
+    """Boxes by image: the rows of image i are offsets[i]:offsets[i+1]; see `HasBoxes`."""
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+
+
+def where(boxes: HasBoxes, keep: NDArray[np.bool_]) -> ImageBoxes:
+    """The boxes of the rows where `keep` (n,) is true."""
+    counted = np.concatenate([[0], np.cumsum(keep)])
+    return ImageBoxes(boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep], counted[boxes.offsets])
+
+
+def first_boxes(boxes: HasBoxes, most: int) -> ImageBoxes:
+    """The first boxes of each image, those of the highest scores, `most` at most."""
+    place = np.arange(len(boxes.scores)) - np.repeat(boxes.offsets[:-1], np.diff(boxes.offsets))
+    return where(boxes, place < most)
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """The truth on a set of images, made by `group_truth` once and used for any number of scores.
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +15,6 @@ from pipeline.ensembles.calibration import Calibration, fit_calibration
 from pipeline.ensembles.recipe import (
     MemberSettings,
     Recipe,
-    Source,
     mapped,
     pack_sources,
     prepare,
@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
 from pipeline.paths import shown, write_text
 from pipeline.scoring.metrics import Scored, rightness, score
-from pipeline.scoring.truth import Found, HasBoxes, Truth, found_of
+from pipeline.scoring.truth import Found, HasBoxes, ImageBoxes, Truth, found_of
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.members import Member
 from pipeline.tuning.parts import Partition, inner_weights, part_weights
@@ -81,7 +81,7 @@ class Engine:
             )  # fmt: skip
         return self._maps[key]
 
-    def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> Source:
+    def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> HasBoxes:
         """Member i's boxes for a row. Maps that look at truth are cross-fitted: an image of the row is
         calibrated by what was fitted without its part, so that the row's value is no mere memory."""
         p, k = self.row_parts[row]
@@ -96,7 +96,7 @@ class Engine:
             if j != k and fitted is not None:
                 here = part == j
                 scores[here] = fitted.apply(plain.scores[here], plain.labels[here])
-        return Source(plain.boxes_xyxy, scores, plain.labels, plain.offsets)
+        return ImageBoxes(plain.boxes_xyxy, scores, plain.labels, plain.offsets)
 
     def recipe(self, candidate: Candidate, row: int) -> Recipe:
         """The candidate with all that is fitted, on the images of a row of weights."""
@@ -117,7 +117,7 @@ class Engine:
         first = len(self.weights) + sum(one.n_parts for one in self.partitions[:p])
         return first + np.flatnonzero(np.arange(self.partitions[p].n_parts) != k)
 
-    def sources_of(self, candidate: Candidate) -> list[Source]:
+    def sources_of(self, candidate: Candidate) -> Sequence[HasBoxes]:
         return [self.sources[i] for i in candidate.kept]
 
     def fused(self, candidate: Candidate, row: int) -> Fused:
@@ -146,7 +146,7 @@ class Engine:
             "isotonic", False, fused.scores[here], fused.labels[here], right[here], self.truth.n_classes
         )
 
-    def mapped(self, candidate: Candidate, row: int) -> tuple[Fused, Calibration | None]:
+    def mapped(self, candidate: Candidate, row: int) -> tuple[HasBoxes, Calibration | None]:
         """The candidate's boxes with mapped scores, and the map."""
         fused = self.fused(candidate, row)
         output = self.output_map(fused, row)

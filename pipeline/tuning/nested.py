@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensembles.recipe import Recipe, Source, over_cut
-from pipeline.fusion import Fused
+from pipeline.ensembles.recipe import Recipe, over_cut
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.bootstrap import draw
 from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import Scored
+from pipeline.scoring.truth import HasBoxes, ImageBoxes, where
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.parts import Partition
 from pipeline.tuning.search import Budget, State
@@ -22,17 +22,23 @@ from pipeline.tuning.stacking import Stacking, of_images
 # models of fewer images, while the plain candidate is the best of many on these very images.
 SURE = 0.5
 _RESAMPLES = 200
+Cut = NDArray[np.float32] | None
 _CLASS_CUTS = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # a class's cut against the one of all
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on a row's images: rescoring or not, the cut, and the value there (inner)."""
+    """What was chosen on a row's images: rescoring or not, the cut of each, and the value there (inner)."""
 
     rescored: bool
     wins: float
-    cut: NDArray[np.float32] | None
+    plain_cut: Cut
+    rescored_cut: Cut
     inner: float
+
+    @property
+    def cut(self) -> Cut:
+        return self.rescored_cut if self.rescored else self.plain_cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +48,10 @@ class Nested:
     plain, rescored: the same where each part takes its fused, or its rescored boxes (None without them).
     """
 
-    chosen: Source
+    chosen: ImageBoxes
     value: float
-    plain: Source
-    rescored: Source | None
+    plain: ImageBoxes
+    rescored: ImageBoxes | None
     inner: float
     choices: list[Choice]
 
@@ -105,17 +111,11 @@ def share_of_wins(a: Scored, b: Scored, weights: NDArray[np.int64], seed: int) -
     return float(wins.mean())
 
 
-def cut_boxes(boxes: Source, cut: Sequence[float] | NDArray[np.float32] | None) -> Source:
+def cut_boxes(boxes: HasBoxes, cut: Sequence[float] | NDArray[np.float32] | None) -> HasBoxes:
     """The boxes that reach their class's cut."""
     if cut is None:
         return boxes
-    keep = over_cut(boxes.scores, boxes.labels, [float(c) for c in cut])
-    counted = np.concatenate([[0], np.cumsum(keep)])
-    return Source(boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep], counted[boxes.offsets])
-
-
-def as_source(boxes: Fused | Source) -> Source:
-    return Source(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets)
+    return where(boxes, over_cut(boxes.scores, boxes.labels, [float(c) for c in cut]))
 
 
 class _Chooser:
@@ -125,44 +125,41 @@ class _Chooser:
         self.engine, self.states, self.stacking, self.seed = engine, states, stacking, seed
         self.stacked = bool(stacking.models)
 
-    def value(self, boxes: Source) -> float:
+    def value(self, boxes: HasBoxes) -> float:
         return float(np.nan_to_num(self.engine.scored(boxes).value()))
 
-    def compare(self, row: int, plain: Source, stacked: Source | None) -> Choice:
+    def compare(self, row: int, plain: HasBoxes, stacked: HasBoxes | None) -> Choice:
         """Plain or rescored, on the images of the row."""
         weights = self.engine.weights[row]
         one = self.engine.scored(plain)
         cut, value = best_cut(self.engine, one, weights)
         if stacked is None:
-            return Choice(False, float("nan"), cut, value)
+            return Choice(False, float("nan"), cut, None, value)
         other = self.engine.scored(stacked)
         other_cut, other_value = best_cut(self.engine, other, weights)
         pair = [scored if c is None else scored.cut_at(c) for scored, c in ((other, other_cut), (one, cut))]
         wins = share_of_wins(pair[0], pair[1], weights, self.seed)
-        if wins >= SURE:
-            return Choice(True, wins, other_cut, other_value)
-        return Choice(False, wins, cut, value)
+        wins_enough = wins >= SURE
+        return Choice(wins_enough, wins, cut, other_cut, other_value if wins_enough else value)
 
-    def nested(self, p: int, partition: Partition) -> tuple[Nested, Source, Source | None]:
+    def nested(self, p: int, partition: Partition) -> tuple[Nested, ImageBoxes, ImageBoxes | None]:
         """Partition p: chosen boxes; and those of plain and of rescored everywhere, before any cut."""
         chosen, plain, stacked, choices = [], [], [], []
         plain_cut, stacked_cut = [], []
         for k in range(partition.n_parts):
             row, mine = self.stacking.row_of(p, k), partition.part == k
-            simple = as_source(self.engine.mapped(self.states[row].best, row)[0])
-            inner = as_source(self.stacking.inner_boxes(p, k)) if self.stacked else None
-            outer = as_source(self.stacking.outer_boxes(p, k)) if self.stacked else None
+            simple = self.engine.mapped(self.states[row].best, row)[0]
+            inner = self.stacking.inner_boxes(p, k) if self.stacked else None
+            outer = self.stacking.outer_boxes(p, k) if self.stacked else None
             choice = self.compare(row, simple, inner)
             choices.append(choice)
             taken = outer if choice.rescored and outer is not None else simple
             chosen.append((cut_boxes(taken, choice.cut), mine))
             plain.append((simple, mine))
-            own = best_cut(self.engine, self.engine.scored(simple), self.engine.weights[row])[0]
-            plain_cut.append((cut_boxes(simple, own), mine))
-            if outer is not None and inner is not None:
+            plain_cut.append((cut_boxes(simple, choice.plain_cut), mine))
+            if outer is not None:
                 stacked.append((outer, mine))
-                own = best_cut(self.engine, self.engine.scored(inner), self.engine.weights[row])[0]
-                stacked_cut.append((cut_boxes(outer, own), mine))
+                stacked_cut.append((cut_boxes(outer, choice.rescored_cut), mine))
         boxes = of_images(chosen)
         rescored = of_images(stacked_cut) if stacked else None
         inner_mean = float(np.mean([choice.inner for choice in choices]))

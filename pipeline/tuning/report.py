@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensembles.recipe import Source, recipe_in_words, source_of
+from pipeline.ensembles.recipe import recipe_in_words, source_of
 from pipeline.ensembles.tables import describe
 from pipeline.scoring.bootstrap import Interval, compare, interval, resampled
 from pipeline.scoring.matching import TRUE, match
-from pipeline.scoring.truth import found_of
+from pipeline.scoring.truth import HasBoxes, found_of
 from pipeline.tuning import candidates as grid
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.engine import Engine
@@ -22,14 +22,14 @@ _METHODS = ("wbf", "nms", "soft_nms", "nmw")
 SHARED_RECALL_IOU = 0.5
 
 
-def bootstrapped(engine: Engine, boxes: Source, seed: int) -> Interval:
+def bootstrapped(engine: Engine, boxes: HasBoxes, seed: int) -> Interval:
     """The metric of boxes, with the interval of a thousand resamples of the images."""
     scored = engine.scored(boxes)
     value = float(np.nan_to_num(scored.value()))
     return interval(value, resampled(scored, len(engine.truth.image_ids), seed=seed))
 
 
-def nested_value(engine: Engine, each: Sequence[Source], seed: int) -> dict[str, float]:
+def nested_value(engine: Engine, each: Sequence[HasBoxes], seed: int) -> dict[str, float]:
     """The mean over partitions, with the interval of the first around it."""
     values = [float(np.nan_to_num(engine.scored(boxes).value())) for boxes in each]
     first, mean = bootstrapped(engine, each[0], seed), float(np.mean(values))
@@ -37,7 +37,7 @@ def nested_value(engine: Engine, each: Sequence[Source], seed: int) -> dict[str,
 
 
 def gain_over_member(
-    engine: Engine, chosen: Source, alone: list[dict[str, Any]], seed: int
+    engine: Engine, chosen: HasBoxes, alone: list[dict[str, Any]], seed: int
 ) -> dict[str, Any]:
     """The nested boxes against the best member's, on the same resamples of the images."""
     best = max(range(len(alone)), key=lambda i: float(alone[i]["value"]))

@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.ensembles.recipe import Source, describe_boxes, first_boxes, in_order, pack_sources, prepare
-from pipeline.ensembles.rescoring import fit_rescoring, rescored
+from pipeline.ensembles.recipe import in_order, to_be_rescored
+from pipeline.ensembles.rescoring import LEAST, fit_rescoring, rescored
 from pipeline.ensembles.tables import Fusion
-from pipeline.fusion import Fused, fuse
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.metrics import rightness
-from pipeline.scoring.truth import found_of
+from pipeline.scoring.truth import HasBoxes, ImageBoxes, found_of
 from pipeline.tuning.candidates import Candidate, start
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.parts import Partition
@@ -32,21 +31,20 @@ LEAST_IOU = 0.7  # rescoring tells doubles apart better than merging them does: 
 MOST_ROWS = 150_000  # boxes a model is trained on; more are drawn from
 LEAST_ROWS = 20
 MOST_BYTES = 2 << 30  # of features that are kept; others are made again
-LEAST_SCORE = np.float32(1e-6)
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
     """A candidate's fused boxes with their features; image (n,) is the place of each box's image."""
 
-    fused: Fused
+    boxes: ImageBoxes
     rows: NDArray[np.float32]
     right: NDArray[np.float64]
     image: NDArray[np.int64]
 
     @property
     def nbytes(self) -> int:
-        return self.fused.boxes_xyxy.nbytes + self.rows.nbytes + self.right.nbytes + self.image.nbytes
+        return self.boxes.boxes_xyxy.nbytes + self.rows.nbytes + self.right.nbytes + self.image.nbytes
 
 
 def stack_fusion(fusion: Fusion) -> Fusion:
@@ -91,15 +89,10 @@ class Stacking:
 
     def _make_base(self, candidate: Candidate) -> Base:
         engine = self.engine
-        recipe = engine.recipe(candidate, 0)
-        sources = engine.sources_of(candidate)
-        packed = pack_sources(
-            [prepare(s, m.floor, m.nms, m.calibration) for s, m in zip(sources, recipe.members, strict=True)]
-        )
-        fused = first_boxes(fuse(packed, weights=[m.weight for m in recipe.members], **vars(recipe.fusion)))
-        image = np.repeat(np.arange(len(engine.truth.image_ids)), np.diff(fused.offsets))
-        rows = describe_boxes(fused, packed, engine.truth.sizes, engine.truth.n_classes)
-        return Base(fused, rows, rightness(found_of(fused, engine.truth), engine.truth, engine.metric), image)
+        recipe, sources = engine.recipe(candidate, 0), engine.sources_of(candidate)
+        boxes, rows = to_be_rescored(recipe, sources, engine.truth.sizes, engine.truth.n_classes)
+        image = np.repeat(np.arange(len(engine.truth.image_ids)), np.diff(boxes.offsets))
+        return Base(boxes, rows, rightness(found_of(boxes, engine.truth), engine.truth, engine.metric), image)
 
     def _key(self, p: int, k: int, j: int = -1) -> Any:
         parts = (k,) if j < 0 else tuple(sorted((k, j)))
@@ -165,29 +158,27 @@ class Stacking:
                         mine[self._key(p, k, j)] = (partition.part != k) & (partition.part != j)
         return list(jobs.values())
 
-    def outer_boxes(self, p: int, k: int) -> Fused:
+    def outer_boxes(self, p: int, k: int) -> ImageBoxes:
         """Part k's boxes with the scores of the model that did not see it; the others mean nothing."""
         base = self.base(self.row_of(p, k))
         here = self.partitions[p].part[base.image] == k
-        scores = np.full(len(base.rows), LEAST_SCORE, np.float32)
-        scores[here] = np.maximum(rescored(self.models[self._key(p, k)], base.rows[here]), LEAST_SCORE)
-        return in_order(base.fused, scores)
+        scores = np.full(len(base.rows), LEAST, np.float32)
+        scores[here] = rescored(self.models[self._key(p, k)], base.rows[here])
+        return in_order(base.boxes, scores)
 
-    def inner_boxes(self, p: int, k: int) -> Fused:
+    def inner_boxes(self, p: int, k: int) -> ImageBoxes:
         """Each other part's boxes with the scores of the model that saw neither it nor part k."""
         base = self.base(self.row_of(p, k))
         part = self.partitions[p].part[base.image]
-        scores = np.full(len(base.rows), LEAST_SCORE, np.float32)
+        scores = np.full(len(base.rows), LEAST, np.float32)
         for j in range(self.partitions[p].n_parts):
             if j != k:
                 here = part == j
-                scores[here] = np.maximum(
-                    rescored(self.models[self._key(p, k, j)], base.rows[here]), LEAST_SCORE
-                )
-        return in_order(base.fused, scores)
+                scores[here] = rescored(self.models[self._key(p, k, j)], base.rows[here])
+        return in_order(base.boxes, scores)
 
 
-def of_images(pieces: Sequence[tuple[Fused | Source, NDArray[np.bool_]]]) -> Source:
+def of_images(pieces: Sequence[tuple[HasBoxes, NDArray[np.bool_]]]) -> ImageBoxes:
     """Boxes put together from several results over the same images: each gives those of its images.
 
     pieces: (boxes, (m,) whose images are taken from them), each image from at most one.
@@ -201,4 +192,4 @@ def of_images(pieces: Sequence[tuple[Fused | Source, NDArray[np.bool_]]]) -> Sou
     image, corners, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(image, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=m))])
-    return Source(corners[order], scores[order], labels[order], offsets)
+    return ImageBoxes(corners[order], scores[order], labels[order], offsets)
