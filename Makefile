@@ -12,6 +12,7 @@ ENSEMBLE ?= final
 MODEL ?=
 MODELS ?=
 GPUS ?=
+NODES ?=
 EPOCHS ?=
 IMAGE_SIZE ?=
 BATCH ?=
@@ -87,9 +88,9 @@ folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GRO
 train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
 	@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
 	  $(settings) $(device) $(gpus) $(overwrite)
-train-all: full ## train and predict MODELS="a b" on FOLDS="0 1" (default: all), side by side, on Ray
+train-all: full ## train and predict MODELS="a b" on FOLDS="0 1" (default: all), on Ray: [GPUS= NODES=]
 	@$(PY) -m pipeline.launch $(competition) --models $(MODELS) $(folds_asked) --seed $(SEED) \
-	  $(settings) $(device) $(gpus) --split $(SPLIT) --views $(VIEWS)
+	  $(settings) $(device) $(gpus) $(if $(NODES),--nodes $(NODES)) --split $(SPLIT) --views $(VIEWS)
 predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot90,scale1.25
 	@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
 	  --views $(VIEWS) $(device)

@@ -18,7 +18,8 @@ from pipeline.data.profile import load_profile
 from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.jobs.board import Board
-from pipeline.jobs.cluster import check_fit, connected, nodes, run_jobs
+from pipeline.jobs.cluster import connected, nodes, run_jobs
+from pipeline.jobs.fit import check_fit
 from pipeline.jobs.plan import Asked, plan, try_again
 from pipeline.paths import jobs_dir, shown
 from pipeline.views import parse_views
@@ -40,7 +41,7 @@ def asked_for(options: argparse.Namespace) -> Asked:
     environment = tuple((key, os.environ[key]) for key in PASSED_ON if key in os.environ)
     return Asked(
         settings, options.seed, tuple(options.split), options.views, options.device, options.gpus,
-        options.workers, tuple(train), tuple(common), environment,
+        options.nodes, options.workers, tuple(train), tuple(common), environment,
     )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def make_variables(options: argparse.Namespace) -> dict[str, Any]:
     named = {
         "COMP": options.competition, "ROOT": options.root, "EPOCHS": options.epochs,
         "IMAGE_SIZE": options.image_size, "BATCH": options.batch, "VIEWS": options.views,
-        "DEVICE": options.device, "GPUS": options.gpus, "WORKERS": options.workers,
+        "DEVICE": options.device, "GPUS": options.gpus, "NODES": options.nodes, "WORKERS": options.workers,
         "SET": " ".join(options.set), "SEED": options.seed or None,
     }  # fmt: skip
     return {key: value for key, value in named.items() if value not in (None, "")}
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--gpus", type=float, default=None, help="GPUs of each job, instead of the config's"
     )
+    arguments.add_argument("--nodes", type=int, default=None, help="nodes that share each job's GPUs equally")
     arguments.add_argument("--split", nargs="+", choices=SPLITS, default=list(SPLITS))
     arguments.add_argument("--views", default="identity", help="comma-separated")
     options = arguments.parse_args(argv)

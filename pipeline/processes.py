@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 _PR_SET_PDEATHSIG = 1
@@ -19,8 +19,9 @@ def die_with_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def start(command: Sequence[str], output: IO[Any], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a command whose output goes to a file; it is killed when the calling thread's process dies."""
+def start(command: Sequence[str], output: IO[Any] | None, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a command whose output goes to a file, or where ours goes; it is killed when the calling
+    thread's process dies."""
     parent = os.getpid()
 
     def in_child() -> None:
@@ -36,23 +37,32 @@ def start(command: Sequence[str], output: IO[Any], **options: Any) -> subprocess
     )
 
 
-def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
+def finish(
+    process: subprocess.Popen[bytes], patience: float = 20.0, stop: Callable[[], bool] | None = None
+) -> int:
     """Wait for a process and return its status; Ctrl-C meanwhile stops it first, as Ctrl-C would.
 
-    It polls: Ray interrupts the main thread without a signal that would end a wait.
+    So does `stop()` when it becomes true; the status is then never 0. It polls: Ray interrupts the main
+    thread without a signal that would end a wait.
     """
     try:
         while process.poll() is None:
+            if stop is not None and stop():
+                return _interrupt(process, patience) or 1
             time.sleep(0.1)
     except BaseException:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _interrupt(process, patience)
         raise
     return process.returncode
+
+
+def _interrupt(process: subprocess.Popen[bytes], patience: float) -> int:
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def thread_limits(threads: int) -> Mapping[str, str]:

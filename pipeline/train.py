@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 
 from pipeline import cli
-from pipeline.backends import load_backend
+from pipeline.backends import check_nodes_of, load_backend
 from pipeline.backends.base import (
     ModelConfig,
     PhotoSet,
@@ -122,7 +122,7 @@ def only_one(run: Path, wait: float = 0) -> Iterator[None]:
 
 def prepare(
     profile: Profile, model: ModelConfig, fold: int, settings: Settings, *, seed: int,
-    device: str | None, workers: int | None, gpus: int = 1,
+    device: str | None, workers: int | None, gpus: int = 1, nodes: int = 1,
 ) -> tuple[TrainJob, dict[str, Any]]:  # fmt: skip
     """Check everything that a training needs, and write nothing.
 
@@ -138,7 +138,7 @@ def prepare(
     repaired = check_photos([*learned.photos, *held_out.photos], findings)
     train.findings.show()
     findings.show()
-    device = select_device(device, gpus)
+    device = select_device(device, gpus // nodes)
     if workers is None:  # on a CPU the cores are busy with the network
         workers = 0 if device == "cpu" else min(8 * gpus, max((os.cpu_count() or 2) - gpus, gpus))
     description = job_description(model, resolved, profile, train, split, fold, seed)
@@ -146,7 +146,7 @@ def prepare(
     description["findings"] = [train.findings.as_json(), findings.as_json()]
     run = run_dir(profile.name, model.name, fold)
     job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed,
-                   -(-workers // gpus), gpus)  # fmt: skip
+                   -(-workers // gpus), gpus, nodes)  # fmt: skip
     return job, description
 
 
@@ -215,7 +215,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_fold(arguments)
     cli.add_settings(arguments)
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--gpus", type=int, default=1, help="GPUs of this machine that train it together")
+    arguments.add_argument("--gpus", type=int, default=1, help="GPUs that train it together")
+    arguments.add_argument(
+        "--nodes", type=int, default=1, help="machines that have them; train-all starts the others"
+    )
     arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
     arguments.add_argument(
         "--wait",
@@ -226,15 +229,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("--overwrite", action="store_true", help="train anew over an old run")
     options = arguments.parse_args(argv)
-    for key in ("epochs", "image_size", "batch", "gpus"):
+    for key in ("epochs", "image_size", "batch", "gpus", "nodes"):
         if (value := getattr(options, key)) is not None and value < 1:
             raise PipelineError(f"{key} {value}: expected at least 1")
+    if options.gpus % options.nodes:
+        raise PipelineError(f"gpus {options.gpus}: expected a multiple of nodes {options.nodes}")
     model = find_model(options.model)
+    check_nodes_of(model.name, model.backend, options.nodes)
     profile = load_profile(options.competition, options.root)
     settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
     job, description = prepare(
         profile, model, options.fold, settings, seed=options.seed, device=options.device,
-        workers=options.workers, gpus=options.gpus,
+        workers=options.workers, gpus=options.gpus, nodes=options.nodes,
     )  # fmt: skip
     with only_one(job.run, options.wait):
         train_fold(job, description, options.overwrite)

@@ -385,9 +385,9 @@ def test_a_whole_run_whose_checkpoint_is_damaged_is_trained_again(
 def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> None:
     import sys
 
-    from pipeline.backends import distributed
+    from pipeline.backends import launcher
 
-    assert distributed.command(tmp_path / "ranks.json", 4) == [
+    assert launcher.command(tmp_path / "ranks.json", 4) == [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4",
         "--max-restarts=0", "--module", "pipeline.backends.distributed", str(tmp_path / "ranks.json"),
     ]  # fmt: skip

@@ -26,7 +26,8 @@ from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
 from pipeline.jobs import cluster
 from pipeline.jobs.board import Board, duration
-from pipeline.jobs.cluster import Node, check_fit, connected, run_jobs
+from pipeline.jobs.cluster import connected, run_jobs
+from pipeline.jobs.fit import Node, check_fit
 from pipeline.jobs.job import Command, Job, Needs, read_needs
 from pipeline.jobs.plan import Asked, fit_needs, make_job, plan, try_again
 from pipeline.paths import PROJECT

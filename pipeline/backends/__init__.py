@@ -14,6 +14,8 @@ BACKENDS = {
     "mmdet": "pipeline.backends.mmdet",
     "ultralytics": "pipeline.backends.ultralytics",
 }
+# ultralytics takes the number of processes from its list of GPUs, all of which it looks for on each machine.
+ONE_MACHINE = {"ultralytics"}
 
 
 def load_backend(name: str) -> ModuleType:
@@ -24,3 +26,9 @@ def load_backend(name: str) -> ModuleType:
         raise PipelineError(
             f"backend '{name}' needs the package '{error.name}', which is not installed; make setup"
         ) from None
+
+
+def check_nodes_of(model: str, backend: str, nodes: int) -> None:
+    """Raise PipelineError when a backend cannot train a model on so many nodes."""
+    if nodes > 1 and backend in ONE_MACHINE:
+        raise PipelineError(f"{model}: {backend} trains a model on the GPUs of one machine, not of {nodes}")

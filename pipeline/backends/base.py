@@ -125,6 +125,7 @@ class TrainJob:
     seed: int
     workers: int  # processes that read photos, for each that trains; 0 reads in that one
     gpus: int = 1  # processes that train, each on a GPU of its own (on the CPU, if `device` is that)
+    nodes: int = 1  # machines that have these GPUs, as many each
 
     @property
     def work(self) -> Path:

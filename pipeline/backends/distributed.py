@@ -1,4 +1,4 @@
-"""One training in several processes, a GPU each, through torch's launcher (torchrun).
+"""One training in several processes, a GPU each, through torch's launcher; see `launcher`.
 
 That is the launcher of both frameworks: mmdet's dist_train.sh and ultralytics' `device=0,1` start their own
 scripts with it. Ours starts `python -m pipeline.backends.distributed`, which calls the backend's `run_rank`.
@@ -10,43 +10,33 @@ and, past that, steps with each batch; its loss is a sum over photos, which is t
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import load_backend
+from pipeline.backends import launcher, load_backend
 from pipeline.backends.base import TrainTask
 from pipeline.backends.recovery import LossNotFiniteError, Recovery, is_out_of_memory
 from pipeline.errors import PipelineError
-from pipeline.paths import PROJECT, write_json
+from pipeline.paths import write_json
 from pipeline.processes import die_with_parent
 
-SPEC, FAILURE = "ranks.json", "failed-rank{rank}.json"
+FAILURE = "failed-rank{rank}.json"
 
 
-def launch(backend: str, task: TrainTask, recovery: Recovery, processes: int, **spec: Any) -> None:
-    """Run a backend's `run_rank(task, recovery, **spec)` in several processes; raises what one of them
-    met."""
-    path = task.work / SPEC
+def launch(
+    backend: str, task: TrainTask, recovery: Recovery, processes: int, nodes: int = 1, **spec: Any
+) -> None:
+    """Run a backend's `run_rank(task, recovery, **spec)` in several processes, shared out over the nodes;
+    raises what one of them met."""
     held = {"run": str(task.run), "label": task.label, "device": task.device, "seed": task.seed}
     plan = {"parts": recovery.parts, "lr_factor": recovery.lr_factor}
-    write_json(path, {"backend": backend, "task": held, "recovery": plan, "spec": spec})
     for old in task.work.glob(FAILURE.format(rank="*")):
         old.unlink()
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, with a warning
-    status = subprocess.run(command(path, processes), cwd=PROJECT, env=environment).returncode
+    content = {"backend": backend, "task": held, "recovery": plan, "spec": spec}
+    status = launcher.lead(task.work / launcher.SPEC, content, processes, nodes)
     if status:
         raise failure(task, status)
-
-
-def command(spec: Path, processes: int) -> list[str]:
-    """The launcher's command line; it stops all processes when one fails."""
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-        "--max-restarts=0", "--module", "pipeline.backends.distributed", str(spec),
-    ]  # fmt: skip
 
 
 def failure(task: TrainTask, status: int) -> BaseException:

@@ -300,7 +300,7 @@ def train(job: TrainJob) -> Trained:
 def _run_ranks(cfg: Config, job: TrainJob, recovery: Recovery) -> None:
     path = job.work / "ranks.py"
     cfg.dump(path)
-    distributed.launch("mmdet", job.task, recovery, job.gpus, config=str(path))
+    distributed.launch("mmdet", job.task, recovery, job.gpus, job.nodes, config=str(path))
 
 
 def run_rank(task: TrainTask, recovery: Recovery, config: str) -> None:

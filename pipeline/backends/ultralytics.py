@@ -219,7 +219,7 @@ def _devices(job: TrainJob) -> str:
 
 
 def _run_ranks(arguments: dict[str, Any], counts: list[list[int]], job: TrainJob, recovery: Recovery) -> None:
-    spec = {"arguments": arguments, "counts": counts, "gpus": job.gpus}
+    spec: dict[str, Any] = {"arguments": arguments, "counts": counts, "gpus": job.gpus}
     distributed.launch("ultralytics", job.task, recovery, job.gpus, **spec)
 
 

@@ -111,6 +111,8 @@ class Board:
             standing.state, standing.reason = state, ""
             gpus = ",".join(record["gpus"])
             standing.device = f"{record['node']} gpu {gpus}" if gpus else f"{record['node']} cpu"
+            if record["nodes"] > 1:
+                standing.device += f" + {record['nodes'] - 1} more"
 
     def _read_progress(self, job: Job, standing: Standing) -> None:
         """Epoch, loss and mAP50 of the training under way."""

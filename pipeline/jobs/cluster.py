@@ -1,32 +1,21 @@
-"""Ray: joining a cluster or starting one here, whether jobs fit, and running them to their ends."""
+"""Ray: joining a cluster or starting one here, and running jobs to their ends."""
 
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.jobs.job import Job, Needs, Outcome
-from pipeline.jobs.worker import work
+from pipeline.jobs.attempt import GB, Attempt, begin, end, stop
+from pipeline.jobs.fit import Node
+from pipeline.jobs.job import Job, Outcome
 from pipeline.paths import PROJECT
 
-GB = 2**30
 OBJECT_STORE = 80 * 2**20  # bytes; jobs pass files, not objects
 POLL = 0.5  # seconds between looks at the jobs
 RETRIES = 3  # of a job that was lost
-
-
-@dataclass(frozen=True)
-class Node:
-    """What a node of the cluster has in all, used or not."""
-
-    gpus: float
-    cpus: float
-    memory_gb: float
 
 
 def load_ray() -> Any:
@@ -70,44 +59,6 @@ def nodes(ray: Any) -> list[Node]:
     return [Node(r.get("GPU", 0), r.get("CPU", 0), r.get("memory", 0) / GB) for r in held]
 
 
-def check_fit(jobs: Sequence[Job], found: Sequence[Node]) -> None:
-    """Raise PipelineError for the first job that no node could hold even when it is idle."""
-    for job in jobs:
-        if not any(holds(node, job.needs) for node in found):
-            best = min(found, key=lambda node: len(missing(node, job.needs)), default=Node(0, 0, 0))
-            raise PipelineError(
-                f"{job.name} asks for {job.needs}; none of {len(found)} nodes has that, the nearest lacks "
-                f"{', '.join(missing(best, job.needs))}: lower `resources` in the model's config or GPUS="
-            )
-
-
-def holds(node: Node, needs: Needs) -> bool:
-    return not missing(node, needs)
-
-
-def missing(node: Node, needs: Needs) -> list[str]:
-    """What an idle node lacks for a job, in words."""
-    lacks = (
-        ("GPUs", needs.gpus, node.gpus), ("CPUs", needs.cpus, node.cpus),
-        ("GB of memory", needs.memory_gb, node.memory_gb),
-    )  # fmt: skip
-    return [f"{asked - have:.3g} {name}" for name, asked, have in lacks if asked > have]
-
-
-def _submit(ray: Any, job: Job, folder: Path, attempt: int) -> Any:
-    # No retries by Ray: it would not say so in the table, and never for what a command died of.
-    @ray.remote(max_retries=0, max_calls=1)
-    def on_node(job: Job, folder: Path, attempt: int) -> Outcome:
-        granted = [str(gpu) for gpu in ray.get_gpu_ids()]
-        place = {"node_id": ray.get_runtime_context().get_node_id(), "gpus": granted}
-        return work(job, folder, attempt, place)
-
-    options = on_node.options(
-        name=job.name, num_cpus=job.needs.cpus, num_gpus=job.needs.gpus, memory=int(job.needs.memory_gb * GB)
-    )
-    return options.remote(job, folder, attempt)
-
-
 def run_jobs(
     ray: Any, jobs: Sequence[Job], folder: Path, report: Callable[[Job, str, int, str], None],
     look: Callable[[], None],
@@ -117,57 +68,31 @@ def run_jobs(
     report(job, state, attempt, reason) is called when a job is queued ("waiting", "retrying") or ends
     ("done", "failed"); look() between, about twice a second. Ctrl-C stops the jobs, then is raised.
     """
-    attempts = {job.name: 1 for job in jobs}
-    running: dict[Any, Job] = {}
+    running: list[Attempt] = []
     outcomes: dict[str, Outcome] = {}
+
+    def start(job: Job, number: int) -> None:
+        running.append(begin(ray, job, folder, number))
+
     for job in jobs:
-        running[_submit(ray, job, folder, 1)] = job
+        start(job, 1)
         report(job, "waiting", 1, "")
     try:
         while running:
-            ended, _ = ray.wait(list(running), num_returns=len(running), timeout=POLL)
-            for reference in ended:
-                job = running.pop(reference)
-                outcome = _outcome(ray, reference)
-                if outcome.lost and attempts[job.name] <= RETRIES:
-                    report(job, "retrying", attempts[job.name], outcome.reason)
-                    attempts[job.name] += 1
-                    running[_submit(ray, job, folder, attempts[job.name])] = job
+            tasks = [task for attempt in running for task in attempt.tasks]
+            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=POLL)
+            for attempt in [attempt for attempt in running if set(ended) & set(attempt.tasks)]:
+                job, number = attempt.job, attempt.number
+                outcome = end(ray, attempt, ended)
+                running.remove(attempt)
+                if outcome.lost and number <= RETRIES:
+                    report(job, "retrying", number, outcome.reason)
+                    start(job, number + 1)
                 else:
                     outcomes[job.name] = outcome
-                    state = "done" if outcome.ok else "failed"
-                    report(job, state, attempts[job.name], outcome.reason)
+                    report(job, "done" if outcome.ok else "failed", number, outcome.reason)
             look()
     except KeyboardInterrupt:
-        _stop(ray, list(running))
+        stop(ray, running)
         raise
     return outcomes
-
-
-def _outcome(ray: Any, reference: Any) -> Outcome:
-    """What a task returned; a worker or a node that died is a loss, with the cause in a line."""
-    errors = ray.exceptions
-    losses = {
-        errors.OutOfMemoryError: "killed, because its node ran out of memory",
-        errors.NodeDiedError: "its node was lost",
-        errors.LocalRayletDiedError: "its node was lost",
-        errors.WorkerCrashedError: "its worker was killed",
-        errors.ObjectLostError: "its node was lost",
-    }
-    try:
-        return ray.get(reference)
-    except errors.RayError as error:
-        for kind, reason in losses.items():
-            if isinstance(error, kind):
-                return Outcome(False, lost=True, reason=reason)
-        return Outcome(False, reason=str(error).strip().splitlines()[-1][:200])
-
-
-def _stop(ray: Any, references: list[Any], patience: float = 30.0) -> None:
-    """Interrupt running jobs, forget waiting ones, and wait for their processes to end."""
-    for reference in references:
-        with contextlib.suppress(ray.exceptions.RayError):  # it has ended meanwhile
-            ray.cancel(reference)
-    deadline = time.monotonic() + patience
-    while references and time.monotonic() < deadline:
-        _, references = ray.wait(references, num_returns=len(references), timeout=1.0)

@@ -9,13 +9,22 @@ from pipeline.errors import PipelineError
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job asks of one node; `gpus` may be a part of one."""
+    """What a job asks for in all; `gpus` may be a part of one. Several nodes give equal shares of it."""
 
     gpus: float = 1.0
     cpus: int = 4
     memory_gb: float = 8.0
+    nodes: int = 1
+
+    @property
+    def share(self) -> "Needs":
+        """What each of its nodes gives."""
+        n = self.nodes
+        return self if n == 1 else Needs(self.gpus / n, -(-self.cpus // n), self.memory_gb / n)
 
     def __str__(self) -> str:
+        if self.nodes > 1:
+            return f"{self.nodes} nodes with {self.share} each"
         gpus = f"{self.gpus:g} GPU{'s' if self.gpus > 1 else ''}, " if self.gpus else ""
         return f"{gpus}{self.cpus} CPU{'s' if self.cpus > 1 else ''}, {self.memory_gb:g} GB"
 
@@ -33,7 +42,18 @@ def read_needs(values: Any, source: str) -> Needs:
         raise PipelineError(f"{source}: resources: gpus {needs.gpus}: expected a part of one, or whole ones")
     if needs.cpus < 1 or needs.cpus % 1:
         raise PipelineError(f"{source}: resources: cpus {needs.cpus}: expected a whole number from 1")
+    check_nodes(needs, f"{source}: resources")
     return needs
+
+
+def check_nodes(needs: Needs, source: str) -> None:
+    """Raise PipelineError when the nodes cannot have as many whole GPUs each."""
+    if needs.nodes < 1 or needs.nodes % 1:
+        raise PipelineError(f"{source}: nodes {needs.nodes}: expected a whole number from 1")
+    if needs.nodes > 1 and (needs.gpus < needs.nodes or needs.gpus % needs.nodes):
+        raise PipelineError(
+            f"{source}: nodes {needs.nodes}, gpus {needs.gpus:g}: expected as many whole GPUs on each node"
+        )
 
 
 @dataclass(frozen=True)

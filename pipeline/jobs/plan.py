@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import load_backend
+from pipeline.backends import ONE_MACHINE, check_nodes_of, load_backend
 from pipeline.backends.base import ModelConfig, Settings, config_digest, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile
 from pipeline.data.split import Split
 from pipeline.errors import PipelineError
-from pipeline.jobs.cluster import Node
-from pipeline.jobs.job import Command, Job, Needs, read_needs
+from pipeline.jobs.fit import Node, spread
+from pipeline.jobs.job import Command, Job, Needs, check_nodes, read_needs
 from pipeline.paths import run_dir, shown, table_path
 
 LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process may outlive its node
@@ -29,6 +29,7 @@ class Asked:
     views: str = "identity"
     device: str | None = None
     gpus: float | None = None  # instead of the config's
+    nodes: int | None = None  # to share them; None takes as few as have them
     workers: int | None = None
     train_arguments: tuple[str, ...] = ()  # as the user typed the settings
     common: tuple[str, ...] = ()  # the competition and its root, as the stages take them
@@ -56,10 +57,10 @@ def plan(
             else:
                 todo.append((model, fold, needs))
     fitted = fit_needs([needs for _, _, needs in todo], nodes, asked)
-    jobs = [
-        make_job(model, fold, run_dir(profile.name, model.name, fold), needs, asked)
-        for (model, fold, _), needs in zip(todo, fitted, strict=True)
-    ]
+    jobs = []
+    for (model, fold, _), needs in zip(todo, fitted, strict=True):
+        placed = place(model, needs, nodes, asked)
+        jobs.append(make_job(model, fold, run_dir(profile.name, model.name, fold), placed, asked))
     return jobs, finished
 
 
@@ -89,14 +90,25 @@ def fit_needs(needs: Sequence[Needs], nodes: Sequence[Node], asked: Asked) -> li
     On a CPU the config's memory, which is for all its CPUs, is asked for by share.
     """
     has_gpus = any(node.gpus for node in nodes) and asked.device != "cpu"
-    if has_gpus or asked.gpus:
+    if has_gpus or asked.gpus or (asked.nodes or 1) > 1:
         return [replace(n, gpus=n.gpus if asked.gpus is None else asked.gpus) for n in needs]
     cores = sum(int(node.cpus) for node in nodes)
     share = max(cores // max(len(needs), 1), 1)
     return [
-        replace(n, gpus=0, cpus=share, memory_gb=round(n.memory_gb * min(share / n.cpus, 1), 2))
+        replace(n, gpus=0, nodes=1, cpus=share, memory_gb=round(n.memory_gb * min(share / n.cpus, 1), 2))
         for n in needs
     ]
+
+
+def place(model: ModelConfig, needs: Needs, nodes: Sequence[Node], asked: Asked) -> Needs:
+    """Needs with the number of nodes that share them: as asked, as the config says, or as few as can."""
+    if asked.nodes is not None:
+        needs = replace(needs, nodes=asked.nodes)
+        check_nodes(needs, model.name)
+    elif needs.nodes == 1 and model.backend not in ONE_MACHINE:
+        needs = spread(needs, nodes)
+    check_nodes_of(model.name, model.backend, needs.nodes)
+    return needs
 
 
 def make_job(model: ModelConfig, fold: int, run: Path, needs: Needs, asked: Asked) -> Job:
@@ -112,6 +124,8 @@ def make_job(model: ModelConfig, fold: int, run: Path, needs: Needs, asked: Aske
         train += ["--workers", str(workers)]
     if needs.gpus > 1:
         train += ["--gpus", f"{needs.gpus:g}"]
+    if needs.nodes > 1:
+        train += ["--nodes", str(needs.nodes)]
     predict = ["-m", "pipeline.predict", *target, "--split", *asked.splits, "--views", asked.views]
     commands = (Command("training", tuple(train)), Command("predicting", tuple(predict)))
     return Job(model.name, fold, run, needs, commands, dict(asked.environment))

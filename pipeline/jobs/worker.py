@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.jobs.job import Job, Outcome
+from pipeline.jobs.job import Command, Job, Outcome
 from pipeline.paths import PROJECT, write_json
 from pipeline.processes import finish, start, thread_limits
 
@@ -31,23 +31,34 @@ def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome
         "attempt": attempt, "node": socket.gethostname(), "pid": os.getpid(), **place,
         "began": time.time(), "ended": None,
     }  # fmt: skip
-    path = log_path(folder, job)
-    environment = os.environ | thread_limits(job.needs.cpus) | job.environment | {"PYTHONUNBUFFERED": "1"}
     outcome = Outcome(True)
-    with open(path, "ab") as log:
-        for command in job.commands:
-            write_json(record_path(folder, job), record | {"state": command.state})
-            said = " ".join(command.arguments)
-            log.write(f"\n--- attempt {attempt}, {time.strftime('%F %T')}: {said}\n".encode())
-            log.flush()
-            before = log.tell()
-            process = start([sys.executable, *command.arguments], log, cwd=PROJECT, env=environment)
-            status = finish(process)
-            if status:
-                outcome = failure(command.state, status, path, before)
-                break
+    for command in job.commands:
+        write_json(record_path(folder, job), record | {"state": command.state})
+        outcome = _run(job, command, log_path(folder, job), attempt)
+        if not outcome.ok:
+            break
     write_json(record_path(folder, job), record | {"state": "ended", "ended": time.time()})
     return outcome
+
+
+def assist(job: Job, folder: Path, attempt: int, token: str, node: int) -> Outcome:
+    """Run a further node's processes of a job, with a log of their own, until stopped from outside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ("-m", "pipeline.backends.launcher", str(job.run / "work"), token, str(node))
+    return _run(job, Command(f"node {node}", arguments), folder / f"{job.name}.node{node}.log", attempt)
+
+
+def _run(job: Job, command: Command, path: Path, attempt: int) -> Outcome:
+    """Run a command with its output at the end of a log."""
+    limits = thread_limits(job.needs.share.cpus)
+    environment = os.environ | limits | job.environment | {"PYTHONUNBUFFERED": "1"}
+    with open(path, "ab") as log:
+        said = " ".join(command.arguments)
+        log.write(f"\n--- attempt {attempt}, {time.strftime('%F %T')}: {said}\n".encode())
+        log.flush()
+        before = log.tell()
+        status = finish(start([sys.executable, *command.arguments], log, cwd=PROJECT, env=environment))
+    return failure(command.state, status, path, before) if status else Outcome(True)
 
 
 def failure(state: str, status: int, log: Path, begin: int) -> Outcome:

@@ -1,0 +1,148 @@
+"""One attempt of a job on Ray: a task, or for a job on several nodes a task on each of them."""
+
+import contextlib
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.backends.launcher import TEAM
+from pipeline.jobs.job import Job, Needs, Outcome
+from pipeline.jobs.worker import assist, work
+
+GB = 2**30
+PATIENCE = 30.0  # seconds that interrupted tasks have to end
+ANSWER = 30.0  # seconds within which a node that lives runs a task of nothing
+
+
+@dataclass(frozen=True)
+class Attempt:
+    job: Job
+    number: int  # from 1
+    tasks: tuple[Any, ...]  # references; the first runs the job's commands, the others help it to train
+    group: Any = None  # the placement group of several tasks
+    dead: frozenset[str] = frozenset()  # nodes that were lost before
+
+
+def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
+    """Queue a job's tasks; those of several nodes begin when each of these has room, and then together."""
+    token, count = uuid.uuid4().hex, job.needs.nodes
+
+    # No retries by Ray: it would not say so in the table, and never for what a command died of.
+    @ray.remote(max_retries=0, max_calls=1)
+    def on_node(job: Job, folder: Path, number: int, node: int) -> Outcome:
+        if node:
+            return assist(job, folder, number, token, node)
+        place = {
+            "node_id": ray.get_runtime_context().get_node_id(), "nodes": count,
+            "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+        }  # fmt: skip
+        if count > 1:
+            team = {TEAM: f"{token} {ray.util.get_node_ip_address()}"}
+            job = replace(job, environment=job.environment | team)
+        return work(job, folder, number, place)
+
+    share = job.needs.share
+    options: dict[str, Any] = {
+        "name": job.name, "num_cpus": share.cpus, "num_gpus": share.gpus, "memory": int(share.memory_gb * GB),
+    }  # fmt: skip
+    if count == 1:
+        return Attempt(job, number, (on_node.options(**options).remote(job, folder, number, 0),))
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = ray.util.placement_group([_bundle(share)] * count, strategy="STRICT_SPREAD", name=job.name)
+    tasks = tuple(
+        on_node.options(
+            **options, scheduling_strategy=PlacementGroupSchedulingStrategy(group, node)
+        ).remote(job, folder, number, node)
+        for node in range(count)
+    )  # fmt: skip
+    return Attempt(job, number, tasks, group, _dead(ray))
+
+
+def _bundle(share: Needs) -> dict[str, float]:
+    bundle = {"CPU": share.cpus, "GPU": share.gpus, "memory": int(share.memory_gb * GB)}
+    return {key: value for key, value in bundle.items() if value}
+
+
+def end(ray: Any, attempt: Attempt, ended: Collection[Any]) -> Outcome:
+    """The outcome of an attempt of which a task has ended; stops its other tasks.
+
+    When a node is lost, processes on the others fail too, and may say so before Ray knows of the loss: a
+    failure on several nodes is taken for one only when all of them answer, and a loss comes before it.
+    """
+    first = attempt.tasks[0]
+    well = first in ended and _outcome(ray, first).ok
+    nodes = [] if well or attempt.group is None else _lost_nodes(ray, attempt)
+    stop(ray, [attempt])
+    outcomes = {task: _outcome(ray, task) for task in attempt.tasks}
+    if outcomes[first].ok:
+        return outcomes[first]
+    said = [outcomes[task] for task in attempt.tasks if task in ended]
+    return [*(outcome for outcome in outcomes.values() if outcome.lost), *nodes, *said][0]
+
+
+def _dead(ray: Any) -> frozenset[str]:
+    return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
+
+
+def _lost_nodes(ray: Any, attempt: Attempt) -> list[Outcome]:
+    """A loss when a node of the attempt runs no task any more, or when Ray counts one more as dead."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    loss = [Outcome(False, lost=True, reason="its node was lost")]
+    held = ray.util.placement_group_table(attempt.group)["bundles_to_node_id"].values()
+    if not all(held):  # Ray looks for another node already
+        return loss
+    ping = ray.remote(num_cpus=0, max_retries=0)(lambda: None)
+    asked = [
+        ping.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        for node in held
+    ]
+    try:
+        ray.get(asked, timeout=ANSWER)
+    except ray.exceptions.RayError:
+        return loss
+    finally:
+        for task in asked:
+            ray.cancel(task, force=True)
+    return loss if _dead(ray) - attempt.dead else []
+
+
+def _outcome(ray: Any, task: Any) -> Outcome:
+    """What a task returned; a worker or a node that died is a loss, with the cause in a line."""
+    errors = ray.exceptions
+    losses = {
+        errors.OutOfMemoryError: "killed, because its node ran out of memory",
+        errors.NodeDiedError: "its node was lost",
+        errors.LocalRayletDiedError: "its node was lost",
+        errors.WorkerCrashedError: "its worker was killed",
+        errors.ObjectLostError: "its node was lost",
+        errors.GetTimeoutError: "its node does not answer",
+    }
+    try:
+        return ray.get(task, timeout=1)
+    except errors.RayError as error:
+        for kind, reason in losses.items():
+            if isinstance(error, kind):
+                return Outcome(False, lost=True, reason=reason)
+        said = str(error).strip() or type(error).__name__  # a cancelled task's says nothing
+        return Outcome(False, reason=said.splitlines()[-1][:200])
+
+
+def stop(ray: Any, attempts: Sequence[Attempt]) -> None:
+    """Interrupt running tasks, forget waiting ones, and wait for their processes to end."""
+    tasks = [task for attempt in attempts for task in attempt.tasks]
+    _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+    for force in (False, True):
+        for task in tasks:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has ended meanwhile
+                ray.cancel(task, force=force)
+        deadline = time.monotonic() + PATIENCE
+        while tasks and time.monotonic() < deadline:
+            _, tasks = ray.wait(tasks, num_returns=len(tasks), timeout=1.0)
+    for attempt in attempts:
+        if attempt.group is not None:
+            ray.util.remove_placement_group(attempt.group)

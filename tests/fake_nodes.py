@@ -1,0 +1,69 @@
+"""Stands for a training on several nodes: real launchers, a real meeting over gloo, epochs of a moment.
+
+    python fake_nodes.py RUN EPOCHS SECONDS PROCESSES NODES
+
+As a job's first command it has the pipeline start the processes of all nodes; these are this module too, and
+add their ranks up after each epoch. The first alone writes RUN/work/epoch.json, from which all go on, and
+every process notes in RUN/ranks where it is. In the end there is RUN/result.json.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from pipeline.paths import write_json
+
+
+def first_command(run: Path, epochs: int, seconds: float, processes: int, nodes: int) -> None:
+    from pipeline.backends import distributed, launcher
+    from pipeline.backends.base import TrainTask
+    from pipeline.backends.recovery import Recovery
+    from pipeline.train import only_one
+
+    launcher.RANKS = (__file__,)
+    with only_one(run, wait=30):
+        task = TrainTask(run, run.name, "cpu", 0)
+        task.work.mkdir(parents=True, exist_ok=True)
+        path = task.work / "epoch.json"
+        with open(run / "starts", "a") as file:
+            file.write(f"{json.loads(path.read_text())['epoch'] if path.is_file() else 0}\n")
+        distributed.launch("fake", task, Recovery(), processes, nodes, epochs=epochs, seconds=seconds)
+        write_json(run / "result.json", json.loads(path.read_text()))
+
+
+def one_process(spec: Path) -> None:
+    import torch
+
+    from pipeline.processes import die_with_parent
+
+    die_with_parent()
+    held = json.loads(spec.read_text())
+    run, wanted = Path(held["task"]["run"]), held["spec"]
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    with open(run / f"rank{rank}", "a") as file:
+        place = [os.environ[key] for key in ("LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE")]
+        file.write(" ".join([*place, os.environ["CUDA_VISIBLE_DEVICES"], str(os.getpid())]) + "\n")
+    path = run / "work" / "epoch.json"
+    state = json.loads(path.read_text()) if path.is_file() else {"epoch": 0, "sum": 0}
+    torch.distributed.barrier()  # all have read it
+    while state["epoch"] < wanted["epochs"]:
+        time.sleep(wanted["seconds"])
+        value = torch.tensor([rank + state["epoch"]])
+        torch.distributed.all_reduce(value)
+        state = {"epoch": state["epoch"] + 1, "sum": state["sum"] + int(value)}
+        if rank == 0:
+            write_json(path, state)
+            said = {"epoch": state["epoch"], "epochs": wanted["epochs"], "loss": 1.0, "map50": 0.5,
+                    "left": 0.0, "device": "cpu", "time": time.time()}  # fmt: skip
+            write_json(run / "work" / "progress.json", said)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        one_process(Path(sys.argv[1]))
+    else:
+        first_command(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:6]))
