@@ -338,6 +338,8 @@ class _Detector(Shrinking):
         if checkpoint:
             load_checkpoint(self.model, str(checkpoint), map_location="cpu", strict=True, logger="silent")
         self.model.to(device).eval()
+        if device == "cpu" or self.half:  # the layout of oneDNN's convolutions, and of tensor cores
+            self.model.to(memory_format=torch.channels_last)
         self.pipelines: dict[float, Compose] = {}
 
     def _pipeline(self, scale: float) -> Compose:
@@ -363,8 +365,8 @@ class _Detector(Shrinking):
     def find(self, images: Sequence[Image]) -> list[RawBoxes]:
         found: list[Any] = [None] * len(images)
         for group in by_shape(images):
-            bgr = np.stack([images[i] for i in group])[..., ::-1].transpose(0, 3, 1, 2)
-            samples = self.detect(torch.from_numpy(bgr.copy()).to(self.device, non_blocking=True))
+            rgb = torch.from_numpy(np.stack([images[i] for i in group])).to(self.device, non_blocking=True)
+            samples = self.detect(rgb.flip(3).permute(0, 3, 1, 2))
             for i, sample in zip(group, samples, strict=True):
                 boxes = sample.pred_instances
                 found[i] = RawBoxes(
@@ -380,7 +382,7 @@ class _Detector(Shrinking):
         info = {"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)}
         samples = [DetDataSample(metainfo=info) for _ in pixels]
         with torch.autocast("cuda", enabled=self.half):
-            return self.model.test_step({"inputs": list(pixels), "data_samples": samples})
+            return self.model.test_step({"inputs": pixels, "data_samples": samples})
 
     @contextlib.contextmanager
     def full_work(self) -> Iterator[None]:

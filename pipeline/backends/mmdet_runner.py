@@ -50,6 +50,11 @@ class _Runner(Runner):
         logger.addHandler(file)
         return logger
 
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        if device_utils.get_device() == "cpu":
+            model = model.to(memory_format=torch.channels_last)  # that of oneDNN's convolutions
+        return super().wrap_model(model_wrapper_cfg, model)
+
 
 @LOOPS.register_module(name="PipelineTrainLoop")
 class TrainLoop(EpochBasedTrainLoop):

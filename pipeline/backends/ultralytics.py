@@ -27,7 +27,7 @@ import ultralytics
 from ultralytics import YOLO
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import nms
+from ultralytics.utils import nms, torch_utils
 
 from pipeline.backends import distributed, ultralytics_trainer
 from pipeline.backends.base import (
@@ -54,6 +54,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import atomic, shown, weights_dir, write_text
 
 ultralytics_setup.secure(tasks)
+ultralytics_setup.keep_threads(torch_utils, torch.get_num_threads())
 # The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
 nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 NMS_IOU = 0.7

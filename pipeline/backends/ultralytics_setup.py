@@ -21,3 +21,9 @@ def secure(tasks: Any) -> None:
     """No code out of checkpoints, also where somebody else imported `ultralytics.nn.tasks` before us:
     it reads its switch once."""
     tasks.SAFE_LOAD = True
+
+
+def keep_threads(torch_utils: Any, count: int) -> None:
+    """As many threads on a CPU as torch was given; the framework takes one less than there are cores,
+    whatever OMP_NUM_THREADS says."""
+    torch_utils.NUM_THREADS = count

@@ -91,6 +91,13 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self.best_fitness: Any = fitness if before is None else max(before, fitness)
         return metrics, fitness
 
+    def set_model_attributes(self) -> None:
+        # Called right after the model was moved to its device. The framework does this on a GPU only;
+        # oneDNN's convolutions like it too.
+        if self.device.type == "cpu":
+            self.model = self.model.to(memory_format=torch.channels_last)
+        super().set_model_attributes()
+
     def optimizer_step(self) -> None:
         with scaled_lr(self.optimizer, self.recovery.lr_factor):
             super().optimizer_step()
