@@ -4,7 +4,8 @@ Training: images a second of `make train` and of the framework's plain command o
 same config, each in a process of its own, alternating; from the first step to the last epoch's score, so
 that checkpoints and validation count and imports do not. Prediction: images a second of our k views and of
 the framework's own test-time augmentation with the same views, decoding, boxes and merging of views by
-each as it does it, at the best of the framework's batch sizes. The best round of each counts.
+each as it does it, at the best of the framework's batch sizes, and on all cores, of which ultralytics by
+itself leaves one out. The best round of each counts.
 """
 
 import argparse
@@ -121,14 +122,17 @@ def show(what: str, peer: str, photos: int, theirs: float, mine: float) -> None:
 def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
     """mmdet's DetTTAModel over its own data loader: the photo and its mirror image, merged by NMS."""
     from mmdet.registry import MODELS
-    from mmengine.config import ConfigDict
-    from mmengine.runner import Runner
+    from mmengine.config import Config, ConfigDict
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner, load_checkpoint
 
-    backend = load_backend("mmdet")
-    detector = backend.load(job.run / "best.pth", job.run / "config.py", job.classes, job.device)
+    init_default_scope("mmdet")
+    cfg = Config.fromfile(job.run / "config.py")
+    detector = MODELS.build(cfg.model)
+    load_checkpoint(detector, str(job.run / "best.pth"), map_location="cpu", logger="silent")
     merge = ConfigDict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=300)
-    model = MODELS.build(dict(type="DetTTAModel", module=detector.model, tta_cfg=merge)).eval()
-    size = detector.cfg.image_size
+    model = MODELS.build(dict(type="DetTTAModel", module=detector.to(job.device), tta_cfg=merge)).eval()
+    size = cfg.image_size
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline = [
         dict(type="LoadImageFromFile"),

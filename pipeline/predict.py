@@ -6,8 +6,9 @@ all views. Tables that are there already and were made by the same checkpoint ar
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from pipeline import cli
 from pipeline.backends import load_backend
 from pipeline.backends.base import Detector, RawBoxes, Shrinking, enlarged, find_model, select_device
+from pipeline.backends.streams import streams
 from pipeline.data.dataset import load_dataset
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo, check_photos, load_photo, photos_of
@@ -80,8 +82,11 @@ def read_ahead(
             yield first, [future.result() for future in futures]
 
 
-def detect_view(detector: Detector, batch: Sequence[_Ready], view: View) -> list[RawBoxes]:
-    """Detections of one view in a batch of photos, in pixels of the photos."""
+def detect_view(
+    detector: Detector, batch: Sequence[_Ready], view: View
+) -> tuple[list[RawBoxes], float]:  # fmt: skip
+    """Detections of one view in a batch of photos, in pixels of the photos, and the seconds they took."""
+    began = time.monotonic()
     chosen = [ready.pixels[view.scale] for ready in batch]
     images = [view.apply(image) for image, _ in chosen]
     results = (
@@ -91,7 +96,7 @@ def detect_view(detector: Detector, batch: Sequence[_Ready], view: View) -> list
     for (image, factor), raw in zip(chosen, results, strict=True):
         upright = view.undo_boxes(raw.boxes_xyxy, image.shape[1], image.shape[0])
         boxes.append(enlarged(RawBoxes(upright, raw.scores, raw.labels), factor))
-    return boxes
+    return boxes, time.monotonic() - began
 
 
 def predict_views(
@@ -104,16 +109,26 @@ def predict_views(
     scales = list(dict.fromkeys(view.scale for view in views))
     # Photos of one shape follow each other: a batch goes through the network by shapes.
     order = sorted(range(len(photos)), key=lambda i: (photos[i].height, photos[i].width))
-    with bar:
+    under_way: deque[tuple[int, View, Future[Any]]] = deque()
+    with bar, streams(detector) as side_by_side:
+
+        def take() -> None:
+            start, view, future = under_way.popleft()
+            boxes, seconds = future.result()
+            mine = found[view.name]
+            for offset, raw in enumerate(boxes):
+                mine.ids.append(np.full(len(raw.scores), image_ids[order[start + offset]], np.int64))
+                mine.boxes.append(raw)
+            mine.seconds += seconds / side_by_side.count
+            bar.update(len(boxes))
+
         for start, batch in read_ahead(detector, [photos[i] for i in order], scales):
             for view in views:
-                began = time.monotonic()
-                mine = found[view.name]
-                for offset, raw in enumerate(detect_view(detector, batch, view)):
-                    mine.ids.append(np.full(len(raw.scores), image_ids[order[start + offset]], np.int64))
-                    mine.boxes.append(raw)
-                mine.seconds += time.monotonic() - began
-                bar.update(len(batch))
+                under_way.append((start, view, side_by_side.submit(detect_view, batch, view)))
+                while len(under_way) >= 2 * side_by_side.count:
+                    take()
+        while under_way:
+            take()
     return found
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from pipeline.backends import load_backend
 from pipeline.backends.base import Settings, by_shape, cpu_batch, find_model
+from pipeline.backends.streams import MOST, streams
 from pipeline.data.photos import Photo
 from pipeline.predict import predict_views
 from pipeline.views import parse_views
@@ -49,6 +51,15 @@ def ultralytics_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple
     return result.boxes.xyxy.numpy(), result.boxes.conf.numpy()
 
 
+def check_same(found: tuple[Any, Any], others: tuple[Any, Any], pixels: float) -> None:
+    """The same boxes with the same scores; of scores that differ by rounding, any may come first."""
+    one, other = (np.column_stack([boxes, scores]) for boxes, scores in (found, others))
+    assert one.shape == other.shape
+    apart = np.abs(one[:, None] - other[None]) / np.array([pixels] * 4 + [1e-5])
+    rows, partners = linear_sum_assignment(apart.max(axis=2))
+    assert (apart[rows, partners] <= 1).all()
+
+
 OWN = {"faster_rcnn_tiny": mmdets_own, "yolov5n": ultralytics_own}
 
 
@@ -60,8 +71,7 @@ def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: floa
     for image, found in zip(photos(), detector.predict(photos(), scale), strict=True):
         boxes, scores = OWN[name](detector, image, round(64 * scale))
         assert len(scores) >= 5
-        np.testing.assert_allclose(found.scores, scores, atol=1e-5)
-        np.testing.assert_allclose(found.boxes_xyxy, boxes, atol=0.02)
+        check_same((found.boxes_xyxy, found.scores), (boxes, scores), pixels=0.02)
 
 
 @pytest.mark.parametrize("name", list(OWN))
@@ -83,10 +93,47 @@ def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
             small, (fx, fy) = detector.shrink(image, view.scale)
             (alone,) = detector.find([view.apply(small)])
             back = view.undo_boxes(alone.boxes_xyxy, small.shape[1], small.shape[0])
-            np.testing.assert_allclose(raw.scores, alone.scores, atol=1e-5)
-            np.testing.assert_allclose(raw.boxes_xyxy, back / [fx, fy, fx, fy], atol=0.01)
+            check_same((raw.boxes_xyxy, raw.scores), (back / [fx, fy, fx, fy], alone.scores), pixels=0.01)
             assert (raw.boxes_xyxy[:, [0, 2]] <= image.shape[1] + 0.1).all()
             assert (raw.boxes_xyxy[:, [1, 3]] <= image.shape[0] + 0.1).all()
+
+
+@pytest.mark.parametrize("name", list(OWN))
+def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None:
+    """Each has a detector of its own while it works, so what networks note of a shape is not mixed up."""
+    detector, before = built(name), torch.get_num_threads()
+    shapes = [(64, 64), (64, 128), (96, 64), (32, 64)] * 6
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    alone = [detector.find([image])[0] for image in images]
+    at_work: set[int] = set()
+
+    def work(mine: Any, image: NDArray[np.uint8]) -> Any:
+        assert id(mine) not in at_work and torch.get_num_threads() == 1
+        at_work.add(id(mine))
+        (found,) = mine.find([image])
+        at_work.remove(id(mine))
+        return found
+
+    torch.set_num_threads(3)
+    try:
+        with streams(detector) as side_by_side:
+            assert side_by_side.count == min(3, MOST)
+            side_by_side.pool._max_workers = 8  # more threads than detectors: they wait for each other
+            futures = [side_by_side.submit(work, image) for image in images]
+            together = [future.result() for future in futures]
+            with pytest.raises(ZeroDivisionError):
+                side_by_side.submit(lambda _: 1 / 0).result()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        check_same((one.boxes_xyxy, one.scores), (other.boxes_xyxy, other.scores), pixels=0.02)
+    weights = [
+        next((d.model if name == "faster_rcnn_tiny" else d.network.backend.model).parameters())
+        for d in (detector, detector.twin())
+    ]
+    assert weights[0] is weights[1]
 
 
 def test_batches_are_made_of_photos_of_one_shape() -> None:

@@ -174,6 +174,8 @@ class Detector(Protocol):
 class Shrinking:
     """A detector that resizes photos apart from detecting in them. Both take and give RGB."""
 
+    device: str  # "cpu" or "cuda:<index>"
+
     def shrink(self, image: Image, scale: float) -> tuple[Image, tuple[float, float]]:
         """The image as the network takes it, and by what its width and height were multiplied.
 
@@ -183,6 +185,10 @@ class Shrinking:
 
     def find(self, images: Sequence[Image]) -> list[RawBoxes]:
         """Detect in images that are resized already; boxes are in their pixels."""
+        raise NotImplementedError
+
+    def twin(self) -> "Shrinking":
+        """The same detector for another thread: it shares the weights, and nothing that detecting changes."""
         raise NotImplementedError
 
     def predict(self, images: Sequence[Image], scale: float) -> list[RawBoxes]:

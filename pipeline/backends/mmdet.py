@@ -57,6 +57,7 @@ from pipeline.backends.base import (
 from pipeline.backends.checkpoints import BEST, LAST
 from pipeline.backends.recovery import Recovery, recovering
 from pipeline.backends.safe_load import secure_mmengine
+from pipeline.backends.streams import sharing_weights
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.photos import stage_photos, staged_name
@@ -374,6 +375,11 @@ class _Detector(Shrinking):
                     boxes.labels.cpu().numpy().astype(np.int64),
                 )  # fmt: skip
         return found
+
+    def twin(self) -> "_Detector":
+        other = copy.copy(self)
+        other.model = sharing_weights(self.model, self.model)
+        return other
 
     @torch.inference_mode()
     def detect(self, pixels: torch.Tensor) -> Any:

@@ -6,6 +6,7 @@ ours.
 """
 
 import contextlib
+import copy
 import functools
 import math
 import shutil
@@ -47,6 +48,7 @@ from pipeline.backends.base import (
 )
 from pipeline.backends.checkpoints import BEST, LAST, save_tensors
 from pipeline.backends.recovery import Recovery, recovering
+from pipeline.backends.streams import sharing_weights
 from pipeline.backends.weights import local_weights, say_scratch
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.photos import stage_photos, staged_name
@@ -283,6 +285,11 @@ class _Detector(Shrinking):
         )  # fmt: skip
         predictor: Any = self.yolo.predictor
         return predictor.model
+
+    def twin(self) -> "_Detector":
+        other = copy.copy(self)
+        vars(other)["network"] = sharing_weights(self.network, self.network.backend.model)
+        return other
 
     @torch.inference_mode()
     def detect(self, pixels: torch.Tensor) -> Any:

@@ -1,0 +1,65 @@
+"""Several threads that predict with one network on a CPU, each with a share of its cores.
+
+Convolutions keep all cores busy; NMS, RoI align and Python one at a time. Where batches go through the
+network side by side, one's convolutions run beside another's NMS.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+from pipeline.backends.base import Detector, Shrinking
+
+MOST = 4  # of them; each holds the activations of a batch
+
+
+class Streams:
+    """Calls work(detector, ...) on threads of their own, never two at once with the same detector."""
+
+    def __init__(self, detectors: list[Any]) -> None:
+        self.count = len(detectors)
+        self.free: SimpleQueue[Any] = SimpleQueue()
+        for detector in detectors:
+            self.free.put(detector)
+        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Begin work(detector, *arguments); a single stream does it here and now."""
+        if self.count > 1:
+            return self.pool.submit(self._run, work, *arguments)
+        done: Future[Any] = Future()
+        done.set_result(self._run(work, *arguments))
+        return done
+
+    def _run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        detector = self.free.get()
+        try:
+            return work(detector, *arguments)
+        finally:
+            self.free.put(detector)
+
+
+@contextlib.contextmanager
+def streams(detector: Detector) -> Iterator[Streams]:
+    """Streams of a detector: on a GPU, or for one that knows no twins, just the one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    count = min(threads, MOST) if isinstance(detector, Shrinking) and detector.device == "cpu" else 1
+    twins = [detector.twin() for _ in range(count - 1)] if isinstance(detector, Shrinking) else []
+    found = Streams([detector, *twins])
+    try:
+        torch.set_num_threads(threads // count)  # of each thread that has none yet
+        yield found
+    finally:
+        found.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def sharing_weights(network: Any, module: Any) -> Any:
+    """A copy of a network that shares its torch module's weights, but not what it notes as it predicts."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(network, shared)
