@@ -16,6 +16,8 @@ from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
 from pipeline.backends.progress import Progress
 from pipeline.data import demo
 from pipeline.errors import PipelineError
+from pipeline.paths import PROJECT
+from pipeline.processes import python_path
 
 # Settings under which nothing but the checkpoint carries over from epoch to epoch, see
 # ultralytics_trainer: a step for every batch, no mosaic.
@@ -433,3 +435,22 @@ def test_the_batch_is_that_of_one_gpu_and_the_learning_rate_follows_all_of_them(
     assert four.auto_scale_lr == dict(enable=True, base_batch_size=16)
     warm_up = [next(p for p in cfg.param_scheduler if not p.get("by_epoch", True)) for cfg in (one, four)]
     assert [part["end"] for part in warm_up] == [40 * 4 // 10, 40 * 1 // 10]
+
+
+def test_two_processes_train_one_model(enter: Callable[[str], Path]) -> None:
+    """Through the real launcher; before they validate, they agree on the statistics of batch norms."""
+    run = enter("home") / "faster_rcnn_tiny" / "fold0"
+    options = "--epochs 1 --batch 1 --image-size 64 --device cpu --workers 0 --gpus 2"
+    train.main(["--competition", "demo", "--model", "faster_rcnn_tiny", "--fold", "0", *options.split()])
+    card = json.loads((run / "card.json").read_text())
+    assert (card["gpus"], card["batch"], card["trained_photos"]) == (2, 1, 4)
+    log = (run / "train.log").read_text()
+    assert log.count("Epoch(train) [1][2/2]") == 1 and "SyncBuffersHook" in log
+    assert len((run / "history.csv").read_text().splitlines()) == 2
+
+
+def test_a_process_finds_the_pipeline_and_what_it_found_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/modules")
+    assert python_path() == {"PYTHONPATH": f"{PROJECT}:/modules"}
+    monkeypatch.delenv("PYTHONPATH")
+    assert python_path() == {"PYTHONPATH": str(PROJECT)}

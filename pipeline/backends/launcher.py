@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, write_json
-from pipeline.processes import finish, start
+from pipeline.processes import finish, python_path, start
 
 SPEC, FAILURE = "ranks.json", "failed-node{node}.json"
 TEAM = "PIPELINE_TEAM"  # environment of the first node: a token of this attempt, and its own address
@@ -104,7 +104,7 @@ def _another_failed(work: Path, launch: str) -> bool:
 
 
 def _started(command: list[str]) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | python_path()
     environment.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does, with a warning
     return start(command, None, cwd=PROJECT, env=environment)
 

@@ -47,6 +47,8 @@ class _Runner(Runner):
             handler.close()
         file = logging.FileHandler(self.log_path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        if get_rank() > 0:  # the first of several processes says it for all
+            file.setLevel(logging.ERROR)
         logger.addHandler(file)
         return logger
 

@@ -230,12 +230,12 @@ def in_parts(arguments: dict[str, Any], recovery: Recovery, gpus: int = 1) -> di
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Send the framework's messages to a file."""
+    """Send the framework's messages to a file; of several processes the first says it for all."""
     handlers, level = LOGGER.handlers[:], LOGGER.level
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.handlers[:] = [file]
-    LOGGER.setLevel(logging.INFO)
+    LOGGER.setLevel(logging.INFO if RANK in (-1, 0) else logging.ERROR)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.jobs.attempt import GB, Attempt, begin, end, stop
 from pipeline.jobs.fit import Node
 from pipeline.jobs.job import Job, Outcome
-from pipeline.paths import PROJECT
+from pipeline.processes import python_path
 
 OBJECT_STORE = 80 * 2**20  # bytes; jobs pass files, not objects
 POLL = 0.5  # seconds between looks at the jobs
@@ -45,7 +45,7 @@ def connected() -> Iterator[Any]:
             try:
                 ray.init(
                     log_to_driver=False, logging_level=logging.ERROR,
-                    runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT)}}, **({} if address else options),
+                    runtime_env={"env_vars": python_path()}, **({} if address else options),
                 )  # fmt: skip
             except ConnectionError as error:
                 reason = " ".join(str(error).split())[:150]
