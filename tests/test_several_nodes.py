@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from pipeline.backends import check_nodes_of, launcher
 from pipeline.backends.base import Settings, find_model
 from pipeline.errors import PipelineError
 from pipeline.jobs import cluster
+from pipeline.jobs.attempt import Attempt
 from pipeline.jobs.board import Board
 from pipeline.jobs.cluster import connected
 from pipeline.jobs.fit import Node, check_fit, spread
-from pipeline.jobs.job import Command, Job, Needs, read_needs
+from pipeline.jobs.job import Command, Job, Needs, Outcome, read_needs
 from pipeline.jobs.plan import Asked, fit_needs, make_job, place
 from pipeline.paths import PROJECT, write_json
 from pipeline.processes import start
@@ -82,6 +84,25 @@ def test_a_training_on_two_nodes_survives_the_loss_of_one(pairs: Any, tmp_path: 
             assert gpus == "0,1", "the GPUs that Ray granted"
             assert not Path(f"/proc/{pid}").exists(), "a process is left"
     assert (tmp_path / "jobs" / "wide-fold0.node1.log").read_text().count("node 1 of 2: joins ") == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(1, ""), (0, "; waits until the cluster has 4 GPUs, 6 CPUs, 12 GB again")]
+)
+def test_a_job_says_that_it_waits_for_a_node_like_the_one_it_lost(
+    left: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = iter([Outcome(False, lost=True, reason="its node was lost"), Outcome(True)])
+    monkeypatch.setattr(cluster, "begin", lambda ray, job, folder, number: Attempt(job, number, (number,)))
+    monkeypatch.setattr(cluster, "end", lambda ray, attempt, ended: next(outcomes))
+    monkeypatch.setattr(cluster, "nodes", lambda ray: [Node(4, 8, 32)] * left + [Node(0, 8, 32)])
+    ray: Any = SimpleNamespace(wait=lambda tasks, **options: (tasks, []))
+    reports: list[tuple[str, str]] = []
+    job = Job("m", 0, tmp_path, Needs(4, 6, 12), ())
+    cluster.run_jobs(
+        ray, [job], tmp_path, lambda job, state, number, reason: reports.append((state, reason)), lambda: None
+    )
+    assert reports == [("waiting", ""), ("retrying", "its node was lost" + said), ("done", "")]
 
 
 def test_the_others_stop_with_the_first_and_say_when_they_fail(

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.jobs.attempt import GB, Attempt, begin, end, stop
-from pipeline.jobs.fit import Node
+from pipeline.jobs.fit import Node, able_nodes
 from pipeline.jobs.job import Job, Outcome
 from pipeline.processes import python_path
 
@@ -86,7 +86,9 @@ def run_jobs(
                 outcome = end(ray, attempt, ended)
                 running.remove(attempt)
                 if outcome.lost and number <= RETRIES:
-                    report(job, "retrying", number, outcome.reason)
+                    room = len(able_nodes(job, nodes(ray))) >= job.needs.nodes
+                    waits = "" if room else f"; waits until the cluster has {job.needs} again"
+                    report(job, "retrying", number, outcome.reason + waits)
                     start(job, number + 1)
                 else:
                     outcomes[job.name] = outcome

@@ -19,8 +19,7 @@ class Node:
 def check_fit(jobs: Sequence[Job], found: Sequence[Node]) -> None:
     """Raise PipelineError for the first job that the cluster could not hold even when it is idle."""
     for job in jobs:
-        needs = job.needs
-        able = [node for node in found if holds(node, needs.share)]
+        needs, able = job.needs, able_nodes(job, found)
         if len(able) >= needs.nodes:
             continue
         others = [node for node in found if node not in able]
@@ -39,6 +38,11 @@ def check_fit(jobs: Sequence[Job], found: Sequence[Node]) -> None:
             f"{job.name} asks for {needs}; {len(able) or 'none'} of {len(found)} nodes has that{several}, "
             f"{lacks}: lower `resources` in the model's config or GPUS="
         )
+
+
+def able_nodes(job: Job, found: Sequence[Node]) -> list[Node]:
+    """Those that, when idle, hold the job, or its share of one node."""
+    return [node for node in found if holds(node, job.needs.share)]
 
 
 def spread(needs: Needs, found: Sequence[Node]) -> Needs:
