@@ -76,7 +76,7 @@ lock: ## make requirements*.txt anew from requirements*.in
 	@scripts/lock.sh
 
 .PHONY: demo
-demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about twelve minutes
+demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo $(overwrite)
 
 .PHONY: data folds train train-all predict evaluate cost tune ensemble submission

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from pipeline import cli
@@ -27,6 +28,9 @@ from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, ensemble_dir, run_dir, runs_dir, shown, submission_csv
 from pipeline.scoring import evaluate
+from pipeline.scoring.bootstrap import interval, resampled
+from pipeline.scoring.metrics import score
+from pipeline.scoring.truth import group_truth
 
 NAME = "demo"
 FOLDS = 2
@@ -158,19 +162,22 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
 
 
 def honesty(profile: Profile, truth: Dataset) -> str:
-    """What the out-of-fold score promised, and what the test photos show of it."""
+    """What the out-of-fold score promised, and what the test photos show of it, each with its interval."""
     folder = ensemble_dir(profile.name, "final")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    own = card["oof"]["competition"]
-    folds, fused = (
-        [evaluate(read_predictions(path), truth.annotations, profile.classes)["map50"] for path in paths]
-        for paths in (sorted((folder / "test_folds").glob("*.parquet")), [folder / "test.parquet"])
-    )
-    promised = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**own)
+    paths = [*sorted((folder / "test_folds").glob("*.parquet")), folder / "test.parquet"]
+    tables = [read_predictions(path) for path in paths]
+    ids = tables[0].meta.image_ids
+    grouped = group_truth(truth.annotations, truth.images, ids, len(profile.classes))
+    scored = [score(table, grouped, profile.metric) for table in tables]
+    mean = np.mean([resampled(one, len(ids)) for one in scored[:-1]], axis=0)  # the same draws for each
+    seen = interval(float(np.mean([one.value() for one in scored[:-1]])), mean)
     return (
-        f"promised by the held-out photos (nested): {promised}\n"
-        f"one fold's ensemble on the hidden test:   {sum(folds) / len(folds):.3f} on average; "
-        f"fused across the folds {fused[0]:.3f}"
+        "promised by the held-out photos (nested): {value:.3f} [{low:.3f}, {high:.3f}]\n".format(
+            **card["oof"]["competition"]
+        )
+        + f"one fold's ensemble on the hidden test:   {seen.value:.3f} [{seen.low:.3f}, {seen.high:.3f}]; "
+        f"fused across the folds {scored[-1].value():.3f}"
     )
 
 
