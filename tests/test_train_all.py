@@ -173,6 +173,9 @@ def test_train_all_and_then_what_is_finished_is_left_alone(
     state = json.loads((home / "runs/demo/jobs/state.json").read_text())["jobs"]
     assert [job["state"] for job in state.values()] == ["done", "done"]
     assert all(job["epoch"] == job["epochs"] == 1 for job in state.values())
+    for fold, job in enumerate(state.values()):
+        history = (home / f"runs/demo/yolov5n/fold{fold}/history.csv").read_text().splitlines()
+        assert job["loss"] == float(history[-1].split(",")[1]), "the last epoch's, not the last step's"
 
     profile = load_profile("demo")
     split = read_split("demo", load_dataset(profile, "train"))

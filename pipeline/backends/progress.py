@@ -82,7 +82,7 @@ class Progress:
             "seconds": round(time.monotonic() - self.began, 1),
         }  # fmt: skip
         self.rows.append(row)
-        self.said = 0.0
+        self.loss, self.said = loss, 0.0
         self._tell()
         text = io.StringIO()
         writer = csv.DictWriter(text, list(row), lineterminator="\n")

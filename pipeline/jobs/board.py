@@ -1,5 +1,6 @@
 """Where all jobs stand: the state file, which programs read, and the live table, which people do."""
 
+import csv
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pipeline.backends.progress import HISTORY
 from pipeline.jobs.job import Job
 from pipeline.jobs.worker import log_path, record_path
 from pipeline.paths import shown, write_json
@@ -125,12 +127,14 @@ class Board:
                 setattr(standing, key, said[key])
 
     def _read_card(self, job: Job, standing: Standing) -> None:
-        """Epochs and best mAP50 of a whole training."""
+        """Epochs, last loss and best mAP50 of a whole training."""
         path = job.run / "card.json"
         if path.is_file():
             card = json.loads(path.read_text(encoding="utf-8"))
             standing.epoch = standing.epochs = card["epochs"]
             standing.map50 = card["framework_map50"]
+            with open(job.run / HISTORY, encoding="utf-8", newline="") as file:
+                standing.loss = float(list(csv.DictReader(file))[-1]["loss"])
 
     @staticmethod
     def _close_attempt(standing: Standing, reason: str) -> None:
