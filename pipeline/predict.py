@@ -110,7 +110,8 @@ def predict_views(
     # Photos of one shape follow each other: a batch goes through the network by shapes.
     order = sorted(range(len(photos)), key=lambda i: (photos[i].height, photos[i].width))
     under_way: deque[tuple[int, View, Future[Any]]] = deque()
-    with bar, streams(detector) as side_by_side:
+    batches = -(-len(photos) // detector.batch)
+    with bar, streams(detector, batches * len(views)) as side_by_side:
 
         def take() -> None:
             start, view, future = under_way.popleft()

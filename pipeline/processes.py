@@ -1,6 +1,7 @@
 """Child processes that end with their parent, however that ends."""
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -44,13 +45,16 @@ def finish(
 ) -> int:
     """Wait for a process and return its status; Ctrl-C meanwhile stops it first, as Ctrl-C would.
 
-    So does `stop()` when it becomes true; the status is then never 0. It polls: Ray interrupts the main
-    thread without a signal that would end a wait.
+    So does `stop()`, asked about once a second, when it becomes true; the status is then never 0. It
+    polls: Ray interrupts the main thread without a signal that would end a wait.
     """
+    asked = -math.inf
     try:
         while process.poll() is None:
-            if stop is not None and stop():
-                return _interrupt(process, patience) or 1
+            if stop is not None and time.monotonic() - asked >= 1:
+                asked = time.monotonic()
+                if stop():
+                    return _interrupt(process, patience) or 1
             time.sleep(0.1)
     except BaseException:
         _interrupt(process, patience)

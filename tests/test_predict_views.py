@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.backends import load_backend
 from pipeline.backends.base import Settings, by_shape, cpu_batch, find_model
-from pipeline.backends.streams import MOST, streams
+from pipeline.backends.streams import shares, streams
 from pipeline.data.photos import Photo
 from pipeline.predict import predict_views
 from pipeline.views import parse_views
@@ -117,8 +117,8 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
 
     torch.set_num_threads(3)
     try:
-        with streams(detector) as side_by_side:
-            assert side_by_side.count == min(3, MOST)
+        with streams(detector, 99) as side_by_side:
+            assert side_by_side.count == 3
             side_by_side.pool._max_workers = 8  # more threads than detectors: they wait for each other
             futures = [side_by_side.submit(work, image) for image in images]
             together = [future.result() for future in futures]
@@ -134,6 +134,15 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
         for d in (detector, detector.twin())
     ]
     assert weights[0] is weights[1]
+
+
+@pytest.mark.parametrize(
+    ("threads", "most", "count", "each"),
+    [(1, 9, 1, 1), (2, 9, 2, 1), (5, 9, 5, 1), (6, 9, 3, 2), (16, 9, 4, 4), (16, 1, 1, 16), (16, 2, 2, 8),
+     (2, 0, 1, 2)],
+)  # fmt: skip
+def test_streams_leave_no_core_out(threads: int, most: int, count: int, each: int) -> None:
+    assert shares(threads, most) == (count, each)
 
 
 def test_batches_are_made_of_photos_of_one_shape() -> None:

@@ -14,7 +14,7 @@ from test_train_all import run_board
 from pipeline.backends import check_nodes_of, launcher
 from pipeline.backends.base import Settings, find_model
 from pipeline.errors import PipelineError
-from pipeline.jobs import cluster
+from pipeline.jobs import attempt, cluster, worker
 from pipeline.jobs.attempt import Attempt
 from pipeline.jobs.board import Board
 from pipeline.jobs.cluster import connected
@@ -93,7 +93,9 @@ def test_a_job_says_that_it_waits_for_a_node_like_the_one_it_lost(
     left: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = iter([Outcome(False, lost=True, reason="its node was lost"), Outcome(True)])
-    monkeypatch.setattr(cluster, "begin", lambda ray, job, folder, number: Attempt(job, number, (number,)))
+    monkeypatch.setattr(
+        cluster, "begin", lambda ray, job, folder, number: Attempt(job, folder, number, (number,))
+    )
     monkeypatch.setattr(cluster, "end", lambda ray, attempt, ended: next(outcomes))
     monkeypatch.setattr(cluster, "nodes", lambda ray: [Node(4, 8, 32)] * left + [Node(0, 8, 32)])
     ray: Any = SimpleNamespace(wait=lambda tasks, **options: (tasks, []))
@@ -103,6 +105,40 @@ def test_a_job_says_that_it_waits_for_a_node_like_the_one_it_lost(
         ray, [job], tmp_path, lambda job, state, number, reason: reports.append((state, reason)), lambda: None
     )
     assert reports == [("waiting", ""), ("retrying", "its node was lost" + said), ("done", "")]
+
+
+@pytest.mark.parametrize(("lost", "said"), [([], "training: bad config"), (["its node was lost"], None)])
+def test_only_the_first_node_says_that_a_job_succeeded(
+    lost: list[str], said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper that was stopped from outside ends with status 0; then the first is stopped, and lost."""
+    helped = assist_nothing(tmp_path, monkeypatch)
+    assert not helped.ok and helped.lost
+    failure = Outcome(False, reason="training: bad config")
+    outcomes = {"first": failure, "helper": Outcome(False, reason="stopped")}
+    monkeypatch.setattr(attempt, "_outcome", lambda ray, task: outcomes[task])
+    monkeypatch.setattr(attempt, "stop", lambda ray, attempts: None)
+    losses = [Outcome(False, lost=True, reason=reason) for reason in lost]
+    monkeypatch.setattr(attempt, "_lost_nodes", lambda ray, attempt: losses)
+    job = Job("m", 0, tmp_path, Needs(4, 6, 12, nodes=2), ())
+    ended = attempt.end(None, Attempt(job, tmp_path, 1, ("first", "helper"), "group"), ["first"])
+    assert ended == (losses[0] if losses else failure)
+
+
+def assist_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    """What becomes of a further node's part that ends by itself."""
+    monkeypatch.setattr(worker, "_run", lambda *arguments: Outcome(True))
+    job = Job("m", 0, tmp_path, Needs(4, 6, 12, nodes=2), ())
+    return worker.assist(job, tmp_path, 1, "token", 1, "node")
+
+
+def test_nodes_are_known_by_the_records_of_this_attempt(tmp_path: Path) -> None:
+    job = Job("m", 0, tmp_path, Needs(4, 6, 12, nodes=2), ())
+    both = Attempt(job, tmp_path, 2, ("first", "helper"), "group")
+    assert attempt._node_ids(both) == [], "neither has begun"
+    write_json(worker.record_path(tmp_path, job), {"attempt": 2, "node_id": "a"})
+    write_json(worker.assistant_path(tmp_path, job, 1), {"attempt": 1, "node_id": "lost before"})
+    assert attempt._node_ids(both) == ["a"]
 
 
 def test_the_others_stop_with_the_first_and_say_when_they_fail(
@@ -161,7 +197,7 @@ def test_the_first_stops_when_another_node_fails(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(launcher, "command", command)
     write_json(tmp_path / launcher.FAILURE.format(node=2), {"launch": "of an earlier start", "status": 1})
-    assert launcher.lead(tmp_path / launcher.SPEC, {"task": {}}, 8, 2) != 0
+    assert launcher.lead(tmp_path / launcher.SPEC, {"task": {}, "launch": "now"}, 8, 2) != 0
     assert not (tmp_path / launcher.SPEC).exists()
     assert (told[0]["address"], told[0]["nodes"], told[0]["processes"]) == ("10.0.0.1", 2, 4)
     monkeypatch.delenv(launcher.TEAM)
@@ -187,6 +223,7 @@ def test_as_few_nodes_as_hold_equal_shares() -> None:
     assert spread(EIGHT, [three] * 3) == EIGHT, "8 in three equal shares are no whole GPUs"
     assert spread(Needs(0.5), [Node(0, 1, 1)] * 2).nodes == 1
     assert spread(EIGHT, [four] * 2).share == Needs(4, 3, 6)
+    assert spread(Needs(2, 12, 8), [big] * 2).nodes == 1, "the GPUs are there, CPUs are not"
 
 
 def test_what_no_set_of_nodes_can_hold_is_refused_with_what_is_missing(tmp_path: Path) -> None:
@@ -219,6 +256,8 @@ def test_nodes_are_asked_for_by_the_command_or_the_config() -> None:
     assert place(model, EIGHT, fours, Asked(Settings(), nodes=4)).nodes == 4
     assert place(model, Needs(8, nodes=4), fours, Asked(Settings())).nodes == 4
     assert place(yolo, EIGHT, fours, Asked(Settings())).nodes == 1, "check_fit then says what is missing"
+    with pytest.raises(PipelineError, match="nodes 4, gpus 2: expected as many whole GPUs on each node"):
+        place(model, Needs(2, nodes=4), fours, Asked(Settings()))  # as the config says, with GPUS=2
     with pytest.raises(PipelineError, match="yolov5n: ultralytics trains a model on the GPUs of one machine"):
         place(yolo, EIGHT, fours, Asked(Settings(), nodes=2))
     with pytest.raises(PipelineError, match="nodes 3, gpus 8: expected as many whole GPUs on each node"):

@@ -11,6 +11,8 @@ and, past that, steps with each batch; its loss is a sum over photos, which is t
 import json
 import os
 import sys
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from pipeline.paths import write_json
 from pipeline.processes import die_with_parent
 
 FAILURE = "failed-rank{rank}.json"
+PATIENCE = 5.0  # seconds until what another node wrote is seen here
 
 
 def launch(
@@ -33,21 +36,37 @@ def launch(
     plan = {"parts": recovery.parts, "lr_factor": recovery.lr_factor}
     for old in task.work.glob(FAILURE.format(rank="*")):
         old.unlink()
-    content = {"backend": backend, "task": held, "recovery": plan, "spec": spec}
+    content: dict[str, Any] = {
+        "backend": backend, "task": held, "recovery": plan, "spec": spec, "launch": uuid.uuid4().hex,
+    }  # fmt: skip
     status = launcher.lead(task.work / launcher.SPEC, content, processes, nodes)
     if status:
-        raise failure(task, status)
+        raise failure(task, status, content["launch"], nodes)
 
 
-def failure(task: TrainTask, status: int) -> BaseException:
-    """What the first of the failed processes wrote down, as the exception it was."""
-    for path in sorted(task.work.glob(FAILURE.format(rank="*")), key=lambda path: path.stat().st_mtime_ns):
-        said = json.loads(path.read_text(encoding="utf-8"))
+def failure(task: TrainTask, status: int, launch: str, nodes: int = 1) -> BaseException:
+    """What a failed process wrote down, as the exception it was: rather a cause than that another went."""
+    deadline = time.monotonic() + (PATIENCE if nodes > 1 else 0)
+    while not (said := _failures(task, launch)) and time.monotonic() < deadline:
+        time.sleep(launcher.POLL)
+    if said:
         kinds = {"loss": LossNotFiniteError, "mistake": PipelineError}
-        return kinds.get(said["kind"], RuntimeError)(said["message"])
+        return kinds.get(said[0]["kind"], RuntimeError)(said[0]["message"])
+    shared = f"; all nodes must share {task.run} and reach each other's ports" if nodes > 1 else ""
     return PipelineError(
-        f"{task.label}: a process of {task.device} ended with status {status} and said nothing"
+        f"{task.label}: a process of {task.device} ended with status {status} and said nothing{shared}"
     )
+
+
+def _failures(task: TrainTask, launch: str) -> list[dict[str, Any]]:
+    """Of this start: causes before mere consequences, then in the order of their times."""
+    found = []
+    for path in task.work.glob(FAILURE.format(rank="*")):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said["launch"] == launch:
+            consequence = said["kind"] == "other" and not is_out_of_memory(RuntimeError(said["message"]))
+            found.append((consequence, path.stat().st_mtime_ns, path.name, said))
+    return [said for *_, said in sorted(found, key=lambda row: row[:3])]
 
 
 def main() -> None:
@@ -68,7 +87,8 @@ def main() -> None:
         message = (
             str(error) if kind != "other" or is_out_of_memory(error) else f"{type(error).__name__}: {error}"
         )
-        write_json(task.work / FAILURE.format(rank=rank), {"kind": kind, "message": message})
+        said = {"kind": kind, "message": message, "launch": held["launch"]}
+        write_json(task.work / FAILURE.format(rank=rank), said)
         raise
 
 

@@ -8,13 +8,13 @@ stops its own; when the first takes ranks.json away, the others stop theirs and 
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.processes import finish, python_path, start
 SPEC, FAILURE = "ranks.json", "failed-node{node}.json"
 TEAM = "PIPELINE_TEAM"  # environment of the first node: a token of this attempt, and its own address
 RANKS = ("--module", "pipeline.backends.distributed")  # what the launcher runs
-POLL = 0.2  # seconds
+POLL = 0.5  # seconds
 
 
 def command(spec: Path, processes: int, here: dict[str, Any] | None = None, node: int = 0) -> list[str]:
@@ -48,7 +48,8 @@ def command(spec: Path, processes: int, here: dict[str, Any] | None = None, node
 def lead(spec: Path, content: dict[str, Any], processes: int, nodes: int = 1) -> int:
     """Write the spec, run the processes of this node, have the others run theirs; returns a status.
 
-    processes: of all nodes. Raises PipelineError when nobody has started the other nodes.
+    processes: of all nodes; content["launch"] names this start. Raises PipelineError when nobody has
+    started the other nodes.
     """
     if nodes == 1:
         write_json(spec, content)
@@ -57,7 +58,7 @@ def lead(spec: Path, content: dict[str, Any], processes: int, nodes: int = 1) ->
         raise PipelineError(f"{nodes} nodes train a model through `make train-all`, which starts the others")
     token, address = os.environ[TEAM].split()
     here: dict[str, Any] = {
-        "token": token, "launch": uuid.uuid4().hex, "nodes": nodes, "processes": processes // nodes,
+        "token": token, "launch": content["launch"], "nodes": nodes, "processes": processes // nodes,
         "address": address, "port": _free_port(), "ranks": RANKS,
     }  # fmt: skip
     write_json(spec, content | {"start": here})
@@ -71,6 +72,7 @@ def lead(spec: Path, content: dict[str, Any], processes: int, nodes: int = 1) ->
 def follow(work: Path, token: str, node: int) -> None:
     """Start this node's processes whenever the first node starts its own, until killed."""
     spec, last = work / SPEC, ""
+    print(f"node {node}: waits for {spec}, which the first node writes", flush=True)
     while True:
         here = _told(spec, token)
         if here is None or here["launch"] == last:
@@ -86,11 +88,17 @@ def follow(work: Path, token: str, node: int) -> None:
 
 def _told(spec: Path, token: str) -> dict[str, Any] | None:
     """The start that the first node asks for now, if it is one of this attempt."""
-    try:
-        here: dict[str, Any] = json.loads(spec.read_text(encoding="utf-8")).get("start", {})
-    except FileNotFoundError:
-        return None
-    return here if here.get("token") == token else None
+    while True:
+        try:
+            here: dict[str, Any] = json.loads(spec.read_text(encoding="utf-8")).get("start", {})
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # NFS: another node has replaced it as we read
+                raise
+            time.sleep(POLL)
+        else:
+            return here if here.get("token") == token else None
 
 
 def _is_current(spec: Path, token: str, launch: str) -> bool:

@@ -202,7 +202,7 @@ def _for_job(job: TrainJob) -> Config:
     if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
         cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
     if job.gpus > 1:  # or each process validates, and the first saves, its own batch norms' statistics
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="SyncBuffersHook")]
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="PipelineAgreeHook")]
     for part in _dicts(cfg.param_scheduler):
         if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
             part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import utils as device_utils
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.dist import all_reduce_params, get_rank
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.registry import FUNCTIONS, LOOPS
+from mmengine.registry import FUNCTIONS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
 from mmengine.utils import apply_to
@@ -102,6 +102,19 @@ def step_in_parts(model: Any, wrapper: Any, batch: dict[str, Any], parts: int) -
         wrapper.step()
         wrapper.zero_grad()
     return logs
+
+
+@HOOKS.register_module(name="PipelineAgreeHook")
+class AgreeHook(Hook):
+    """The mean over processes of what batch norms noted, of the weights' running average too if there is one.
+
+    mmengine's SyncBuffersHook leaves that one out.
+    """
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for model in (runner.model, *averages):
+            all_reduce_params(model.buffers(), op="mean")
 
 
 class _RunHook(Hook):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.backends.base import Detector, Shrinking
 
-MOST = 4  # of them; each holds the activations of a batch
+WANTED = 4  # of them, with more cores than that; each holds the activations of a batch
 
 
 class Streams:
@@ -42,17 +42,27 @@ class Streams:
             self.free.put(detector)
 
 
+def shares(threads: int, most: int) -> tuple[int, int]:
+    """(streams, threads of each) that use about all threads; `most` streams have something to do."""
+    each = max(round(threads / WANTED), 1)
+    count = max(min(round(threads / each), most), 1)
+    return count, max(round(threads / count), 1)
+
+
 @contextlib.contextmanager
-def streams(detector: Detector) -> Iterator[Streams]:
-    """Streams of a detector: on a GPU, or for one that knows no twins, just the one."""
+def streams(detector: Detector, most: int) -> Iterator[Streams]:
+    """Up to `most` streams of a detector; on a GPU, or for one that is not `Shrinking`, just the one."""
     import torch
 
     threads = torch.get_num_threads()
-    count = min(threads, MOST) if isinstance(detector, Shrinking) and detector.device == "cpu" else 1
-    twins = [detector.twin() for _ in range(count - 1)] if isinstance(detector, Shrinking) else []
-    found = Streams([detector, *twins])
+    detectors: list[Any] = [detector]
+    each = threads
+    if isinstance(detector, Shrinking) and detector.device == "cpu":
+        count, each = shares(threads, most)
+        detectors += [detector.twin() for _ in range(count - 1)]
+    found = Streams(detectors)
     try:
-        torch.set_num_threads(threads // count)  # of each thread that has none yet
+        torch.set_num_threads(each)  # of each thread that has none yet
         yield found
     finally:
         found.pool.shutdown(cancel_futures=True)

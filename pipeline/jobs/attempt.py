@@ -1,6 +1,7 @@
 """One attempt of a job on Ray: a task, or for a job on several nodes a task on each of them."""
 
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from pipeline.backends.launcher import TEAM
 from pipeline.jobs.job import Job, Needs, Outcome
-from pipeline.jobs.worker import assist, work
+from pipeline.jobs.worker import assist, assistant_path, record_path, work
 
 GB = 2**30
 PATIENCE = 30.0  # seconds that interrupted tasks have to end
@@ -20,10 +21,10 @@ ANSWER = 30.0  # seconds within which a node that lives runs a task of nothing
 @dataclass(frozen=True)
 class Attempt:
     job: Job
+    folder: Path  # of logs and records
     number: int  # from 1
     tasks: tuple[Any, ...]  # references; the first runs the job's commands, the others help it to train
     group: Any = None  # the placement group of several tasks
-    dead: frozenset[str] = frozenset()  # nodes that were lost before
 
 
 def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
@@ -33,12 +34,10 @@ def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
     # No retries by Ray: it would not say so in the table, and never for what a command died of.
     @ray.remote(max_retries=0, max_calls=1)
     def on_node(job: Job, folder: Path, number: int, node: int) -> Outcome:
+        node_id = ray.get_runtime_context().get_node_id()
         if node:
-            return assist(job, folder, number, token, node)
-        place = {
-            "node_id": ray.get_runtime_context().get_node_id(), "nodes": count,
-            "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
-        }  # fmt: skip
+            return assist(job, folder, number, token, node, node_id)
+        place = {"node_id": node_id, "nodes": count, "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
         if count > 1:
             team = {TEAM: f"{token} {ray.util.get_node_ip_address()}"}
             job = replace(job, environment=job.environment | team)
@@ -49,7 +48,7 @@ def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
         "name": job.name, "num_cpus": share.cpus, "num_gpus": share.gpus, "memory": int(share.memory_gb * GB),
     }  # fmt: skip
     if count == 1:
-        return Attempt(job, number, (on_node.options(**options).remote(job, folder, number, 0),))
+        return Attempt(job, folder, number, (on_node.options(**options).remote(job, folder, number, 0),))
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = ray.util.placement_group([_bundle(share)] * count, strategy="STRICT_SPREAD", name=job.name)
@@ -59,7 +58,7 @@ def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
         ).remote(job, folder, number, node)
         for node in range(count)
     )  # fmt: skip
-    return Attempt(job, number, tasks, group, _dead(ray))
+    return Attempt(job, folder, number, tasks, group)
 
 
 def _bundle(share: Needs) -> dict[str, float]:
@@ -84,23 +83,17 @@ def end(ray: Any, attempt: Attempt, ended: Collection[Any]) -> Outcome:
     return [*(outcome for outcome in outcomes.values() if outcome.lost), *nodes, *said][0]
 
 
-def _dead(ray: Any) -> frozenset[str]:
-    return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
-
-
 def _lost_nodes(ray: Any, attempt: Attempt) -> list[Outcome]:
-    """A loss when a node of the attempt runs no task any more, or when Ray counts one more as dead."""
+    """A loss when a node of the attempt is dead, or runs no task any more and Ray does not know it yet."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    loss = [Outcome(False, lost=True, reason="its node was lost")]
-    held = ray.util.placement_group_table(attempt.group)["bundles_to_node_id"].values()
-    if not all(held):  # Ray looks for another node already
-        return loss
+    own = _node_ids(attempt)
     ping = ray.remote(num_cpus=0, max_retries=0)(lambda: None)
     asked = [
         ping.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-        for node in held
+        for node in own
     ]
+    loss = [Outcome(False, lost=True, reason="its node was lost")]
     try:
         ray.get(asked, timeout=ANSWER)
     except ray.exceptions.RayError:
@@ -108,7 +101,16 @@ def _lost_nodes(ray: Any, attempt: Attempt) -> list[Outcome]:
     finally:
         for task in asked:
             ray.cancel(task, force=True)
-    return loss if _dead(ray) - attempt.dead else []
+    return loss if any(node["NodeID"] in own for node in ray.nodes() if not node["Alive"]) else []
+
+
+def _node_ids(attempt: Attempt) -> list[str]:
+    """The nodes on which the attempt's tasks have begun, by their own records."""
+    job, folder = attempt.job, attempt.folder
+    helpers = [assistant_path(folder, job, node) for node in range(1, len(attempt.tasks))]
+    paths = [path for path in (record_path(folder, job), *helpers) if path.is_file()]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [record["node_id"] for record in records if record["attempt"] == attempt.number]
 
 
 def _outcome(ray: Any, task: Any) -> Outcome:

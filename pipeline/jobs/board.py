@@ -133,8 +133,11 @@ class Board:
             card = json.loads(path.read_text(encoding="utf-8"))
             standing.epoch = standing.epochs = card["epochs"]
             standing.map50 = card["framework_map50"]
-            with open(job.run / HISTORY, encoding="utf-8", newline="") as file:
-                standing.loss = float(list(csv.DictReader(file))[-1]["loss"])
+        history = job.run / HISTORY
+        if history.is_file():
+            with open(history, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            standing.loss = float(rows[-1]["loss"]) if rows else None
 
     @staticmethod
     def _close_attempt(standing: Standing, reason: str) -> None:

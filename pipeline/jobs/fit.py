@@ -46,7 +46,12 @@ def able_nodes(job: Job, found: Sequence[Node]) -> list[Node]:
 
 
 def spread(needs: Needs, found: Sequence[Node]) -> Needs:
-    """Over as few nodes as hold it in equal shares of whole GPUs; on one, when one or no set of them does."""
+    """Over as few nodes as hold it in equal shares of whole GPUs; on one, when one or no set of them does.
+
+    One that has the GPUs is not left for want of CPUs or memory: that is for the user to ask.
+    """
+    if any(node.gpus >= needs.gpus for node in found):
+        return needs
     for count in range(1, len(found) + 1):
         shared = replace(needs, nodes=count)
         whole = count == 1 or (needs.gpus >= count and needs.gpus % count == 0)

@@ -104,9 +104,9 @@ def place(model: ModelConfig, needs: Needs, nodes: Sequence[Node], asked: Asked)
     """Needs with the number of nodes that share them: as asked, as the config says, or as few as can."""
     if asked.nodes is not None:
         needs = replace(needs, nodes=asked.nodes)
-        check_nodes(needs, model.name)
     elif needs.nodes == 1 and model.backend not in ONE_MACHINE:
         needs = spread(needs, nodes)
+    check_nodes(needs, model.name)
     check_nodes_of(model.name, model.backend, needs.nodes)
     return needs
 

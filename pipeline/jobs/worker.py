@@ -24,6 +24,11 @@ def record_path(folder: Path, job: Job) -> Path:
     return folder / f"{job.name}.json"
 
 
+def assistant_path(folder: Path, job: Job, node: int) -> Path:
+    """Where a further node of a job says that it has begun, and which one it is."""
+    return folder / f"{job.name}.node{node}.json"
+
+
 def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome:
     """Run a job to its end. `folder` holds logs and records; `place` is where Ray put it: node_id, gpus."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,11 +46,16 @@ def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome
     return outcome
 
 
-def assist(job: Job, folder: Path, attempt: int, token: str, node: int) -> Outcome:
-    """Run a further node's processes of a job, with a log of their own, until stopped from outside."""
+def assist(job: Job, folder: Path, attempt: int, token: str, node: int, node_id: str) -> Outcome:
+    """Run a further node's processes of a job, with a log of their own, until stopped from outside.
+
+    It never ends well by itself: whether the job did, its first node says.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(assistant_path(folder, job, node), {"attempt": attempt, "node_id": node_id})
     arguments = ("-m", "pipeline.backends.launcher", str(job.run / "work"), token, str(node))
-    return _run(job, Command(f"node {node}", arguments), folder / f"{job.name}.node{node}.log", attempt)
+    outcome = _run(job, Command(f"node {node}", arguments), folder / f"{job.name}.node{node}.log", attempt)
+    return Outcome(False, lost=True, reason=f"node {node}: was stopped") if outcome.ok else outcome
 
 
 def _run(job: Job, command: Command, path: Path, attempt: int) -> Outcome:
