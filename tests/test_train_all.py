@@ -1,5 +1,6 @@
 """Many trainings on Ray: where they run, what survives a lost node, and what is said of it all."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -56,20 +57,28 @@ def run_board(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tupl
     return outcomes, json.loads((folder / "state.json").read_text())["jobs"]
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """A real cluster of three nodes on this machine, each with two CPUs and one pretended GPU."""
+@contextlib.contextmanager
+def cluster_of(others: int, gpus: int, head_gpus: int) -> Iterator[Any]:
+    """A real cluster on this machine, in RAY_ADDRESS: a head and others, two CPUs and pretended GPUs each."""
     cluster.load_ray()
     from ray.cluster_utils import Cluster
 
-    args = {"num_cpus": 2, "num_gpus": 1, "object_store_memory": cluster.OBJECT_STORE}
-    made = Cluster(initialize_head=True, head_node_args=args | {"include_dashboard": False})
+    args = {"num_cpus": 2, "object_store_memory": cluster.OBJECT_STORE}
+    head = args | {"num_gpus": head_gpus, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
     with pytest.MonkeyPatch.context() as patch:
-        others = [made.add_node(**args) for _ in range(2)]
+        added = [made.add_node(num_gpus=gpus, **args) for _ in range(others)]
         made.wait_for_nodes()
         patch.setenv("RAY_ADDRESS", made.address)
-        yield made, others
+        yield made, added
     made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Three nodes with a GPU each."""
+    with cluster_of(others=2, gpus=1, head_gpus=1) as made:
+        yield made
 
 
 def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> None:

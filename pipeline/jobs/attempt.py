@@ -16,6 +16,7 @@ from pipeline.jobs.worker import assist, assistant_path, record_path, work
 GB = 2**30
 PATIENCE = 30.0  # seconds that interrupted tasks have to end
 ANSWER = 30.0  # seconds within which a node that lives runs a task of nothing
+NODE_LOST = "its node was lost"
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,19 @@ def end(ray: Any, attempt: Attempt, ended: Collection[Any]) -> Outcome:
     """
     first = attempt.tasks[0]
     well = first in ended and _outcome(ray, first).ok
-    nodes = [] if well or attempt.group is None else _lost_nodes(ray, attempt)
+    lost_node = not well and attempt.group is not None and _lost_a_node(ray, attempt)
     stop(ray, [attempt])
     outcomes = {task: _outcome(ray, task) for task in attempt.tasks}
     if outcomes[first].ok:
         return outcomes[first]
-    said = [outcomes[task] for task in attempt.tasks if task in ended]
-    return [*(outcome for outcome in outcomes.values() if outcome.lost), *nodes, *said][0]
+    losses = [outcome for outcome in outcomes.values() if outcome.lost]
+    if lost_node:
+        losses.append(Outcome(False, lost=True, reason=NODE_LOST))
+    return [*losses, *(outcomes[task] for task in attempt.tasks if task in ended)][0]
 
 
-def _lost_nodes(ray: Any, attempt: Attempt) -> list[Outcome]:
-    """A loss when a node of the attempt is dead, or runs no task any more and Ray does not know it yet."""
+def _lost_a_node(ray: Any, attempt: Attempt) -> bool:
+    """Whether a node of the attempt is dead, or runs no task any more and Ray does not know it yet."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     own = _node_ids(attempt)
@@ -93,15 +96,14 @@ def _lost_nodes(ray: Any, attempt: Attempt) -> list[Outcome]:
         ping.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in own
     ]
-    loss = [Outcome(False, lost=True, reason="its node was lost")]
     try:
         ray.get(asked, timeout=ANSWER)
     except ray.exceptions.RayError:
-        return loss
+        return True
     finally:
         for task in asked:
             ray.cancel(task, force=True)
-    return loss if any(node["NodeID"] in own for node in ray.nodes() if not node["Alive"]) else []
+    return any(node["NodeID"] in own for node in ray.nodes() if not node["Alive"])
 
 
 def _node_ids(attempt: Attempt) -> list[str]:
@@ -118,10 +120,10 @@ def _outcome(ray: Any, task: Any) -> Outcome:
     errors = ray.exceptions
     losses = {
         errors.OutOfMemoryError: "killed, because its node ran out of memory",
-        errors.NodeDiedError: "its node was lost",
-        errors.LocalRayletDiedError: "its node was lost",
+        errors.NodeDiedError: NODE_LOST,
+        errors.LocalRayletDiedError: NODE_LOST,
         errors.WorkerCrashedError: "its worker was killed",
-        errors.ObjectLostError: "its node was lost",
+        errors.ObjectLostError: NODE_LOST,
         errors.GetTimeoutError: "its node does not answer",
     }
     try:
