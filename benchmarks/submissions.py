@@ -37,9 +37,12 @@ def workload(images: int, boxes: int) -> tuple[Predictions, pd.DataFrame]:
     corners = np.sort(rng.uniform(0, SIDE, (n, 2, 2)), axis=1).reshape(n, 4)
     meta = Meta("recycle", "test", "", ids, np.full(images, -1, np.int32))
     table = Predictions(
-        np.repeat(ids, boxes), rng.integers(0, CLASSES, n).astype(np.int16),
-        rng.beta(0.5, 3, n).astype(np.float32).clip(0.001), corners.astype(np.float32), meta,
-    )  # fmt: skip
+        np.repeat(ids, boxes),
+        rng.integers(0, CLASSES, n).astype(np.int16),
+        rng.beta(0.5, 3, n).astype(np.float32).clip(0.001),
+        corners.astype(np.float32),
+        meta,
+    )
     frame = pd.DataFrame({"image_id": ids, "position": ids, "width": SIDE, "height": SIDE})
     frame["file_name"] = [f"test/{i:04d}.jpg" for i in range(images)]
     return sort_predictions(table), frame
@@ -95,12 +98,14 @@ def main(argv: list[str] | None = None) -> None:
     table, images = workload(options.images, options.boxes)
     writers: dict[str, Callable[..., Any]] = {
         "ours": lambda path, table, images: write_submission(path, profile, table, images),
-        "pandas + f-string": write_pandas, "polars": write_polars,
-    }  # fmt: skip
+        "pandas + f-string": write_pandas,
+        "polars": write_polars,
+    }
     readers: dict[str, Callable[..., Any]] = {
         "ours": lambda path: scan_submission(path, profile).values,  # noqa: PD011
-        "pandas + float": read_pandas, "polars": read_polars,
-    }  # fmt: skip
+        "pandas + float": read_pandas,
+        "polars": read_polars,
+    }
     layout_of(profile, images)
     print(f"{options.images} images, {len(table):,} boxes, {thread_count(None)} threads")
     with tempfile.TemporaryDirectory() as folder:

@@ -58,10 +58,26 @@ def ours(job: TrainJob) -> float:
     settings = job.settings
     options = [f"{key}={json.dumps(value)}" for key, value in settings.options.items()]
     command = [
-        sys.executable, "-m", "pipeline.train", "--competition", "demo", "--model", job.model.name,
-        "--fold", "0", "--epochs", str(settings.epochs), "--image-size", str(settings.image_size), "--batch",
-        str(settings.batch), "--device", job.device, "--overwrite", *(["--set", *options] if options else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pipeline.train",
+        "--competition",
+        "demo",
+        "--model",
+        job.model.name,
+        "--fold",
+        "0",
+        "--epochs",
+        str(settings.epochs),
+        "--image-size",
+        str(settings.image_size),
+        "--batch",
+        str(settings.batch),
+        "--device",
+        job.device,
+        "--overwrite",
+        *(["--set", *options] if options else []),
+    ]
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with open(job.run / "history.csv", newline="") as file:
         return float(list(csv.DictReader(file))[-1]["seconds"])
@@ -87,11 +103,22 @@ def plain(job: TrainJob, folder: Path) -> float:
     else:
         data = backend._stage_data(job)
         arguments = {
-            "model": "yolov5n.yaml", "data": str(data), "epochs": job.settings.epochs, "plots": False,
-            "imgsz": job.settings.image_size, "batch": job.settings.batch, "device": job.device,
-            "workers": job.workers, "project": str(folder), "name": "plain", "exist_ok": True,
-            "save_dir": str(folder / "plain"), "val": True, "seed": 0, **job.settings.options,
-        }  # fmt: skip
+            "model": "yolov5n.yaml",
+            "data": str(data),
+            "epochs": job.settings.epochs,
+            "plots": False,
+            "imgsz": job.settings.image_size,
+            "batch": job.settings.batch,
+            "device": job.device,
+            "workers": job.workers,
+            "project": str(folder),
+            "name": "plain",
+            "exist_ok": True,
+            "save_dir": str(folder / "plain"),
+            "val": True,
+            "seed": 0,
+            **job.settings.options,
+        }
         path = folder / "plain.json"
         path.write_text(json.dumps(arguments))
     command = [sys.executable, "-m", "benchmarks.plain", job.model.backend, str(path)]
@@ -136,21 +163,31 @@ def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline = [
         dict(type="LoadImageFromFile"),
-        dict(type="TestTimeAug", transforms=[
-            [dict(type="Resize", scale=(size, size), keep_ratio=True)],
-            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-            [dict(type="PackDetInputs", meta_keys=keys)],
-        ]),
-    ]  # fmt: skip
+        dict(
+            type="TestTimeAug",
+            transforms=[
+                [dict(type="Resize", scale=(size, size), keep_ratio=True)],
+                [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+                [dict(type="PackDetInputs", meta_keys=keys)],
+            ],
+        ),
+    ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools
         loader = Runner.build_dataloader(
-        dict(
-            batch_size=batch, num_workers=job.workers, sampler=dict(type="DefaultSampler", shuffle=False),
-            dataset=dict(type="CocoDataset", ann_file=str(job.work / "data/train.json"), test_mode=True,
-                         data_prefix=dict(img=f"{job.work / 'data/train'}/"), pipeline=pipeline,
-                         metainfo=dict(classes=job.classes)),
+            dict(
+                batch_size=batch,
+                num_workers=job.workers,
+                sampler=dict(type="DefaultSampler", shuffle=False),
+                dataset=dict(
+                    type="CocoDataset",
+                    ann_file=str(job.work / "data/train.json"),
+                    test_mode=True,
+                    data_prefix=dict(img=f"{job.work / 'data/train'}/"),
+                    pipeline=pipeline,
+                    metainfo=dict(classes=job.classes),
+                ),
+            )
         )
-    )  # fmt: skip
 
     @torch.inference_mode()
     def run() -> int:
@@ -166,9 +203,15 @@ def ultralytics_tta(job: TrainJob, batch: int) -> Callable[[], int]:
 
     model = YOLO(str(job.run / "best.pt"))
     options = {
-        "imgsz": job.settings.image_size, "augment": True, "conf": 0.001, "iou": 0.7, "max_det": 300,
-        "verbose": False, "device": job.device, "quantize": 16 if job.device != "cpu" else None,
-    }  # fmt: skip
+        "imgsz": job.settings.image_size,
+        "augment": True,
+        "conf": 0.001,
+        "iou": 0.7,
+        "max_det": 300,
+        "verbose": False,
+        "device": job.device,
+        "quantize": 16 if job.device != "cpu" else None,
+    }
 
     def run() -> int:
         folder = str(job.work / "data/images/train")

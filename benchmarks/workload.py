@@ -81,10 +81,15 @@ def scoring_workload(n_images: int = 4883, n_truths: int = 23144, seed: int = SE
     wanted = np.full(n_images, 100)
     found = _detect(rng, image, objects, labels, visibility, confusion, n_images, wanted)
     return Scoring(
-        image, _corners(objects) * SIDE, labels.astype(np.int16), found[0].astype(np.int32),
-        (found[1] * SIDE).astype(np.float32), found[2].astype(np.float32), found[3].astype(np.int16),
+        image,
+        _corners(objects) * SIDE,
+        labels.astype(np.int16),
+        found[0].astype(np.int32),
+        (found[1] * SIDE).astype(np.float32),
+        found[2].astype(np.float32),
+        found[3].astype(np.int16),
         n_images,
-    )  # fmt: skip
+    )
 
 
 def _generate(n_images: int, n_sources: int, rng: np.random.Generator) -> Workload:

@@ -53,9 +53,12 @@ def likeness(looks: dict[str, list[Look]]) -> Likeness | None:
 
 
 def find_all(
-    data: dict[str, Dataset], photos: dict[str, list[Photo]], looks: dict[str, list[Look]],
-    pairs: dict[str, Pairs], one_file: bool,
-) -> list[Row]:  # fmt: skip
+    data: dict[str, Dataset],
+    photos: dict[str, list[Photo]],
+    looks: dict[str, list[Look]],
+    pairs: dict[str, Pairs],
+    one_file: bool,
+) -> list[Row]:
     """Every finding, those that stop a training first. `one_file`: test is a part of train's file."""
     rows = []
     for split in SPLITS:
@@ -68,9 +71,13 @@ def find_all(
 
 
 def report(
-    profile: Profile, data: dict[str, Dataset], photos: dict[str, list[Photo]], looks: dict[str, list[Look]],
-    rows: Sequence[Row], alike: Likeness | None,
-) -> dict[str, Any]:  # fmt: skip
+    profile: Profile,
+    data: dict[str, Dataset],
+    photos: dict[str, list[Photo]],
+    looks: dict[str, list[Look]],
+    rows: Sequence[Row],
+    alike: Likeness | None,
+) -> dict[str, Any]:
     classes = class_table(data["train"], profile.classes)
     return {
         "competition": profile.name,
@@ -80,11 +87,15 @@ def report(
         "findings": [row.as_json() for row in rows],
         "sizes": {split: size_counts(photos[split]) for split in SPLITS},
         "classes": classes.astype(object).where(classes.notna(), None).to_dict(orient="index"),
-        "test_like_train": None if alike is None else {
-            "auc": round(alike.auc, 4), "interval_95": [round(alike.low, 4), round(alike.high, 4)],
-            "verdict": alike.verdict, "most_telling": list(alike.telling),
+        "test_like_train": None
+        if alike is None
+        else {
+            "auc": round(alike.auc, 4),
+            "interval_95": [round(alike.low, 4), round(alike.high, 4)],
+            "verdict": alike.verdict,
+            "most_telling": list(alike.telling),
         },
-    }  # fmt: skip
+    }
 
 
 def show(profile: Profile, data: dict[str, Dataset], card: dict[str, Any], rows: Sequence[Row]) -> None:

@@ -38,9 +38,15 @@ SUFFIXES = (".parquet", ".json", ".csv")
 
 
 def read_any(
-    path: Path, profile: Profile, dataset: Dataset, split: str, model: str, view: str,
-    folds: dict[int, int] | int | None, findings: Findings,
-) -> Predictions:  # fmt: skip
+    path: Path,
+    profile: Profile,
+    dataset: Dataset,
+    split: str,
+    model: str,
+    view: str,
+    folds: dict[int, int] | int | None,
+    findings: Findings,
+) -> Predictions:
     """Read a file of any format as a prediction table of the split."""
     if path.suffix == ".parquet":
         table = read_predictions(path)
@@ -55,9 +61,15 @@ def read_any(
 
 
 def _read_foreign(
-    path: Path, profile: Profile, dataset: Dataset, split: str, model: str, view: str,
-    folds: dict[int, int] | int | None, findings: Findings,
-) -> Predictions:  # fmt: skip
+    path: Path,
+    profile: Profile,
+    dataset: Dataset,
+    split: str,
+    model: str,
+    view: str,
+    folds: dict[int, int] | int | None,
+    findings: Findings,
+) -> Predictions:
     """Read a submission CSV or a COCO results json, which do not say what they were made for."""
     if path.suffix == ".csv":
         boxes = read_submission(path, profile, dataset, findings)

@@ -40,11 +40,24 @@ VIEWS = "identity,hflip"
 TRAININGS: dict[str, list[str]] = {
     "faster_rcnn_tiny": ["--epochs", "14", "--image-size", "192", "--set", "val_interval=2"],
     "yolov5n": [
-        "--epochs", "28", "--image-size", "192", "--batch", "8",
-        "--set", "pretrained=false", "nbs=8", "optimizer=AdamW", "lr0=0.002", "warmup_epochs=1",
-        "mosaic=0", "flipud=0.5", "scale=0.3", "hsv_h=0.1",
+        "--epochs",
+        "28",
+        "--image-size",
+        "192",
+        "--batch",
+        "8",
+        "--set",
+        "pretrained=false",
+        "nbs=8",
+        "optimizer=AdamW",
+        "lr0=0.002",
+        "warmup_epochs=1",
+        "mosaic=0",
+        "flipud=0.5",
+        "scale=0.3",
+        "hsv_h=0.1",
     ],
-}  # fmt: skip
+}
 TUNING = ["--trials", "80", "--partitions", "1", "--budget", "150"]
 SHEET_PHOTOS = 8
 SHEET_SCORE = 0.2
@@ -58,9 +71,13 @@ class _Child:
         self.name = f"{stage} {' '.join(arguments)}"
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"pipeline.{stage}", *arguments], cwd=PROJECT, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", f"pipeline.{stage}", *arguments],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.errors: list[str] = []
         self.threads = [threading.Thread(target=self._pass_on), threading.Thread(target=self._collect)]
         for thread in self.threads:
@@ -120,8 +137,11 @@ def make_everything(overwrite: bool) -> float:
         todo = [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)]
         run_side_by_side("train", todo)
     seconds = time.monotonic() - began
-    say(4, "predict held-out and test photos in two views",
-        f"make predict COMP={NAME} MODEL=... FOLD=0 VIEWS={VIEWS}")  # fmt: skip
+    say(
+        4,
+        "predict held-out and test photos in two views",
+        f"make predict COMP={NAME} MODEL=... FOLD=0 VIEWS={VIEWS}",
+    )
     for model in TRAININGS:
         target = ["--competition", NAME, "--model", model, "--views", VIEWS]
         run_side_by_side("predict", [[*target, "--fold", str(k)] for k in range(FOLDS)])
@@ -148,9 +168,7 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
     """mAP50 of each model and of the ensemble, out-of-fold and on the hidden test truth."""
     folder = ensemble_dir(profile.name, "final")
     tables = {model: model_tables(profile, model) for model in TRAININGS}
-    tables["ensemble"] = (
-        read_predictions(folder / "oof.parquet"), read_predictions(folder / "test.parquet")
-    )  # fmt: skip
+    tables["ensemble"] = (read_predictions(folder / "oof.parquet"), read_predictions(folder / "test.parquet"))
     rows = {
         name: [
             evaluate(oof, train.annotations, profile.classes)["map50"],
@@ -203,8 +221,15 @@ def main(argv: list[str] | None = None) -> None:
     path = runs_dir(NAME) / "sheet.png"
     images = truth.images.head(SHEET_PHOTOS)
     table = read_predictions(ensemble_dir(NAME, "final") / "test.parquet")
-    draw_sheet(path, photos_of(profile, "test", images), images["image_id"].tolist(), truth.annotations,
-               table, profile.classes, min_score=SHEET_SCORE)  # fmt: skip
+    draw_sheet(
+        path,
+        photos_of(profile, "test", images),
+        images["image_id"].tolist(),
+        truth.annotations,
+        table,
+        profile.classes,
+        min_score=SHEET_SCORE,
+    )
     print(
         f"\nsubmission: {shown(submission_csv(NAME, 'final'))}\n"
         f"picture:    {shown(path)}\n"

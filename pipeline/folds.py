@@ -28,9 +28,16 @@ from pipeline.splits.picture import draw_balance
 
 
 def make_folds(
-    profile: Profile, train: Dataset, n_folds: int, seed: int, strategy: str, *,
-    links: list[Links] | None = None, name: str = "folds", overwrite: bool = False,
-) -> tuple[Path, dict[str, Any]]:  # fmt: skip
+    profile: Profile,
+    train: Dataset,
+    n_folds: int,
+    seed: int,
+    strategy: str,
+    *,
+    links: list[Links] | None = None,
+    name: str = "folds",
+    overwrite: bool = False,
+) -> tuple[Path, dict[str, Any]]:
     """Write a fold file, its card and its picture; returns the fold file's path and the card.
 
     Raises PipelineError when runs were trained on the split that is there, unless `overwrite`.
@@ -38,9 +45,13 @@ def make_folds(
     images, boxes, links = train.images, train.annotations, links or []
     ids = images["image_id"].to_numpy(np.int64)
     content = content_of(
-        ids, boxes["image_id"].to_numpy(np.int64), boxes["label"].to_numpy(np.int64),
-        boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64), len(profile.classes), join(ids, links),
-    )  # fmt: skip
+        ids,
+        boxes["image_id"].to_numpy(np.int64),
+        boxes["label"].to_numpy(np.int64),
+        boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64),
+        len(profile.classes),
+        join(ids, links),
+    )
     fold = split_images(content, strategy, n_folds, seed)
     table = images[["image_id", "file_name"]].assign(fold=fold, group=content.group)
     text = io.StringIO()
@@ -104,9 +115,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--strategy", choices=list(STRATEGIES), nargs="+", default=["boxes"])
     arguments.add_argument(
-        "--groups", default="", help="images that stay together: bursts:10,near:56,column:NAME,csv:FILE; "
+        "--groups",
+        default="",
+        help="images that stay together: bursts:10,near:56,column:NAME,csv:FILE; "
         "for the strategy `groups` only, where it is one of several (default there: bursts)",
-    )  # fmt: skip
+    )
     arguments.add_argument(
         "--overwrite", action="store_true", help="replace a split that runs were trained on"
     )
@@ -119,9 +132,15 @@ def main(argv: list[str] | None = None) -> None:
     for place, strategy in enumerate(dict.fromkeys(options.strategy)):
         grouped = strategy == "groups" or "groups" not in options.strategy
         path, card = make_folds(
-            profile, train, options.folds, options.seed, strategy, links=links if grouped else [],
-            name="folds" if place == 0 else strategy, overwrite=options.overwrite,
-        )  # fmt: skip
+            profile,
+            train,
+            options.folds,
+            options.seed,
+            strategy,
+            links=links if grouped else [],
+            name="folds" if place == 0 else strategy,
+            overwrite=options.overwrite,
+        )
         show(path, card)
     photos = photos_of(profile, "train", train.images)
     for link in links:

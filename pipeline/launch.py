@@ -40,19 +40,36 @@ def asked_for(options: argparse.Namespace) -> Asked:
         common += ["--root", os.path.abspath(options.root or os.environ["ROOT"])]
     environment = tuple((key, os.environ[key]) for key in PASSED_ON if key in os.environ)
     return Asked(
-        settings, options.seed, tuple(options.split), options.views, options.device, options.gpus,
-        options.nodes, options.workers, tuple(train), tuple(common), environment,
-    )  # fmt: skip
+        settings,
+        options.seed,
+        tuple(options.split),
+        options.views,
+        options.device,
+        options.gpus,
+        options.nodes,
+        options.workers,
+        tuple(train),
+        tuple(common),
+        environment,
+    )
 
 
 def make_variables(options: argparse.Namespace) -> dict[str, Any]:
     """What the user set, as make variables."""
     named = {
-        "COMP": options.competition, "ROOT": options.root, "EPOCHS": options.epochs,
-        "IMAGE_SIZE": options.image_size, "BATCH": options.batch, "VIEWS": options.views,
-        "DEVICE": options.device, "GPUS": options.gpus, "NODES": options.nodes, "WORKERS": options.workers,
-        "SET": " ".join(options.set), "SEED": options.seed or None,
-    }  # fmt: skip
+        "COMP": options.competition,
+        "ROOT": options.root,
+        "EPOCHS": options.epochs,
+        "IMAGE_SIZE": options.image_size,
+        "BATCH": options.batch,
+        "VIEWS": options.views,
+        "DEVICE": options.device,
+        "GPUS": options.gpus,
+        "NODES": options.nodes,
+        "WORKERS": options.workers,
+        "SET": " ".join(options.set),
+        "SEED": options.seed or None,
+    }
     return {key: value for key, value in named.items() if value not in (None, "")}
 
 

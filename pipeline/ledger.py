@@ -20,13 +20,18 @@ def table(entries: list[Entry]) -> str:
     """One line a submission, oldest first."""
     rows = [
         {
-            "time": e.time[:16].replace("T", " "), "file": e.file, "digest": e.digest[:8], "number": e.ref,
+            "time": e.time[:16].replace("T", " "),
+            "file": e.file,
+            "digest": e.digest[:8],
+            "number": e.ref,
             "status": e.status,
             "oof": f"{e.oof} ({e.oof_low} to {e.oof_high})" if e.oof_low else e.oof or "-",
-            "public": e.public or "-", "private": e.private or "-", "members": e.members or "-",
+            "public": e.public or "-",
+            "private": e.private or "-",
+            "members": e.members or "-",
         }
         for e in entries
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows).to_string(index=False)
 
 

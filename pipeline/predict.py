@@ -82,9 +82,7 @@ def read_ahead(
             yield first, [future.result() for future in futures]
 
 
-def detect_view(
-    detector: Detector, batch: Sequence[_Ready], view: View
-) -> tuple[list[RawBoxes], float]:  # fmt: skip
+def detect_view(detector: Detector, batch: Sequence[_Ready], view: View) -> tuple[list[RawBoxes], float]:
     """Detections of one view in a batch of photos, in pixels of the photos, and the seconds they took."""
     began = time.monotonic()
     chosen = [ready.pixels[view.scale] for ready in batch]
@@ -100,9 +98,12 @@ def detect_view(
 
 
 def predict_views(
-    detector: Detector, photos: Sequence[Photo], image_ids: Sequence[int], views: Sequence[View],
+    detector: Detector,
+    photos: Sequence[Photo],
+    image_ids: Sequence[int],
+    views: Sequence[View],
     label: str = "predict",
-) -> dict[str, _Found]:  # fmt: skip
+) -> dict[str, _Found]:
     """Run all views over all photos; boxes come back in pixels of the photos, not clipped."""
     found = {view.name: _Found() for view in views}
     bar = tqdm(total=len(photos) * len(views), desc=label, unit="photo", disable=None)
@@ -146,9 +147,13 @@ def up_to_date(path: Path, made: dict[str, Any], image_digest: str) -> bool:
 
 
 def predict_fold(
-    profile: Profile, model_name: str, fold: int, split_name: str, views: Sequence[View],
+    profile: Profile,
+    model_name: str,
+    fold: int,
+    split_name: str,
+    views: Sequence[View],
     device: str | None,
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Write the tables of one fold's model on one split; returns their paths."""
     model = find_model(model_name)
     train = load_dataset(profile, "train")
@@ -173,9 +178,10 @@ def predict_fold(
         dataset, part = load_dataset(profile, "test"), "test"
         images = dataset.images
     made = {
-        "checkpoint_digest": card["checkpoint_digest"], "config_digest": card["config_digest"],
+        "checkpoint_digest": card["checkpoint_digest"],
+        "config_digest": card["config_digest"],
         "folds_digest": split.digest,
-    }  # fmt: skip
+    }
     paths = {view.name: table_path(run, split_name, view.name) for view in views}
     todo = [view for view in views if not up_to_date(paths[view.name], made, dataset.digest)]
     for view in views:
@@ -201,11 +207,20 @@ def predict_fold(
     found = predict_views(detector, photos, ids.tolist(), todo, label)
     for view in todo:
         meta = Meta(
-            profile.name, split_name, dataset.digest, ids, np.full(len(ids), fold, np.int32),
-            model.name, view.name,
-            made | {"device": device, "seconds": round(found[view.name].seconds, 2),
-                    "versions": backend.versions()},
-        )  # fmt: skip
+            profile.name,
+            split_name,
+            dataset.digest,
+            ids,
+            np.full(len(ids), fold, np.int32),
+            model.name,
+            view.name,
+            made
+            | {
+                "device": device,
+                "seconds": round(found[view.name].seconds, 2),
+                "versions": backend.versions(),
+            },
+        )
         _write(paths[view.name], found[view.name], meta, dataset.images)
     return list(paths.values())
 
@@ -216,8 +231,10 @@ def _write(path: Path, found: _Found, meta: Meta, images: pd.DataFrame) -> None:
         np.concatenate([*found.ids, np.empty(0)]),
         np.concatenate([*(b.labels for b in raw), np.empty(0)]),
         np.concatenate([*(b.scores for b in raw), np.empty(0)]).clip(0, 1),
-        np.concatenate([*(b.boxes_xyxy for b in raw), np.empty((0, 4))]), meta, images,
-    )  # fmt: skip
+        np.concatenate([*(b.boxes_xyxy for b in raw), np.empty((0, 4))]),
+        meta,
+        images,
+    )
     meta.made["boxes"] = counts
     write_predictions(path, table)
     dropped = f", {counts['without area']} without area dropped" if counts["without area"] else ""

@@ -80,13 +80,16 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
         raise PipelineError("expected PUBLIC= or PRIVATE=, what the site said")
     digest, card = file_digest(path), read_card(path)
     old = [entry for entry in of_competition(profile.name) if entry.digest == digest]
-    entry = old[-1] if old else entry_of(
-        profile.name, path.name, digest, card, status=COMPLETE, message=message
-    )  # fmt: skip
+    entry = (
+        old[-1] if old else entry_of(profile.name, path.name, digest, card, status=COMPLETE, message=message)
+    )
     entry = replace(
-        entry, status=COMPLETE, public=public or entry.public, private=private or entry.private,
+        entry,
+        status=COMPLETE,
+        public=public or entry.public,
+        private=private or entry.private,
         message=message or entry.message,
-    )  # fmt: skip
+    )
     record(entry)
     keep(profile.name, path, digest, card)
     score_card(path, card, entry)
@@ -94,8 +97,9 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
     print(f"wrote {shown(ledger_csv())}: {path.name}, {scores}")
 
 
-def send(profile: Profile, path: Path, message: str, kernel: str, version: int, again: bool,
-         patience: float) -> None:  # fmt: skip
+def send(
+    profile: Profile, path: Path, message: str, kernel: str, version: int, again: bool, patience: float
+) -> None:
     """Send a checked file, or a notebook's version, to Kaggle; print the score."""
     card, digest = read_card(path), file_digest(path)
     with KaggleSite(profile.site.competition) as site:
@@ -151,8 +155,15 @@ def main(argv: list[str] | None = None) -> None:
                 by_hand(profile, path)
                 return
             confirm(f"Submit it to {profile.site.competition} on {profile.site.api}?", options.yes)
-            send(profile, path, options.message, options.kernel, options.kernel_version, options.again,
-                 options.patience)  # fmt: skip
+            send(
+                profile,
+                path,
+                options.message,
+                options.kernel,
+                options.kernel_version,
+                options.again,
+                options.patience,
+            )
     except Timeout:
         raise PipelineError("another submission is under way here; wait for it to end") from None
 

@@ -54,18 +54,29 @@ def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_ou
 
 
 def job_description(
-    model: ModelConfig, resolved: dict[str, Any], profile: Profile, train: Dataset, split: Split,
-    fold: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    model: ModelConfig,
+    resolved: dict[str, Any],
+    profile: Profile,
+    train: Dataset,
+    split: Split,
+    fold: int,
+    seed: int,
+) -> dict[str, Any]:
     """What makes two trainings the same; compared when the same run is asked for again."""
     return {
-        "competition": profile.name, "model": model.name, "backend": model.backend, "fold": fold,
-        "seed": seed, "image_digest": train.digest, "folds_digest": split.digest,
+        "competition": profile.name,
+        "model": model.name,
+        "backend": model.backend,
+        "fold": fold,
+        "seed": seed,
+        "image_digest": train.digest,
+        "folds_digest": split.digest,
         "annotations_digest": text_digest(train.annotations.to_csv(index=False)),
-        "epochs": resolved["epochs"], "image_size": resolved["image_size"],
+        "epochs": resolved["epochs"],
+        "image_size": resolved["image_size"],
         "batch": resolved["batch"],
         "config_digest": config_digest(resolved),
-    }  # fmt: skip
+    }
 
 
 def check_same_job(run: Path, job: dict[str, Any]) -> None:
@@ -121,9 +132,17 @@ def only_one(run: Path, wait: float = 0) -> Iterator[None]:
 
 
 def prepare(
-    profile: Profile, model: ModelConfig, fold: int, settings: Settings, *, seed: int,
-    device: str | None, workers: int | None, gpus: int = 1, nodes: int = 1,
-) -> tuple[TrainJob, dict[str, Any]]:  # fmt: skip
+    profile: Profile,
+    model: ModelConfig,
+    fold: int,
+    settings: Settings,
+    *,
+    seed: int,
+    device: str | None,
+    workers: int | None,
+    gpus: int = 1,
+    nodes: int = 1,
+) -> tuple[TrainJob, dict[str, Any]]:
     """Check everything that a training needs, and write nothing.
 
     Returns the job and its description, which holds what the readers refused or repaired.
@@ -145,8 +164,20 @@ def prepare(
     description["gpus"] = gpus
     description["findings"] = [train.findings.as_json(), findings.as_json()]
     run = run_dir(profile.name, model.name, fold)
-    job = TrainJob(model, run, profile.classes, learned, held_out, repaired, settings, device, seed,
-                   -(-workers // gpus), gpus, nodes)  # fmt: skip
+    job = TrainJob(
+        model,
+        run,
+        profile.classes,
+        learned,
+        held_out,
+        repaired,
+        settings,
+        device,
+        seed,
+        -(-workers // gpus),
+        gpus,
+        nodes,
+    )
     return job, description
 
 
@@ -239,9 +270,16 @@ def main(argv: list[str] | None = None) -> None:
     profile = load_profile(options.competition, options.root)
     settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
     job, description = prepare(
-        profile, model, options.fold, settings, seed=options.seed, device=options.device,
-        workers=options.workers, gpus=options.gpus, nodes=options.nodes,
-    )  # fmt: skip
+        profile,
+        model,
+        options.fold,
+        settings,
+        seed=options.seed,
+        device=options.device,
+        workers=options.workers,
+        gpus=options.gpus,
+        nodes=options.nodes,
+    )
     with only_one(job.run, options.wait):
         train_fold(job, description, options.overwrite)
 

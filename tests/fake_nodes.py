@@ -56,8 +56,15 @@ def one_process(spec: Path) -> None:
         state = {"epoch": state["epoch"] + 1, "sum": state["sum"] + int(value)}
         if rank == 0:
             write_json(path, state)
-            said = {"epoch": state["epoch"], "epochs": wanted["epochs"], "loss": 1.0, "map50": 0.5,
-                    "left": 0.0, "device": "cpu", "time": time.time()}  # fmt: skip
+            said = {
+                "epoch": state["epoch"],
+                "epochs": wanted["epochs"],
+                "loss": 1.0,
+                "map50": 0.5,
+                "left": 0.0,
+                "device": "cpu",
+                "time": time.time(),
+            }
             write_json(run / "work" / "progress.json", said)
     torch.distributed.destroy_process_group()
 

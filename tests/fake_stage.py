@@ -38,9 +38,16 @@ def main(run: Path, epochs: int, seconds: float, trouble: str = "") -> None:
             write_json(path, state)
             write_json(
                 run / "work" / "progress.json",
-                {"epoch": state["epoch"], "epochs": epochs, "loss": 1.0, "map50": 0.5, "left": 0.0,
-                 "device": "cpu", "time": time.time()},
-            )  # fmt: skip
+                {
+                    "epoch": state["epoch"],
+                    "epochs": epochs,
+                    "loss": 1.0,
+                    "map50": 0.5,
+                    "left": 0.0,
+                    "device": "cpu",
+                    "time": time.time(),
+                },
+            )
             if trouble == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
         write_json(run / "result.json", state)

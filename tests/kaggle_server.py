@@ -92,11 +92,15 @@ class KaggleServer(ThreadingHTTPServer):
     def take(self, request: dict[str, Any], name: str) -> dict[str, Any]:
         """Have a submission, as CreateSubmission does."""
         made = {
-            "ref": 1000 + len(self.submissions), "date": "2026-11-22T10:00:00.000Z",
-            "description": request.get("submissionDescription", ""), "fileName": name,
-            "totalBytes": len(self.uploaded), "publicScore": "0.71234", "privateScore": "",
+            "ref": 1000 + len(self.submissions),
+            "date": "2026-11-22T10:00:00.000Z",
+            "description": request.get("submissionDescription", ""),
+            "fileName": name,
+            "totalBytes": len(self.uploaded),
+            "publicScore": "0.71234",
+            "privateScore": "",
             "status": "PENDING",
-        }  # fmt: skip
+        }
         self.submissions.insert(0, made)
         return made
 

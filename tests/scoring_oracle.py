@@ -100,9 +100,15 @@ def _pycocotools(found, truth, crowd, n_classes, limit):
         for (label, box), flag in zip(real, flags, strict=True):
             x1, y1, x2, y2 = box
             dataset["annotations"].append(
-                {"id": len(dataset["annotations"]) + 1, "image_id": i, "category_id": label,
-                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area(box), "iscrowd": int(flag)}
-            )  # fmt: skip
+                {
+                    "id": len(dataset["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": label,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": area(box),
+                    "iscrowd": int(flag),
+                }
+            )
     gt = COCO()
     gt.dataset = dataset
     gt.createIndex()

@@ -42,8 +42,11 @@ side = st.sampled_from([4.0, 8.0, 16.0, 24.0, 32.0])
 box = st.builds(lambda x, y, w, h: (x, y, min(x + w, 64.0), min(y + h, 64.0)), corner, corner, side, side)
 true_image = st.lists(st.tuples(st.integers(0, 2), box), max_size=6)
 found_image = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 8).map(lambda n: n / 8), box), max_size=8)
-scene = st.lists(st.tuples(true_image, found_image, st.lists(st.booleans(), min_size=6, max_size=6)),
-                 min_size=1, max_size=5)  # fmt: skip
+scene = st.lists(
+    st.tuples(true_image, found_image, st.lists(st.booleans(), min_size=6, max_size=6)),
+    min_size=1,
+    max_size=5,
+)
 
 
 def unzip(scene):

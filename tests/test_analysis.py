@@ -84,8 +84,14 @@ def test_the_best_score_of_a_class_and_of_all():
     assert missed.best() == pytest.approx((np.float32(0.4), 0, 1, 1, 0, 0, 0))
     assert absent.best() is None
     assert absent.at(0.5).as_json() == {
-        "score": 0.5, "true": 0, "false": 0, "missed": 0, "precision": None, "recall": None, "f1": None,
-    }  # fmt: skip
+        "score": 0.5,
+        "true": 0,
+        "false": 0,
+        "missed": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+    }
 
 
 def test_boxes_of_equal_score_are_kept_or_left_together():
@@ -150,8 +156,9 @@ def test_confusions_by_hand():
         [1, 0, 1, 0],  # the second box on A, and one of nothing; that of score 0.1 is not there
     ]
     assert result.shares()[3].tolist() == [1 / 2, 0, 1 / 2, 0]
-    assert confusion(found_of(boxes_of([[], [], []]), truth_of(truth)), truth_of(truth), iou=0.5, score=0
-                     ).shares().tolist() == [[0, 0, 0, 1]] * 3 + [[0] * 4]  # fmt: skip
+    assert confusion(
+        found_of(boxes_of([[], [], []]), truth_of(truth)), truth_of(truth), iou=0.5, score=0
+    ).shares().tolist() == [[0, 0, 0, 1]] * 3 + [[0] * 4]
 
 
 def test_of_two_labels_on_one_object_a_box_takes_its_own():
@@ -197,18 +204,25 @@ def test_confusions_are_those_of_ultralytics():
         ]
         mine += [
             (int(rng.integers(3)), float(rng.random()), tuple(np.add(box, rng.uniform(0, 4, 4))))
-            for _, box in real for _ in range(2)
-        ]  # fmt: skip
+            for _, box in real
+            for _ in range(2)
+        ]
         found.append(sorted(mine, key=lambda row: -row[1]))
         truth.append(real)
         columns = boxes_of([mine])
         theirs.process_batch(
-            {"cls": torch.tensor(columns.labels), "conf": torch.tensor(columns.scores),
-             "bboxes": torch.tensor(columns.boxes_xyxy)},
-            {"cls": torch.tensor([label for label, _ in real]),
-             "bboxes": torch.tensor([box for _, box in real]).reshape(-1, 4)},
-            conf=0.25, iou_thres=0.45,
-        )  # fmt: skip
+            {
+                "cls": torch.tensor(columns.labels),
+                "conf": torch.tensor(columns.scores),
+                "bboxes": torch.tensor(columns.boxes_xyxy),
+            },
+            {
+                "cls": torch.tensor([label for label, _ in real]),
+                "bboxes": torch.tensor([box for _, box in real]).reshape(-1, 4),
+            },
+            conf=0.25,
+            iou_thres=0.45,
+        )
     grouped = truth_of(truth)
     ours = confusion(found_of(boxes_of(found), grouped), grouped, iou=0.45, score=0.25)
     assert ours.counts.tolist() == theirs.matrix.T.tolist()
@@ -294,14 +308,21 @@ def test_costs_by_hand():
     assert costs["map"] == pytest.approx((a + b) / 2, abs=1e-5)
     counts = {kind: costs["kinds"][kind]["count"] for kind in KINDS}
     assert counts == {
-        "classification": 1, "localisation": 2, "both": 0, "duplicate": 0, "background": 1, "missed": 1,
-    }  # fmt: skip
+        "classification": 1,
+        "localisation": 2,
+        "both": 0,
+        "duplicate": 0,
+        "background": 1,
+        "missed": 1,
+    }
     expected = {
         "localisation": (51 / 101 - a) / 2,  # the better one is right, the other gone: true, true, FAR
         "classification": ((26 + 25 * 2 / 4) / 101 - a + 1 - b) / 2,  # true, two false, true; b is alone
-        "both": 0, "duplicate": 0, "background": 0,
+        "both": 0,
+        "duplicate": 0,
+        "background": 0,
         "missed": (34 / 101 - a) / 2,  # one of three found
-    }  # fmt: skip
+    }
     lost = {kind: costs["kinds"][kind]["map_lost"] for kind in KINDS}
     assert lost == pytest.approx(expected, abs=1e-5)
     assert costs["false_boxes"] == {"count": 4, "map_lost": pytest.approx((1 - b) / 2, abs=1e-5)}
@@ -357,8 +378,10 @@ def test_a_box_takes_the_last_of_equally_good_truths_of_a_size():
     )
     sizes = ap_by_size(found, grouped, 0.5, 100)
     assert {name: size.as_json(CLASSES)["map"] for name, size in sizes.items()} == {
-        "small": round(51 / 101, 5), "medium": round(51 / 101, 5), "large": None,
-    }  # fmt: skip
+        "small": round(51 / 101, 5),
+        "medium": round(51 / 101, 5),
+        "large": None,
+    }
 
 
 def test_images_by_how_many_true_boxes_they_hold():
@@ -366,11 +389,13 @@ def test_images_by_how_many_true_boxes_they_hold():
     found = [[(0, 0.9, A)], [(0, 0.8, A)], [(1, 0.7, B)], [(0, 0.3, A), (1, 0.2, FAR)], []]
     table = crowding_table(rank(matched(found, truth)), 0.5)
     assert {name: (row["images"], row["truths"], row["map"]) for name, row in table.items()} == {
-        "0": (1, 0, None), "1": (1, 1, 1.0),
+        "0": (1, 0, None),
+        "1": (1, 1, 1.0),
         # of a 1 of 2 truths (51 recalls), of b 2 of 3 (67)
         "2-3": (2, 5, pytest.approx((51 + 67) / 2 / 101, abs=1e-5)),
-        "4-7": (0, 0, None), "8+": (1, 9, 0.0),
-    }  # fmt: skip
+        "4-7": (0, 0, None),
+        "8+": (1, 9, 0.0),
+    }
     assert {key: table["0"][key] for key in ("true", "false", "missed")} == {
         "true": 0,
         "false": 1,

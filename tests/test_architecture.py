@@ -11,12 +11,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 BASE = {"pipeline", "boxes", "cli", "errors", "paths", "processes", "views"}
 # What each part may import besides itself and the base; stages may import every part.
 PARTS = {
-    "kernels": set(), "data": set(), "splits": {"data", "kernels"}, "checks": {"data"},
-    "fusion": {"kernels"}, "scoring": {"data", "kernels"}, "backends": {"data"},
-    "ensembles": {"data", "fusion", "kernels", "scoring"}, "submissions": {"data", "kernels"},
+    "kernels": set(),
+    "data": set(),
+    "splits": {"data", "kernels"},
+    "checks": {"data"},
+    "fusion": {"kernels"},
+    "scoring": {"data", "kernels"},
+    "backends": {"data"},
+    "ensembles": {"data", "fusion", "kernels", "scoring"},
+    "submissions": {"data", "kernels"},
     "jobs": {"data", "backends"},
     "tuning": {"data", "ensembles", "fusion", "kernels", "scoring"},
-}  # fmt: skip
+}
 FRAMEWORKS = {"torch", "torchvision", "mmdet", "mmcv", "mmengine", "ultralytics"}
 CALLS = ("cli.run(main)", "sys.exit(main())")  # the second where the status says what was found
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))

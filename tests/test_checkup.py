@@ -101,10 +101,24 @@ def test_boxes_that_are_refused_and_those_that_look_odd(varied):
         boxes[0]["bbox"] = [5, 5, 0, 0]
         boxes[1]["bbox"] = [40, 20, 20, 20]
         boxes[2]["bbox"] = [60, 40, 5, 5]
-        for bbox, label in (([0, 0, 48, 31.9], 0), ([10, 10, 3, 9], 1), ([10, 10, 20, 20], 2),
-                            ([10, 10, 20, 20], 2), ([10, 10, 20, 19], 2), ([10, 10, 20, 20], 3)):  # fmt: skip
-            boxes.append({"id": 100 + len(boxes), "image_id": 11, "category_id": label, "bbox": bbox,
-                          "area": 1, "iscrowd": 0})  # fmt: skip
+        for bbox, label in (
+            ([0, 0, 48, 31.9], 0),
+            ([10, 10, 3, 9], 1),
+            ([10, 10, 20, 20], 2),
+            ([10, 10, 20, 20], 2),
+            ([10, 10, 20, 19], 2),
+            ([10, 10, 20, 20], 3),
+        ):
+            boxes.append(
+                {
+                    "id": 100 + len(boxes),
+                    "image_id": 11,
+                    "category_id": label,
+                    "bbox": bbox,
+                    "area": 1,
+                    "iscrowd": 0,
+                }
+            )
 
     tiny.edit_json(varied / "train.json", change)
     status, card, files = run()
@@ -128,8 +142,15 @@ def test_boxes_that_are_refused_and_those_that_look_odd(varied):
 
 def test_limits_of_odd_boxes(varied):
     train = load_dataset(load_profile("recycle"), "train")
-    corners = [[0, 0, 4, 30], [0, 0, 3.9, 30], [0, 0, 48, 30.4], [0, 0, 48, 30.5],
-               [10, 10, 30, 30], [10, 10, 30, 28], [10, 10, 30, 27.9]]  # fmt: skip
+    corners = [
+        [0, 0, 4, 30],
+        [0, 0, 3.9, 30],
+        [0, 0, 48, 30.4],
+        [0, 0, 48, 30.5],
+        [10, 10, 30, 30],
+        [10, 10, 30, 28],
+        [10, 10, 30, 27.9],
+    ]
     boxes = pd.DataFrame(corners, columns=["x1", "y1", "x2", "y2"], dtype=float)
     boxes = boxes.assign(image_id=np.array([0, 1, 2, 3, 4, 4, 5], np.int32), label=0, annotation_id=range(7))
     rows = odd_boxes(type(train)("train", train.images, boxes, train.findings, train.digest, ()))

@@ -37,9 +37,13 @@ def stage(home, tmp_path):
 
     def run(name, *arguments):
         return subprocess.run(
-            [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)], cwd=home, check=False,
-            env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", f"pipeline.{name}", *map(str, arguments)],
+            cwd=home,
+            check=False,
+            env=os.environ | {"PYTHONPATH": search},
+            capture_output=True,
+            text=True,
+        )
 
     return run
 
@@ -85,11 +89,14 @@ def test_the_frameworks_are_blocked_in_these_tests(home, stage):
     ("name", "arguments", "message"),
     [
         ("folds", ["--competition", "wheet"], "error: no competition 'wheet'; there are: bccd, "),
-        ("convert", ["s.csv", "out.parquet", "--split", "test"],
-         "error: s.csv: row 2 (test/0000.jpg): broken box string: 5 values, expected a multiple of 6"),
+        (
+            "convert",
+            ["s.csv", "out.parquet", "--split", "test"],
+            "error: s.csv: row 2 (test/0000.jpg): broken box string: 5 values, expected a multiple of 6",
+        ),
         ("ensemble", ["cut.parquet", "-o", "out.parquet"], "error: cut.parquet: not a whole Parquet file"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_and_status_1(recycle, home, stage, name, arguments, message):
     (home / "s.csv").write_text("PredictionString,image_id\n1 0.5 0 0 9,test/0000.jpg\n")
     test = load_dataset(load_profile("recycle"), "test")

@@ -27,9 +27,11 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 # (place in the test file, label, score, corners): the first image has two boxes, the second none.
 ROWS = [
-    (0, 0, 0.25, 1, 2, 30.126, 20), (0, 2, 0.9, 0, 0, 1000.5, 500), (2, 1, 1.0, 10.5, 11.25, 12.75, 13),
+    (0, 0, 0.25, 1, 2, 30.126, 20),
+    (0, 2, 0.9, 0, 0, 1000.5, 500),
+    (2, 1, 1.0, 10.5, 11.25, 12.75, 13),
     (2, 0, 0.00001, 512, 256, 1024, 384),
-]  # fmt: skip
+]
 CORNERS = {
     0: "2 0.9 0 0 1000.5 500 0 0.25 1 2 30.13 20",
     2: "1 1 10.5 11.25 12.75 13 0 0.00001 512 256 1024 384",
@@ -145,17 +147,29 @@ ANNOTATIONS = {
     },
     "rsna": {
         "0004cfab-14fd.dcm": (1024, 1024, []),
-        "00436515-870c.dcm": (1024, 1024, [("pneumonia", 264, 152, 477, 531),
-                                           ("pneumonia", 562, 152, 818, 605)]),
+        "00436515-870c.dcm": (
+            1024,
+            1024,
+            [("pneumonia", 264, 152, 477, 531), ("pneumonia", 562, 152, 818, 605)],
+        ),
     },
     "vinbigdata": {
         "50a418190bc3.dicom": (2332, 2580, []),
-        "9a5094b2563a.dicom": (2954, 3159, [("Cardiomegaly", 691, 1375, 1653, 1831),
-                                            ("Aortic enlargement", 1264, 743, 1611, 1019)]),
+        "9a5094b2563a.dicom": (
+            2954,
+            3159,
+            [("Cardiomegaly", 691, 1375, 1653, 1831), ("Aortic enlargement", 1264, 743, 1611, 1019)],
+        ),
     },
     "siim": {
-        "000a312787f2.dcm": (4256, 3488, [("opacity", 789.28836, 582.43035, 1815.94498, 2499.73327),
-                                          ("opacity", 2245.91208, 591.20528, 3340.5737, 2352.75472)]),
+        "000a312787f2.dcm": (
+            4256,
+            3488,
+            [
+                ("opacity", 789.28836, 582.43035, 1815.94498, 2499.73327),
+                ("opacity", 2245.91208, 591.20528, 3340.5737, 2352.75472),
+            ],
+        ),
         "000c3a3f293f.dcm": (2832, 2320, []),
     },
     "reef": {
@@ -164,11 +178,14 @@ ANNOTATIONS = {
         "video_0/17.jpg": (1280, 720, [("starfish", 558, 213, 608, 245), ("starfish", 1, 2, 4, 6)]),
     },
     "openimages": {
-        "000002b66c9c498e.jpg": (1000, 800, [("Rose", 12.5, 118.7504, 195.312, 470),
-                                              ("Flag", 500, 200, 1000, 600)]),
+        "000002b66c9c498e.jpg": (
+            1000,
+            800,
+            [("Rose", 12.5, 118.7504, 195.312, 470), ("Flag", 500, 200, 1000, 600)],
+        ),
         "000002b97e5471a0.jpg": (640, 480, []),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
@@ -258,8 +275,11 @@ def test_the_sample_decides_on_header_rows_and_order(data, home, tmp_path):
     sample.write_text("PredictionString,image_id\n,f5a1f0359\n,aac893a91\n,51f1be19e\n")
     write_submission(tmp_path / "s.csv", profile, table, test.images)
     assert (tmp_path / "s.csv").read_text().splitlines() == [
-        "PredictionString,image_id", f"{SIZES[2]},f5a1f0359", f"{SIZES[0]},aac893a91", ",51f1be19e",
-    ]  # fmt: skip
+        "PredictionString,image_id",
+        f"{SIZES[2]},f5a1f0359",
+        f"{SIZES[0]},aac893a91",
+        ",51f1be19e",
+    ]
     sample.write_text("PredictionString,image_id\n,f5a1f0359\n,aac893a91\n")
     with pytest.raises(PipelineError, match="no row for 1 of 3 test images, the first is '51f1be19e'"):
         write_submission(tmp_path / "s.csv", profile, table, test.images)
@@ -275,8 +295,12 @@ def test_no_truth_of_the_test_sets(data):
 def dicom_set(home, write_photo):
     """vinbigdata with photos written by `write_photo(path without suffix, width, height)`; the photos."""
     competitions.vinbigdata(home / "data/vinbigdata")
-    competitions.write(home / "data/vinbigdata/train_meta.csv", "image_id,dim0,dim1", "50a418190bc3,30,40",
-                       "9a5094b2563a,32,48")  # fmt: skip
+    competitions.write(
+        home / "data/vinbigdata/train_meta.csv",
+        "image_id,dim0,dim1",
+        "50a418190bc3,30,40",
+        "9a5094b2563a,32,48",
+    )
     for name, width, height in (("50a418190bc3", 40, 30), ("9a5094b2563a", 48, 32)):
         write_photo(home / "data/vinbigdata/train" / name, width, height)
 

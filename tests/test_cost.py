@@ -51,7 +51,7 @@ BY_HAND = {
         2 * (3 * 5 * 24) * 8 + 2 * 2 * (3 * 5 * 5) * 4 + 2 * 2 * (3 * 5 * 4) * 5 + 2 * (3 * 5 * 8) * 8,
     ),
     "elementwise": (lambda: functional.interpolate(IMAGE.relu() + 1, scale_factor=2, mode="bilinear"), 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BY_HAND)

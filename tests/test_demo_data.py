@@ -16,9 +16,17 @@ from pipeline.errors import PipelineError
 
 SMALL: dict[str, int] = {"n_train": 14, "n_test": 7, "size": 96}
 RECYCLE = [
-    "General trash", "Paper", "Paper pack", "Metal", "Glass",
-    "Plastic", "Styrofoam", "Plastic bag", "Battery", "Clothing",
-]  # fmt: skip
+    "General trash",
+    "Paper",
+    "Paper pack",
+    "Metal",
+    "Glass",
+    "Plastic",
+    "Styrofoam",
+    "Plastic bag",
+    "Battery",
+    "Clothing",
+]
 
 
 def read(path: Path) -> Any:

@@ -16,21 +16,36 @@ from pipeline.doctor import Row, gpu_problem, gpu_rows, has_kernels
 CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 CAPABILITIES = {
-    "K80": (3, 7), "P100": (6, 0), "GTX 1080": (6, 1), "V100": (7, 0), "T4": (7, 5),
-    "A100": (8, 0), "RTX 4090": (8, 9), "H100": (9, 0), "H200": (9, 0), "B200": (10, 0),
+    "K80": (3, 7),
+    "P100": (6, 0),
+    "GTX 1080": (6, 1),
+    "V100": (7, 0),
+    "T4": (7, 5),
+    "A100": (8, 0),
+    "RTX 4090": (8, 9),
+    "H100": (9, 0),
+    "H200": (9, 0),
+    "B200": (10, 0),
     "RTX 5090": (12, 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("gpu", "cu130", "cu126"),
     [
-        ("K80", False, False), ("P100", False, True), ("GTX 1080", False, True),
-        ("V100", False, True), ("T4", True, True), ("A100", True, True), ("RTX 4090", True, True),
-        ("H100", True, True), ("H200", True, True), ("B200", True, False),
+        ("K80", False, False),
+        ("P100", False, True),
+        ("GTX 1080", False, True),
+        ("V100", False, True),
+        ("T4", True, True),
+        ("A100", True, True),
+        ("RTX 4090", True, True),
+        ("H100", True, True),
+        ("H200", True, True),
+        ("B200", True, False),
         ("RTX 5090", True, False),
     ],
-)  # fmt: skip
+)
 def test_gpus_and_builds(gpu, cu130, cu126):
     assert has_kernels(CAPABILITIES[gpu], CU130) is cu130
     assert has_kernels(CAPABILITIES[gpu], CU126) is cu126
@@ -74,11 +89,15 @@ def test_gpus_without_a_way_out_are_not_sent_there():
 @pytest.mark.parametrize(
     ("driver", "cuda", "fine"),
     [
-        ("580.65.06", "13.0", True), ("610.1", "13.2", True), ("575.57.08", "13.0", False),
-        ("525.60.13", "12.8", True), ("520.61.05", "12.6", False), (None, "13.0", True),
+        ("580.65.06", "13.0", True),
+        ("610.1", "13.2", True),
+        ("575.57.08", "13.0", False),
+        ("525.60.13", "12.8", True),
+        ("520.61.05", "12.6", False),
+        (None, "13.0", True),
         ("[N/A]", "13.0", True),
     ],
-)  # fmt: skip
+)
 def test_driver(driver, cuda, fine):
     assert (gpu_problem(CAPABILITIES["A100"], CU126, driver, cuda) is None) is fine
 
@@ -95,10 +114,12 @@ def test_old_driver_names_both_ways_out():
 
 def facts(gpus=(), nvidia_smi=None, cuda="13.0", error=""):
     return {
-        "cuda": cuda, "arch_list": CU130 if cuda else [], "error": error,
+        "cuda": cuda,
+        "arch_list": CU130 if cuda else [],
+        "error": error,
         "gpus": [{"name": g, "capability": CAPABILITIES[g], "memory": 2**34} for g in gpus],
         "nvidia_smi": nvidia_smi,
-    }  # fmt: skip
+    }
 
 
 def listed(gpu, driver):
@@ -114,7 +135,9 @@ def listed(gpu, driver):
         (facts(nvidia_smi=listed("T4", "535.1")), False, "PROBLEM", ["T4", "535.1", "580"]),
         (facts(nvidia_smi=listed("V100", "535.1")), False, "PROBLEM", ["7.0", "cu126"]),
         (
-            facts(nvidia_smi=listed("T4", "580.1"), error="No CUDA GPUs"), False, "PROBLEM",
+            facts(nvidia_smi=listed("T4", "580.1"), error="No CUDA GPUs"),
+            False,
+            "PROBLEM",
             ["No CUDA GPUs", "new enough", "--gpus all"],
         ),
         (facts(nvidia_smi=listed("T4", "580.1"), cuda=None), False, "PROBLEM", ["CPU only"]),
@@ -123,7 +146,7 @@ def listed(gpu, driver):
         (facts(), False, "note", ["none", "CPU"]),
         (facts(cuda=None), False, "note", ["none", "CPU"]),
     ],
-)  # fmt: skip
+)
 def test_gpu_row(seen, hidden, state, words):
     (row,) = gpu_rows(json.loads(json.dumps(seen)), hidden)
     assert row.state == state, row
@@ -185,9 +208,10 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "installed", versions.get)
     find = doctor.importlib.util.find_spec
     monkeypatch.setattr(
-        doctor.importlib.util, "find_spec",
+        doctor.importlib.util,
+        "find_spec",
         lambda name: versions.get(name) if name == "torch" else find(name),
-    )  # fmt: skip
+    )
     works = {"ok": True, "detail": "works"}
     answers = {name: dict(works) for name in ("cv2", "mmdet", "ultralytics")}
     answers["torch"] = works | facts()

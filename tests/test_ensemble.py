@@ -59,9 +59,14 @@ def runs(recycle, write_yaml):
                     images = train.images[split.fold == fold] if name == "oof" else test.images
                     rows = tiny.guesses(images, seed, 5) + tiny.found(dataset, images)
                     table = tiny.table(
-                        dataset, rows, image_ids=images["image_id"], fold=fold,
-                        model=model, view=view, folds_digest=split.digest,
-                    )  # fmt: skip
+                        dataset,
+                        rows,
+                        image_ids=images["image_id"],
+                        fold=fold,
+                        model=model,
+                        view=view,
+                        folds_digest=split.digest,
+                    )
                     write_predictions(table_path(run_of(model, fold), name, view), table)
     return train, test
 

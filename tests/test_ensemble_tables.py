@@ -85,7 +85,7 @@ def halves(train, view="identity"):
     return [
         tiny.table(train, tiny.guesses(train.images[k::2], k), image_ids=range(k, 12, 2), fold=k, view=view)
         for k in (0, 1)
-    ]  # fmt: skip
+    ]
 
 
 def test_disjoint_images_are_joined(train):

@@ -21,9 +21,13 @@ from pipeline.submissions.writer import write_submission
 
 # Of the test split; image 1 has no box.
 ROWS = [
-    (0, 5, 0.25, 1, 2, 30.126, 20), (0, 1, 0.9, 0.004, 0, 48, 32), (2, 0, 1.0, 10.5, 11.25, 12.75, 13),
-    (3, 9, 0.0000004, 1, 1, 9, 9), (4, 7, 1 / 3, 5, 5, 5.004, 9), (4, 7, 1e-5, 5, 5, 9, 9),
-]  # fmt: skip
+    (0, 5, 0.25, 1, 2, 30.126, 20),
+    (0, 1, 0.9, 0.004, 0, 48, 32),
+    (2, 0, 1.0, 10.5, 11.25, 12.75, 13),
+    (3, 9, 0.0000004, 1, 1, 9, 9),
+    (4, 7, 1 / 3, 5, 5, 5.004, 9),
+    (4, 7, 1e-5, 5, 5, 9, 9),
+]
 
 
 @pytest.fixture
@@ -108,9 +112,12 @@ def write_csv(path, *rows, header="PredictionString,image_id"):
 
 
 box = st.tuples(
-    st.integers(0, 4), st.integers(0, 9), st.integers(1, 10**6).map(lambda n: n / 10**6),
-    *[st.integers(0, 1400).map(lambda n: n / 100)] * 2, *[st.integers(1500, 3200).map(lambda n: n / 100)] * 2,
-)  # fmt: skip
+    st.integers(0, 4),
+    st.integers(0, 9),
+    st.integers(1, 10**6).map(lambda n: n / 10**6),
+    *[st.integers(0, 1400).map(lambda n: n / 100)] * 2,
+    *[st.integers(1500, 3200).map(lambda n: n / 100)] * 2,
+)
 
 
 @settings(max_examples=20)
@@ -157,25 +164,33 @@ def test_json_has_the_category_ids_of_the_annotations(recycle, home):
 # Rows of a CSV after its header -> the message, with the row's number in the file.
 GOOD = "1 0.9 0 0 9 9,test/0000.jpg"
 BROKEN = {
-    "a value is missing": ([GOOD, "1 0.9 0 0 9,test/0001.jpg"],
-                           r"row 3 \(test/0001.jpg\): broken box string: 5 values, expected a multiple of 6"),
-    "text": ([GOOD, "1 high 0 0 9 9,test/0001.jpg"],
-             r"row 3 \(test/0001.jpg\): broken box string: 'high' is not a finite number"),
+    "a value is missing": (
+        [GOOD, "1 0.9 0 0 9,test/0001.jpg"],
+        r"row 3 \(test/0001.jpg\): broken box string: 5 values, expected a multiple of 6",
+    ),
+    "text": (
+        [GOOD, "1 high 0 0 9 9,test/0001.jpg"],
+        r"row 3 \(test/0001.jpg\): broken box string: 'high' is not a finite number",
+    ),
     "NaN": (["1 nan 0 0 9 9,test/0001.jpg"], r"row 2 \(test/0001.jpg\): broken .* 'nan' is not a finite"),
     "infinite": (["1 0.5 0 0 inf 9,test/0001.jpg"], "row 2 .* 'inf' is not a finite number"),
     "two columns too many": (["1 0.5 0 0 9 9,test/0001.jpg,7,8"], "row 2: 4 columns, expected 2"),
     "cut off": ([GOOD, "1 0.5"], "row 3: 1 columns, expected 2; is the file cut off"),
     "doubled row": ([GOOD, "", GOOD], "row 4: image 'test/0000.jpg' is also in row 2"),
-    "unknown image": ([GOOD, ",test/9999.jpg"],
-                      "row 3: image 'test/9999.jpg' is not in the test set of 'recycle'; expected one like "),
+    "unknown image": (
+        [GOOD, ",test/9999.jpg"],
+        "row 3: image 'test/9999.jpg' is not in the test set of 'recycle'; expected one like ",
+    ),
     "image of train": ([",train/0000.jpg"], "row 2: image 'train/0000.jpg' is not in the test set"),
-    "label too high": ([GOOD, "1 0.5 0 0 9 9 10 0.5 0 0 9 9,test/0001.jpg"],
-                       r"row 3 \(test/0001.jpg\): box \[10.0, .*\]: expected a label from 0 to 9"),
+    "label too high": (
+        [GOOD, "1 0.5 0 0 9 9 10 0.5 0 0 9 9,test/0001.jpg"],
+        r"row 3 \(test/0001.jpg\): box \[10.0, .*\]: expected a label from 0 to 9",
+    ),
     "negative label": (["-1 0.5 0 0 9 9,test/0001.jpg"], "row 2 .*: expected a label from 0 to 9"),
     "huge label": (["1e300 0.5 0 0 9 9,test/0001.jpg"], "row 2 .*: expected a label from 0 to 9"),
     "half a label": (["1.5 0.5 0 0 9 9,test/0001.jpg"], "row 2 .*: expected a label that is a whole number"),
     "score": (["1 50 0 0 9 9,test/0001.jpg"], r"row 2 \(test/0001.jpg\): .* expected a score from 0 to 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", BROKEN)

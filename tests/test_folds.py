@@ -28,8 +28,10 @@ def test_the_fold_file_lists_every_image_once(recycle, home):
     assert table["file_name"].tolist() == [f"train/{i:04d}.jpg" for i in range(12)]
     assert np.bincount(table["fold"]).tolist() == [4, 4, 4]
     assert sorted(p.name for p in folds_csv("recycle").parent.iterdir()) == [
-        "folds.csv", "folds.json", "folds.png",
-    ]  # fmt: skip
+        "folds.csv",
+        "folds.json",
+        "folds.png",
+    ]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -167,9 +169,12 @@ def test_random_and_grouped_side_by_side(recycle, capsys):
     assert grouped["fold"][::2].tolist() == grouped["fold"][1::2].tolist()
     assert grouped_card["bursts"]["in_different_folds"] == 0
     assert grouped_card["groups"] == {
-        "groups": 6, "of_several_images": 6, "largest": 2, "joined_pairs": [6],
+        "groups": 6,
+        "of_several_images": 6,
+        "largest": 2,
+        "joined_pairs": [6],
         "by": ["photos taken within 10 s of each other"],
-    }  # fmt: skip
+    }
     alone, _ = run("--folds", 3, "--strategy", "groups")
     assert alone["fold"].tolist() == grouped["fold"].tolist()
 

@@ -32,8 +32,15 @@ def dated(*times):
 
 
 def test_bursts_join_what_follows_within_the_time(recycle):
-    times = dated("2021-01-01 10:00:00", "2021-01-01 10:00:25", "2021-01-01 10:00:10", None, "no time",
-                  "2021-01-01 10:00:36", "2021-01-02 10:00:00")  # fmt: skip
+    times = dated(
+        "2021-01-01 10:00:00",
+        "2021-01-01 10:00:25",
+        "2021-01-01 10:00:10",
+        None,
+        "no time",
+        "2021-01-01 10:00:36",
+        "2021-01-02 10:00:00",
+    )
     alone = list(range(7, 12))
     assert groups_of("bursts:10", times) == [0, 1, 0, 3, 4, 5, 6, *alone]
     assert groups_of("bursts", times) == groups_of("bursts:10", times)
@@ -129,9 +136,11 @@ def photo(seed, size=(160, 120)):
 def test_the_hash_knows_a_photo_again_and_tells_others_apart():
     original = photo(1)
     again = [
-        original.resize((80, 60)), ImageEnhance.Brightness(original).enhance(0.8),
-        original.crop((2, 1, 160, 120)), original.rotate(0.5),
-    ]  # fmt: skip
+        original.resize((80, 60)),
+        ImageEnhance.Brightness(original).enhance(0.8),
+        original.crop((2, 1, 160, 120)),
+        original.rotate(0.5),
+    ]
     hashes = np.stack([hash_image(image) for image in [original, *again, *map(photo, range(2, 8))]])
     pairs = near_pairs(hashes, 56)
     assert {tuple(pair) for pair in pairs[:, :2].tolist()} == {

@@ -26,27 +26,43 @@ from pipeline.submissions.ledger import (
 
 def entry(digest="d", oof="0.6", public="0.5", ensemble="e", status="complete", **changes):
     values = dict.fromkeys(COLUMNS, "") | {
-        "time": "2020-11-22T10:00:00Z", "competition": "recycle", "file": f"{digest}.csv", "digest": digest,
-        "status": status, "ref": digest, "ensemble": ensemble, "oof": oof, "public": public,
-    }  # fmt: skip
+        "time": "2020-11-22T10:00:00Z",
+        "competition": "recycle",
+        "file": f"{digest}.csv",
+        "digest": digest,
+        "status": status,
+        "ref": digest,
+        "ensemble": ensemble,
+        "oof": oof,
+        "public": public,
+    }
     return replace(Entry(**values), **changes)
 
 
 CARD = {
-    "file_digest": "abc", "fusion": {"method": "wbf", "iou": 0.55}, "made_at": "then", "boxes": 7,
-    "images": 5, "tables": [{"digest": "t"}],
+    "file_digest": "abc",
+    "fusion": {"method": "wbf", "iou": 0.55},
+    "made_at": "then",
+    "boxes": 7,
+    "images": 5,
+    "tables": [{"digest": "t"}],
     "oof": {"map50": 0.5, "competition": {"metric": "map50", "value": 0.61234, "low": 0.6, "high": 0.625}},
-    "members": [{"model": "a", "fold": 0, "views": ["identity"], "weight": 2.0},
-                {"model": "a", "fold": 1, "views": ["identity"], "weight": 2.0},
-                {"model": "b", "fold": 0, "views": ["identity", "hflip"], "weight": 1.0}],
-}  # fmt: skip
+    "members": [
+        {"model": "a", "fold": 0, "views": ["identity"], "weight": 2.0},
+        {"model": "a", "fold": 1, "views": ["identity"], "weight": 2.0},
+        {"model": "b", "fold": 0, "views": ["identity", "hflip"], "weight": 1.0},
+    ],
+}
 
 
 def test_a_row_says_how_the_file_was_made(home):
     made = entry_of("recycle", "final.csv", "abc", CARD, status="pending", ref="9", message="a\nb, c")
     assert (made.members, made.oof, made.oof_low, made.oof_high) == (
-        "a[identity] b[identity+hflip]", "0.61234", "0.60000", "0.62500",
-    )  # fmt: skip
+        "a[identity] b[identity+hflip]",
+        "0.61234",
+        "0.60000",
+        "0.62500",
+    )
     assert (made.parameters, made.message) == ('{"fusion": {"iou": 0.55, "method": "wbf"}}', "a b, c")
     record(made)
     assert read_ledger() == [made]
@@ -57,11 +73,14 @@ def test_a_row_says_how_the_file_was_made(home):
 
 def test_the_card_is_shown(home):
     assert card_lines(CARD) == [
-        "made:     then, revision unknown", "file:     7 boxes on 5 images, digest abc",
-        "fusion:   method wbf, iou 0.55", "members:  a fold 0 [identity] weight 2",
-        "          a fold 1 [identity] weight 2", "          b fold 0 [identity, hflip] weight 1",
+        "made:     then, revision unknown",
+        "file:     7 boxes on 5 images, digest abc",
+        "fusion:   method wbf, iou 0.55",
+        "members:  a fold 0 [identity] weight 2",
+        "          a fold 1 [identity] weight 2",
+        "          b fold 0 [identity, hflip] weight 1",
         "oof:      map50 0.6123 (0.6000 to 0.6250)",
-    ]  # fmt: skip
+    ]
     assert card_lines({}) == ["no card: the file was made elsewhere"]
 
 
@@ -71,8 +90,9 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
     record(other)
     record(replace(first, status="complete", public="0.7", time="later"))
     assert [(e.competition, e.status, e.public, e.time) for e in read_ledger()] == [
-        ("recycle", "complete", "0.7", first.time), ("wheat", "complete", "0.5", first.time),
-    ]  # fmt: skip
+        ("recycle", "complete", "0.7", first.time),
+        ("wheat", "complete", "0.5", first.time),
+    ]
     assert [e.digest for e in of_competition("recycle")] == ["d"]
     with open(ledger_csv(), newline="") as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
@@ -81,9 +101,12 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n", "expected the columns time,competition,"), ("", "expected the columns"),
-     (",".join(COLUMNS) + "\n1,2\n", "row 2: 2 columns, expected 16")],
-)  # fmt: skip
+    [
+        ("a,b\n", "expected the columns time,competition,"),
+        ("", "expected the columns"),
+        (",".join(COLUMNS) + "\n1,2\n", "row 2: 2 columns, expected 16"),
+    ],
+)
 def test_a_damaged_ledger_is_not_written_over(home, text, message):
     ledger_csv().parent.mkdir()
     ledger_csv().write_text(text)
@@ -124,8 +147,12 @@ def test_two_picks_of_different_ensembles():
 
 
 def test_todays_budget_counts_what_the_site_counts():
-    entries = [entry("a", time=now()), entry("b", time=now(), status="pending"),
-               entry("c", time=now(), status="error"), entry("d")]  # fmt: skip
+    entries = [
+        entry("a", time=now()),
+        entry("b", time=now(), status="pending"),
+        entry("c", time=now(), status="error"),
+        entry("d"),
+    ]
     assert made_today(entries) == 2
 
 

@@ -34,8 +34,11 @@ def test_a_card_keeps_what_it_held_and_every_device(home: Path) -> None:
     card = json.loads((run / "card.json").read_text())
     speeds = {"a laptop": CPU, "a GPU": GPU}
     assert card == {
-        "model": "a", "backend": "ultralytics", "seed": 7, "cost": COST | {"speed": speeds},
-    }  # fmt: skip
+        "model": "a",
+        "backend": "ultralytics",
+        "seed": 7,
+        "cost": COST | {"speed": speeds},
+    }
     assert [path.name for path in run.iterdir()] == ["card.json"]
     assert costs.cost_lines(card["cost"]) == [
         "2.50 M parameters, 7.7 GFLOPs at 640x640",

@@ -178,9 +178,17 @@ def test_a_jpeg_that_lacks_a_little_more_is_refused(tmp_path, missing):
 
 @pytest.mark.parametrize(
     ("mode", "suffix", "is_plain"),
-    [("RGB", ".jpg", True), ("L", ".jpg", True), ("CMYK", ".jpg", False), ("RGBA", ".png", False),
-     ("P", ".png", False), ("LA", ".png", False), ("1", ".png", False), ("RGB", ".webp", True)],
-)  # fmt: skip
+    [
+        ("RGB", ".jpg", True),
+        ("L", ".jpg", True),
+        ("CMYK", ".jpg", False),
+        ("RGBA", ".png", False),
+        ("P", ".png", False),
+        ("LA", ".png", False),
+        ("1", ".png", False),
+        ("RGB", ".webp", True),
+    ],
+)
 def test_every_colour_mode_gives_rgb(tmp_path, mode, suffix, is_plain):
     path = tmp_path / f"a{suffix}"
     Image.new("RGB", (WIDTH, HEIGHT), "white").convert(mode).save(path)

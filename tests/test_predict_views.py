@@ -34,9 +34,10 @@ def mmdets_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple[Any,
     from mmengine.dataset import Compose
 
     steps = [
-        dict(type="mmdet.LoadImageFromNDArray"), dict(type="Resize", scale=(size, size), keep_ratio=True),
+        dict(type="mmdet.LoadImageFromNDArray"),
+        dict(type="Resize", scale=(size, size), keep_ratio=True),
         dict(type="PackDetInputs", meta_keys=("ori_shape", "img_shape", "scale_factor")),
-    ]  # fmt: skip
+    ]
     item = Compose(steps)({"img": image[..., ::-1].copy()})
     with torch.no_grad():
         (sample,) = detector.model.test_step(
@@ -88,8 +89,11 @@ def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
     found = predict_views(detector, paths, range(len(paths)), views)
     for view in views:
         for i, image in enumerate(photos()):
-            (raw,) = [boxes for ids, boxes in zip(found[view.name].ids, found[view.name].boxes, strict=True)
-                      if len(ids) and ids[0] == i]  # fmt: skip
+            (raw,) = [
+                boxes
+                for ids, boxes in zip(found[view.name].ids, found[view.name].boxes, strict=True)
+                if len(ids) and ids[0] == i
+            ]
             small, (fx, fy) = detector.shrink(image, view.scale)
             (alone,) = detector.find([view.apply(small)])
             back = view.undo_boxes(alone.boxes_xyxy, small.shape[1], small.shape[0])
@@ -138,9 +142,17 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
 
 @pytest.mark.parametrize(
     ("threads", "most", "count", "each"),
-    [(1, 9, 1, 1), (2, 9, 2, 1), (5, 9, 5, 1), (6, 9, 3, 2), (16, 9, 4, 4), (16, 1, 1, 16), (16, 2, 2, 8),
-     (2, 0, 1, 2)],
-)  # fmt: skip
+    [
+        (1, 9, 1, 1),
+        (2, 9, 2, 1),
+        (5, 9, 5, 1),
+        (6, 9, 3, 2),
+        (16, 9, 4, 4),
+        (16, 1, 1, 16),
+        (16, 2, 2, 8),
+        (2, 0, 1, 2),
+    ],
+)
 def test_streams_leave_no_core_out(threads: int, most: int, count: int, each: int) -> None:
     assert shares(threads, most) == (count, each)
 

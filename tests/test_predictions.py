@@ -33,7 +33,7 @@ IMAGES = pd.DataFrame(
         "width": [40, 30, 40, 60],
         "height": [30, 40, 30, 60],
     }
-).astype({"image_id": "int32"})  # fmt: skip
+).astype({"image_id": "int32"})
 ROWS = [
     (9, 1, 0.5, 0, 0, 9, 9),
     (2, 0, 0.25, 1, 2, 3, 4),
@@ -64,9 +64,12 @@ def assert_same(a, b):
 
 
 box = st.tuples(
-    st.sampled_from([2, 5, 6, 9]), st.integers(0, 9), st.sampled_from([0, 0.1, 0.5, 0.5001, 1]),
-    *[st.integers(0, 14)] * 2, *[st.integers(15, 30)] * 2,
-)  # fmt: skip
+    st.sampled_from([2, 5, 6, 9]),
+    st.integers(0, 9),
+    st.sampled_from([0, 0.1, 0.5, 0.5001, 1]),
+    *[st.integers(0, 14)] * 2,
+    *[st.integers(15, 30)] * 2,
+)
 boxes = st.lists(box, max_size=12)
 
 
@@ -98,9 +101,14 @@ def test_the_file_has_the_types_of_the_design(tmp_path):
     write_predictions(tmp_path / "t.parquet", a_table())
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert [(f.name, str(f.type)) for f in schema] == [
-        ("image_id", "int32"), ("label", "int16"), ("score", "float"), ("x1", "float"), ("y1", "float"),
-        ("x2", "float"), ("y2", "float"),
-    ]  # fmt: skip
+        ("image_id", "int32"),
+        ("label", "int16"),
+        ("score", "float"),
+        ("x1", "float"),
+        ("y1", "float"),
+        ("x2", "float"),
+        ("y2", "float"),
+    ]
     assert json.loads(schema.metadata[KEY])["folds"] == [0, 1, None, 0]
 
 
@@ -153,7 +161,7 @@ BROKEN = {
     "image not predicted": ("image_id", 3, 10, r"row 3 \(image 10\): expected an image id among those"),
     "not sorted": ("image_id", 0, 9, r"row 1 \(image 2\): expected rows sorted by image"),
     "scores rise": ("score", 0, 0.125, r"row 1 \(image 2\): expected scores falling within an image"),
-}  # fmt: skip
+}
 
 
 def write_raw(path, meta=None, schema=SCHEMA, **changes):

@@ -13,9 +13,12 @@ from pipeline.data.profile import load_profile, profile_names, require_root
 from pipeline.errors import PipelineError
 
 VALUES = {
-    "title": "T", "format": "coco", "classes": ["a", "b"], "train": {"annotations": "train.json"},
+    "title": "T",
+    "format": "coco",
+    "classes": ["a", "b"],
+    "train": {"annotations": "train.json"},
     "test": {"annotations": "test.json"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ BOX_FAULTS = {
     "no box": ({"bbox": None}, NO_NUMBERS),
     "NaN": ({"bbox": [1, 2, float("nan"), 3]}, NO_NUMBERS),
     "text": ({"bbox": [1, 2, "3", 3]}, NO_NUMBERS),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", BOX_FAULTS)
@@ -293,7 +293,7 @@ VOC_FAULTS = {
     "inf": (("RBC", [1, 2, "inf", 9]), NO_NUMBERS),
     "no area": (("RBC", [5, 5, 5, 9]), NO_AREA),
     "outside": (("RBC", [WIDTH, 5, WIDTH + 9, 9]), OUTSIDE),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", VOC_FAULTS)

@@ -66,9 +66,25 @@ def enter(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 def fit(model: str, epochs: int, *more: str) -> None:
     train.main(
-        ["--competition", "demo", "--model", model, "--fold", "0", "--epochs", str(epochs),
-         "--image-size", "64", "--batch", "4", "--device", "cpu", *EXACT[model], *more]
-    )  # fmt: skip
+        [
+            "--competition",
+            "demo",
+            "--model",
+            model,
+            "--fold",
+            "0",
+            "--epochs",
+            str(epochs),
+            "--image-size",
+            "64",
+            "--batch",
+            "4",
+            "--device",
+            "cpu",
+            *EXACT[model],
+            *more,
+        ]
+    )
 
 
 def fit_until(model: str, epochs: int, stop: int, patch: pytest.MonkeyPatch, *more: str) -> None:
@@ -117,9 +133,11 @@ def test_a_resumed_training_is_the_undisturbed_one(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
-    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    enter: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     run = enter("home") / model / "fold0"
     fit_until(model, 3, 2, monkeypatch)
     (newest,) = (run / "work/checkpoints").glob(f"{LAST}-00002-*")
@@ -165,9 +183,11 @@ def poison(model: str, patch: pytest.MonkeyPatch, times: int) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_loss_that_is_not_finite_halves_the_learning_rate_once(
-    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    enter: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     run = enter("once") / model / "fold0"
     rates: list[float] = []
     step = torch.optim.AdamW.step
@@ -198,9 +218,11 @@ def test_a_loss_that_is_not_finite_twice_ends_the_training(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_out_of_memory_halves_the_photos_at_once_and_says_so(
-    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    enter: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     run = enter("home") / model / "fold0"
     forward, seen = torch.nn.Conv2d.forward, []
 
@@ -390,9 +412,16 @@ def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> Non
     from pipeline.backends import launcher
 
     assert launcher.command(tmp_path / "ranks.json", 4) == [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4",
-        "--max-restarts=0", "--module", "pipeline.backends.distributed", str(tmp_path / "ranks.json"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=4",
+        "--max-restarts=0",
+        "--module",
+        "pipeline.backends.distributed",
+        str(tmp_path / "ranks.json"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,10 @@ def test_analysis_and_pictures_are_saved(train, home, capsys):
     for name in ("first", "second"):
         folder = home / "out" / "m" / name
         assert {path.name for path in folder.iterdir()} == {
-            "confusion_matrix.png", "curves.json", "errors.png", "iou.png", "pr_curves.png",
+            "confusion_matrix.png",
+            "curves.json",
+            "errors.png",
+            "iou.png",
+            "pr_curves.png",
             "score_curves.png",
-        }  # fmt: skip
+        }

@@ -197,10 +197,19 @@ def test_the_first_stops_when_another_node_fails(tmp_path: Path, monkeypatch: py
 def test_the_launcher_of_each_node_is_told_where_to_meet(tmp_path: Path) -> None:
     here = {"nodes": 2, "address": "10.0.0.1", "port": 4711, "ranks": launcher.RANKS}
     assert launcher.command(tmp_path / "ranks.json", 4, here, 1) == [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1",
-        "--master-addr=10.0.0.1", "--master-port=4711", "--nproc-per-node=4", "--max-restarts=0", "--module",
-        "pipeline.backends.distributed", str(tmp_path / "ranks.json"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--node-rank=1",
+        "--master-addr=10.0.0.1",
+        "--master-port=4711",
+        "--nproc-per-node=4",
+        "--max-restarts=0",
+        "--module",
+        "pipeline.backends.distributed",
+        str(tmp_path / "ranks.json"),
+    ]
 
 
 def test_as_few_nodes_as_hold_equal_shares() -> None:
@@ -222,16 +231,18 @@ def test_what_no_set_of_nodes_can_hold_is_refused_with_what_is_missing(tmp_path:
 
     three = Node(3, 8, 32)
     refused(
-        spread(EIGHT, [three] * 2), [three] * 2,
+        spread(EIGHT, [three] * 2),
+        [three] * 2,
         r"^m-fold0 asks for 8 GPUs, 6 CPUs, 12 GB; none of 2 nodes has that, nor have several of them equal "
         r"shares of it, the nearest lacks 5 GPUs: lower",
-    )  # fmt: skip
+    )
     two = Needs(8, 6, 12, nodes=2)
     refused(
-        two, [Node(4, 8, 32), Node(4, 2, 32), Node(0, 8, 32)],
+        two,
+        [Node(4, 8, 32), Node(4, 2, 32), Node(0, 8, 32)],
         r"^m-fold0 asks for 2 nodes with 4 GPUs, 3 CPUs, 6 GB each; 1 of 3 nodes has that, the nearest other "
         r"lacks 1 CPUs: ",
-    )  # fmt: skip
+    )
     refused(two, [Node(8, 8, 32)], "1 of 1 nodes has that, 1 more needed")
     one_machine = "and its framework or NODES=1 takes no 2 that have it together, the nearest lacks 4 GPUs"
     refused(EIGHT, [Node(4, 8, 32)] * 2, one_machine)

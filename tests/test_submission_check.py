@@ -48,43 +48,102 @@ AT = "row 4 (test/0002.jpg)"
 # Rows -> the errors, (what, where).
 ERRORS = {
     "missing image": (GOOD[:3] + GOOD[4:], [("ids of the test set without a row", ("test/0003.jpg",))]),
-    "unknown image": ([*GOOD, ",test/0009.jpg"], [("ids that the test set does not have",
-                      ("row 7: 'test/0009.jpg', expected one like 'test/0000.jpg'",))]),
-    "doubled row": ([*GOOD, GOOD[1]], [("ids that are there twice",
-                    ("row 7 (test/0001.jpg): is also in row 3",))]),
-    "extra column in a row": (with_row(2, GOOD[2] + ",7"), [
-        ("rows that have not 2 columns", ("row 4: 3 columns",)),
-        ("ids of the test set without a row", ("test/0002.jpg",))]),
-    "rows out of order": ([GOOD[1], GOOD[0], *GOOD[2:]], [
-        ("rows not in the order of the test set, from row 3 (test/0000.jpg) on; it begins test/0000.jpg, "
-         "test/0001.jpg, test/0002.jpg", ())]),
-    "a value is missing": (box("1 0.9 0 0 9"), [
-        ("box strings that are no multiple of 6 values ({label} {score} {x1} {y1} {x2} {y2})",
-         (f"{AT}: 5 values",))]),
+    "unknown image": (
+        [*GOOD, ",test/0009.jpg"],
+        [
+            (
+                "ids that the test set does not have",
+                ("row 7: 'test/0009.jpg', expected one like 'test/0000.jpg'",),
+            )
+        ],
+    ),
+    "doubled row": (
+        [*GOOD, GOOD[1]],
+        [("ids that are there twice", ("row 7 (test/0001.jpg): is also in row 3",))],
+    ),
+    "extra column in a row": (
+        with_row(2, GOOD[2] + ",7"),
+        [
+            ("rows that have not 2 columns", ("row 4: 3 columns",)),
+            ("ids of the test set without a row", ("test/0002.jpg",)),
+        ],
+    ),
+    "rows out of order": (
+        [GOOD[1], GOOD[0], *GOOD[2:]],
+        [
+            (
+                "rows not in the order of the test set, from row 3 (test/0000.jpg) on; "
+                "it begins test/0000.jpg, test/0001.jpg, test/0002.jpg",
+                (),
+            )
+        ],
+    ),
+    "a value is missing": (
+        box("1 0.9 0 0 9"),
+        [
+            (
+                "box strings that are no multiple of 6 values ({label} {score} {x1} {y1} {x2} {y2})",
+                (f"{AT}: 5 values",),
+            )
+        ],
+    ),
     "NaN": (box("1 nan 0 0 9 9"), [("values that are not finite numbers", (f"{AT}: value 2: 'nan'",))]),
-    "infinite": (box("1 0.5 0 0 inf 9"), [("values that are not finite numbers",
-                 (f"{AT}: value 5: 'inf'",))]),
-    "text": (box("1 0.5 0 0 9 9 1 high 0 0 9 9"), [("values that are not finite numbers",
-             (f"{AT}: value 8: 'high'",))]),
-    "underscore": (box("1 0.5 0 0 1_0 9"), [("values that are not finite numbers",
-                   (f"{AT}: value 5: '1_0'",))]),
-    "label": (box("10 0.5 0 0 9 9 -1 0.5 0 0 9 9 1.5 0.5 0 0 9 9"), [
-        ("labels that are no whole number from 0 to 9", (f"{AT}: box 1: 10 0.5 0 0 9 9",
-         f"{AT}: box 2: -1 0.5 0 0 9 9", f"{AT}: box 3: 1.5 0.5 0 0 9 9"))]),
-    "score": (box("1 1.01 0 0 9 9 1 -0.1 0 0 9 9"), [("scores outside 0 to 1",
-              (f"{AT}: box 1: 1 1.01 0 0 9 9", f"{AT}: box 2: 1 -0.1 0 0 9 9"))]),
-    "corners out of order": (box("1 0.9 9 0 3 9"), [("boxes without area or with corners out of order",
-                             (f"{AT}: box 1: 1 0.9 9 0 3 9",))]),
-    "no area": (box("1 0.9 3 0 3 9"), [("boxes without area or with corners out of order",
-                (f"{AT}: box 1: 1 0.9 3 0 3 9",))]),
-    "outside": (box("1 0.9 0 0 48.6 9 1 0.9 -0.6 0 9 9"), [("boxes that reach more than 0.5 px outside",
-                (f"{AT}: box 1: 1 0.9 0 0 48.6 9", f"{AT}: box 2: 1 0.9 -0.6 0 9 9"))]),
-    "two kinds at once": (with_row(2, "1 2 0 0 9 9 1 0.5 0 0 x 9,test/0003.jpg"), [
-        ("ids that are there twice", ("row 5 (test/0003.jpg): is also in row 4",)),
-        ("ids of the test set without a row", ("test/0002.jpg",)),
-        ("values that are not finite numbers", ("row 4 (test/0003.jpg): value 11: 'x'",)),
-        ("scores outside 0 to 1", ("row 4 (test/0003.jpg): box 1: 1 2 0 0 9 9",))]),
-}  # fmt: skip
+    "infinite": (
+        box("1 0.5 0 0 inf 9"),
+        [("values that are not finite numbers", (f"{AT}: value 5: 'inf'",))],
+    ),
+    "text": (
+        box("1 0.5 0 0 9 9 1 high 0 0 9 9"),
+        [("values that are not finite numbers", (f"{AT}: value 8: 'high'",))],
+    ),
+    "underscore": (
+        box("1 0.5 0 0 1_0 9"),
+        [("values that are not finite numbers", (f"{AT}: value 5: '1_0'",))],
+    ),
+    "label": (
+        box("10 0.5 0 0 9 9 -1 0.5 0 0 9 9 1.5 0.5 0 0 9 9"),
+        [
+            (
+                "labels that are no whole number from 0 to 9",
+                (
+                    f"{AT}: box 1: 10 0.5 0 0 9 9",
+                    f"{AT}: box 2: -1 0.5 0 0 9 9",
+                    f"{AT}: box 3: 1.5 0.5 0 0 9 9",
+                ),
+            )
+        ],
+    ),
+    "score": (
+        box("1 1.01 0 0 9 9 1 -0.1 0 0 9 9"),
+        [("scores outside 0 to 1", (f"{AT}: box 1: 1 1.01 0 0 9 9", f"{AT}: box 2: 1 -0.1 0 0 9 9"))],
+    ),
+    "corners out of order": (
+        box("1 0.9 9 0 3 9"),
+        [("boxes without area or with corners out of order", (f"{AT}: box 1: 1 0.9 9 0 3 9",))],
+    ),
+    "no area": (
+        box("1 0.9 3 0 3 9"),
+        [("boxes without area or with corners out of order", (f"{AT}: box 1: 1 0.9 3 0 3 9",))],
+    ),
+    "outside": (
+        box("1 0.9 0 0 48.6 9 1 0.9 -0.6 0 9 9"),
+        [
+            (
+                "boxes that reach more than 0.5 px outside",
+                (f"{AT}: box 1: 1 0.9 0 0 48.6 9", f"{AT}: box 2: 1 0.9 -0.6 0 9 9"),
+            )
+        ],
+    ),
+    "two kinds at once": (
+        with_row(2, "1 2 0 0 9 9 1 0.5 0 0 x 9,test/0003.jpg"),
+        [
+            ("ids that are there twice", ("row 5 (test/0003.jpg): is also in row 4",)),
+            ("ids of the test set without a row", ("test/0002.jpg",)),
+            ("values that are not finite numbers", ("row 4 (test/0003.jpg): value 11: 'x'",)),
+            ("scores outside 0 to 1", ("row 4 (test/0003.jpg): box 1: 1 2 0 0 9 9",)),
+        ],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -102,14 +161,20 @@ def test_a_good_file_has_nothing(check, home):
 
 
 WARNINGS = {
-    "exponent": (box("1 5e-1 0 1.5E+0 9 9"), "numbers with an exponent",
-                 (f"{AT}: value 2: '5e-1'", f"{AT}: value 4: '1.5E+0'")),
+    "exponent": (
+        box("1 5e-1 0 1.5E+0 9 9"),
+        "numbers with an exponent",
+        (f"{AT}: value 2: '5e-1'", f"{AT}: value 4: '1.5E+0'"),
+    ),
     "minus zero": (box("1 0.5 -0.0 0 9 9"), "-0.0", (f"{AT}: value 3: '-0.0'",)),
-    "slightly outside": (box("1 0.5 -0.5 0 48.5 9"), "boxes that reach up to 0.5 px outside",
-                         (f"{AT}: box 1: 1 0.5 -0.5 0 48.5 9",)),
+    "slightly outside": (
+        box("1 0.5 -0.5 0 48.5 9"),
+        "boxes that reach up to 0.5 px outside",
+        (f"{AT}: box 1: 1 0.5 -0.5 0 48.5 9",),
+    ),
     "trailing space": (box("1 0.5 0 0 9 9 "), "box strings with a trailing space", (AT,)),
     "no box": (box(""), "images without a box", (AT,)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WARNINGS)
@@ -155,8 +220,10 @@ def test_columns_swapped_sizes_and_order_are_three_reasons(check):
     rows = [f"test/{i:04d}.jpg,1 0.9 30 20 9 8 2 0.5 28 20 8 8" for i in (3, 1, 0, 2, 4)]
     errors = [fault.what for fault in check(rows, "image_id,PredictionString").errors]
     assert [what.split(":")[0].split(",")[0] for what in errors] == [
-        "columns swapped", "rows not in the order of the test set", "boxes as x y w h",
-    ]  # fmt: skip
+        "columns swapped",
+        "rows not in the order of the test set",
+        "boxes as x y w h",
+    ]
 
 
 def test_a_site_that_goes_by_the_id_takes_any_order(check):
@@ -253,9 +320,13 @@ def test_what_changed_is_counted_by_image_and_digit(recycle, home):
     old, new = home / "old.csv", home / "new.csv"
     old.write_text("\n".join([HEADER, *GOOD]) + "\n")
     # one score changed, one box doubled, one image emptied, the others in another order and notation
-    rows = [GOOD[1].replace("0.9", "0.8"), GOOD[0].replace("0.9", "9e-1"),
-            GOOD[2].replace(",", " 1 0.9 0 0 9 9,"),
-            ",test/0003.jpg", GOOD[4]]  # fmt: skip
+    rows = [
+        GOOD[1].replace("0.9", "0.8"),
+        GOOD[0].replace("0.9", "9e-1"),
+        GOOD[2].replace(",", " 1 0.9 0 0 9 9,"),
+        ",test/0003.jpg",
+        GOOD[4],
+    ]
     new.write_text("\n".join([HEADER, *rows]) + "\n")
     found = compare(new, old, profile)
     assert (found.new, found.gone, found.boxes, found.images_differ, found.images) == (2, 3, 9, 3, 5)
@@ -310,12 +381,18 @@ REAL = {
     "bc2cv02_yolov5": (["columns swapped", "rows not in the order of the test set", "boxes as x y w h"], []),
     "bc2cv06_swin": ([], ["images without a box", "box strings with a trailing space"]),
     "bc3cv15_swinL": ([], ["images without a box", "box strings with a trailing space"]),
-    "bc3cv18_yolov5x6_base": ([], ["images without a box", "numbers with an exponent",
-                                   "boxes that reach up to 0.5 px outside",
-                                   "box strings with a trailing space"]),
+    "bc3cv18_yolov5x6_base": (
+        [],
+        [
+            "images without a box",
+            "numbers with an exponent",
+            "boxes that reach up to 0.5 px outside",
+            "box strings with a trailing space",
+        ],
+    ),
     "bc5cv11_cascade_ep19": ([], ["images without a box", "box strings with a trailing space"]),
     "bc7cv18_yolov11": ([], ["images without a box"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REAL)

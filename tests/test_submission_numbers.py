@@ -36,14 +36,16 @@ def scan(path, profile, tokens):
 decimals = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.floats(width=32, allow_nan=False, allow_infinity=False).map(lambda v: str(np.float32(v))),
-    st.floats(-1e5, 1e5).map(lambda v: f"{v:.2f}"), st.floats(0, 1).map(lambda v: f"{v:.25f}"),
-    st.floats(-1e30, 1e30).map(lambda v: f"{v:g}"), st.floats(-1e5, 1e5).map(lambda v: f"{v:.18e}"),
+    st.floats(-1e5, 1e5).map(lambda v: f"{v:.2f}"),
+    st.floats(0, 1).map(lambda v: f"{v:.25f}"),
+    st.floats(-1e30, 1e30).map(lambda v: f"{v:g}"),
+    st.floats(-1e5, 1e5).map(lambda v: f"{v:.18e}"),
     st.integers(-(10**25), 10**25).map(str),
     st.tuples(st.integers(0, 2**24), st.integers(-6, 6), st.integers(15, 40)).map(
         lambda t: f"{(t[0] + 0.5) * 2.0**-14 + t[1] * 2.0**-60:.{t[2]}f}"
     ),
     st.tuples(st.integers(0, 10**19), st.integers(-30, 30)).map(lambda t: f"{t[0]}E{t[1]:+03d}"),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=150)
@@ -72,9 +74,31 @@ def test_decimals_on_the_borders_of_float32(profile, tmp_path):
 
 @pytest.mark.parametrize(
     "token",
-    ["nan", "NaN", "inf", "-inf", "1e999", "", ".", "-", "+", "e5", "1e", "1e+", "1.2.3", "1-2", "0x10",
-     "1_0", "--1", "1,5", "½", "1.0f", "1d5", "5e-"],
-)  # fmt: skip
+    [
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "1e999",
+        "",
+        ".",
+        "-",
+        "+",
+        "e5",
+        "1e",
+        "1e+",
+        "1.2.3",
+        "1-2",
+        "0x10",
+        "1_0",
+        "--1",
+        "1,5",
+        "½",
+        "1.0f",
+        "1d5",
+        "5e-",
+    ],
+)
 def test_what_is_no_finite_number(profile, tmp_path, token):
     found = scan(tmp_path / "s.csv", profile, ["1", f'"{token}"' if "," in token else token, "2"])
     if not token or "," in token:
@@ -86,9 +110,21 @@ def test_what_is_no_finite_number(profile, tmp_path, token):
 
 @pytest.mark.parametrize(
     ("token", "value"),
-    [("1.", 1), (".5", 0.5), ("+3", 3), ("-.25", -0.25), ("007", 7), ("1e5", 1e5), ("-0", 0), ("0e0", 0),
-     ("1" + "0" * 30, 1e30), ("0." + "0" * 30 + "1", 1e-31), ("4.9e-324", 4.9e-324), ("infinity", np.nan)],
-)  # fmt: skip
+    [
+        ("1.", 1),
+        (".5", 0.5),
+        ("+3", 3),
+        ("-.25", -0.25),
+        ("007", 7),
+        ("1e5", 1e5),
+        ("-0", 0),
+        ("0e0", 0),
+        ("1" + "0" * 30, 1e30),
+        ("0." + "0" * 30 + "1", 1e-31),
+        ("4.9e-324", 4.9e-324),
+        ("infinity", np.nan),
+    ],
+)
 def test_odd_but_finite(profile, tmp_path, token, value):
     np.testing.assert_array_equal(scan(tmp_path / "s.csv", profile, [token]).values, [value])
 
@@ -129,8 +165,13 @@ def random_table(test, seed, count, scale=1024.0):
     whole = rng.random(count) < 0.1
     corners[whole] = np.round(corners[whole])
     ids = rng.choice(test.images["image_id"].to_numpy()[:-1], count)
-    meta = Meta("recycle", "test", test.digest, test.images["image_id"].to_numpy(np.int32),
-                np.full(len(images), -1, np.int32))  # fmt: skip
+    meta = Meta(
+        "recycle",
+        "test",
+        test.digest,
+        test.images["image_id"].to_numpy(np.int32),
+        np.full(len(images), -1, np.int32),
+    )
     score = 10 ** rng.uniform(-8, 0, count)
     return make_predictions(ids, rng.integers(0, 10, count), score, corners, meta, images)[0]
 

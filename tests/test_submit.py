@@ -80,9 +80,11 @@ def path(recycle):
 
 def card(path, oof=0.6):
     return {
-        "file_digest": file_digest(path), "oof": {"map50": oof}, "fusion": {"method": "wbf", "iou": 0.55},
+        "file_digest": file_digest(path),
+        "oof": {"map50": oof},
+        "fusion": {"method": "wbf", "iou": 0.55},
         "members": [{"model": "yolov5x", "fold": 0, "views": ["identity", "hflip"], "weight": 1}],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -91,10 +93,22 @@ def send(kaggle, path):
 
     def send(again=False, seconds=20.0, patience=0.6, **changes):
         with KaggleSite("some-competition", seconds, seconds) as site:
-            parcel = Parcel("recycle", path, file_digest(path), read_card(path), "a word",
-                            lambda text: site.submit(path, text))  # fmt: skip
-            return submit(replace(parcel, **changes), site, again=again, patience=patience, pause=0.05,
-                          say=send.said.append)  # fmt: skip
+            parcel = Parcel(
+                "recycle",
+                path,
+                file_digest(path),
+                read_card(path),
+                "a word",
+                lambda text: site.submit(path, text),
+            )
+            return submit(
+                replace(parcel, **changes),
+                site,
+                again=again,
+                patience=patience,
+                pause=0.05,
+                say=send.said.append,
+            )
 
     send.said = []
     return send
@@ -110,20 +124,32 @@ def test_the_client_reaches_nothing_but_loopback(kaggle):
 def test_success(kaggle, send, path):
     entry = send()
     assert kaggle.calls == [
-        "ListSubmissions", "GetSubmissionLimits", "StartSubmissionUpload", "PUT", "CreateSubmission",
         "ListSubmissions",
-    ]  # fmt: skip
+        "GetSubmissionLimits",
+        "StartSubmissionUpload",
+        "PUT",
+        "CreateSubmission",
+        "ListSubmissions",
+    ]
     assert kaggle.uploaded == path.read_bytes()
     assert kaggle.last_request["competitionName"] == "some-competition"
     assert kaggle.last_request["submissionDescription"] == f"a word oof 0.60000 [{file_digest(path)}]"
     (row,) = csv.DictReader(ledger_csv().read_text().splitlines())
     assert read_ledger() == [entry]
     expected = {
-        "competition": "recycle", "file": "final.csv", "digest": file_digest(path), "status": "complete",
-        "ref": "1000", "members": "yolov5x[identity+hflip]", "metric": "map50", "oof": "0.60000",
-        "public": "0.71234", "private": "", "message": f"a word oof 0.60000 [{file_digest(path)}]",
+        "competition": "recycle",
+        "file": "final.csv",
+        "digest": file_digest(path),
+        "status": "complete",
+        "ref": "1000",
+        "members": "yolov5x[identity+hflip]",
+        "metric": "map50",
+        "oof": "0.60000",
+        "public": "0.71234",
+        "private": "",
+        "message": f"a word oof 0.60000 [{file_digest(path)}]",
         "parameters": '{"fusion": {"iou": 0.55, "method": "wbf"}}',
-    }  # fmt: skip
+    }
     assert {key: row[key] for key in expected} == expected
     scored = json.loads(path.with_suffix(".json").read_text())
     assert (scored["public"], scored["submission"]) == ("0.71234", "1000")

@@ -113,16 +113,22 @@ def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> N
             assert attempts[1]["node_id"] != doomed.node_id
     intervals = sorted(
         (attempt["node_id"], gpu, attempt["began"], attempt["ended"])
-        for standing in state.values() for attempt in standing["attempts"] for gpu in attempt["gpus"]
-    )  # fmt: skip
+        for standing in state.values()
+        for attempt in standing["attempts"]
+        for gpu in attempt["gpus"]
+    )
     assert len(intervals) == 7 and len({node for node, *_ in intervals}) == 3
     for (node, gpu, _, ended), (node_after, gpu_after, began, _) in itertools.pairwise(intervals):
         assert (node, gpu) != (node_after, gpu_after) or ended <= began, "two jobs on one GPU"
 
     quiet = [fake_job(tmp_path / "quiet", job.model, job.fold, whole, 6, 0) for job in jobs]
     for job, alone in zip(jobs, quiet, strict=True):
-        subprocess.run([sys.executable, *alone.commands[0].arguments], cwd=PROJECT, check=True,
-                       env=os.environ | alone.environment)  # fmt: skip
+        subprocess.run(
+            [sys.executable, *alone.commands[0].arguments],
+            cwd=PROJECT,
+            check=True,
+            env=os.environ | alone.environment,
+        )
         assert (job.run / "result.json").read_bytes() == (alone.run / "result.json").read_bytes()
 
 
@@ -168,9 +174,24 @@ def test_train_all_and_then_what_is_finished_is_left_alone(
     demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
     folds.main(["--competition", "demo", "--folds", "2"])
     command = [
-        sys.executable, "-m", "pipeline.launch", "--competition", "demo", "--models", "yolov5n", "--epochs",
-        "1", "--image-size", "64", "--batch", "4", "--set", "pretrained=false", "--views", "identity,hflip",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pipeline.launch",
+        "--competition",
+        "demo",
+        "--models",
+        "yolov5n",
+        "--epochs",
+        "1",
+        "--image-size",
+        "64",
+        "--batch",
+        "4",
+        "--set",
+        "pretrained=false",
+        "--views",
+        "identity,hflip",
+    ]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -279,9 +300,12 @@ def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
     from pipeline.backends.base import find_model
 
     asked = Asked(
-        Settings(epochs=3), seed=7, views="identity,hflip", train_arguments=("--epochs", "3"),
+        Settings(epochs=3),
+        seed=7,
+        views="identity,hflip",
+        train_arguments=("--epochs", "3"),
         common=("--competition", "demo"),
-    )  # fmt: skip
+    )
     job = make_job(find_model("yolov5n"), 1, tmp_path, Needs(gpus=4, cpus=9), asked)
     train, predict = (" ".join(command.arguments) for command in job.commands)
     assert train == (

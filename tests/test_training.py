@@ -175,9 +175,23 @@ def test_kill_9_then_the_same_command_goes_on(trained: Path, tmp_path: Path, mod
     for part in ("data", "folds"):
         shutil.copytree(trained / part, home / part)
     command = [
-        sys.executable, "-m", "pipeline.train", *COMPETITION, "--model", model, "--fold", "0",
-        "--epochs", "3", "--image-size", "64", "--batch", "4", "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pipeline.train",
+        *COMPETITION,
+        "--model",
+        model,
+        "--fold",
+        "0",
+        "--epochs",
+        "3",
+        "--image-size",
+        "64",
+        "--batch",
+        "4",
+        "--device",
+        "cpu",
+    ]
     environment = os.environ | {"PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     run = home / "runs" / "demo" / model / "fold0"
     first = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)

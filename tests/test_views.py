@@ -84,11 +84,18 @@ def test_scale(name, scale):
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("flip", "flip"), ("hflip+rot45", "rot45"), ("", ""), ("hflip+", ""), ("scale", "scale"),
-        ("scale0", "scale0"), ("scale11", "scale11"), ("scale-1", "scale-1"), ("scale1e1", "scale1e1"),
+        ("flip", "flip"),
+        ("hflip+rot45", "rot45"),
+        ("", ""),
+        ("hflip+", ""),
+        ("scale", "scale"),
+        ("scale0", "scale0"),
+        ("scale11", "scale11"),
+        ("scale-1", "scale-1"),
+        ("scale1e1", "scale1e1"),
         ("HFLIP", "HFLIP"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_action_lists_the_known_ones(name, part):
     with pytest.raises(PipelineError) as error:
         parse_view(name)
@@ -100,6 +107,8 @@ def test_an_unknown_action_lists_the_known_ones(name, part):
 
 def test_a_list_keeps_its_order_and_takes_each_view_once():
     assert [view.name for view in parse_views("hflip,identity,hflip,,scale2")] == [
-        "hflip", "identity", "scale2",
-    ]  # fmt: skip
+        "hflip",
+        "identity",
+        "scale2",
+    ]
     assert parse_views("") == []

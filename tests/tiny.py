@@ -12,9 +12,17 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.predictions import Meta, Predictions, make_predictions
 
 CLASSES = (
-    "General trash", "Paper", "Paper pack", "Metal", "Glass",
-    "Plastic", "Styrofoam", "Plastic bag", "Battery", "Clothing",
-)  # fmt: skip
+    "General trash",
+    "Paper",
+    "Paper pack",
+    "Metal",
+    "Glass",
+    "Plastic",
+    "Styrofoam",
+    "Plastic bag",
+    "Battery",
+    "Clothing",
+)
 CELLS = ("RBC", "WBC", "Platelets")
 WIDTH, HEIGHT = 48, 32
 
@@ -46,9 +54,15 @@ def coco(
         images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
         for label, box in random_boxes(i, len(classes)) if with_boxes else []:
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": i, "category_id": label, "bbox": box,
-                 "area": box[2] * box[3], "iscrowd": 0}
-            )  # fmt: skip
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
     categories = [{"id": i, "name": name} for i, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -125,9 +139,17 @@ def cut_in_half(path: Path) -> None:
 
 
 def table(
-    dataset: Dataset, rows: list[tuple[Any, ...]], *, competition: str = "recycle", split: str | None = None,
-    image_ids: Any = None, fold: int = -1, model: str = "m", view: str = "identity", **made: Any,
-) -> Predictions:  # fmt: skip
+    dataset: Dataset,
+    rows: list[tuple[Any, ...]],
+    *,
+    competition: str = "recycle",
+    split: str | None = None,
+    image_ids: Any = None,
+    fold: int = -1,
+    model: str = "m",
+    view: str = "identity",
+    **made: Any,
+) -> Predictions:
     """A prediction table of rows (image_id, label, score, x1, y1, x2, y2); default: all images."""
     ids = np.array(dataset.images["image_id"] if image_ids is None else image_ids, np.int32)
     split = split or ("oof" if dataset.split == "train" else "test")

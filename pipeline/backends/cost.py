@@ -69,11 +69,16 @@ def _deform_conv(_features: Shape, weight: Shape, *_: Any, out_shape: Shape, **_
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
-    aten.mv: _product, aten.dot: _product, aten.addmv: _added_product, aten.addmv_: _added_product,
-    aten.addmm_: _added_product, aten.baddbmm_: _added_product,
-    aten.addbmm: _added_product, aten.addbmm_: _added_product,
+    aten.mv: _product,
+    aten.dot: _product,
+    aten.addmv: _added_product,
+    aten.addmv_: _added_product,
+    aten.addmm_: _added_product,
+    aten.baddbmm_: _added_product,
+    aten.addbmm: _added_product,
+    aten.addbmm_: _added_product,
     torch.ops.torchvision.deform_conv2d: _deform_conv,
-}  # fmt: skip
+}
 PRODUCTS = re.compile(
     r"(mm|bmm|mv|dot|matmul|linear|conv\dd|convolution|attention|attn|transformer|rnn|lstm|gru|trilinear)"
 )

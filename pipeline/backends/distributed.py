@@ -37,8 +37,12 @@ def launch(
     for old in task.work.glob(FAILURE.format(rank="*")):
         old.unlink()
     content: dict[str, Any] = {
-        "backend": backend, "task": held, "recovery": plan, "spec": spec, "launch": uuid.uuid4().hex,
-    }  # fmt: skip
+        "backend": backend,
+        "task": held,
+        "recovery": plan,
+        "spec": spec,
+        "launch": uuid.uuid4().hex,
+    }
     status = launcher.lead(task.work / launcher.SPEC, content, processes, nodes)
     if status:
         raise failure(task, status, content["launch"], nodes)

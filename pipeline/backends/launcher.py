@@ -36,13 +36,21 @@ def command(spec: Path, processes: int, here: dict[str, Any] | None = None, node
     where = ["--standalone"]
     if here is not None:
         where = [
-            f"--nnodes={here['nodes']}", f"--node-rank={node}", f"--master-addr={here['address']}",
+            f"--nnodes={here['nodes']}",
+            f"--node-rank={node}",
+            f"--master-addr={here['address']}",
             f"--master-port={here['port']}",
-        ]  # fmt: skip
+        ]
     return [
-        sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={processes}",
-        "--max-restarts=0", *(here["ranks"] if here else RANKS), str(spec),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        f"--nproc-per-node={processes}",
+        "--max-restarts=0",
+        *(here["ranks"] if here else RANKS),
+        str(spec),
+    ]
 
 
 def lead(spec: Path, content: dict[str, Any], processes: int, nodes: int = 1) -> int:
@@ -58,9 +66,14 @@ def lead(spec: Path, content: dict[str, Any], processes: int, nodes: int = 1) ->
         raise PipelineError(f"{nodes} nodes train a model through `make train-all`, which starts the others")
     token, address = os.environ[TEAM].split()
     here: dict[str, Any] = {
-        "token": token, "launch": content["launch"], "nodes": nodes, "processes": processes // nodes,
-        "address": address, "port": _free_port(), "ranks": RANKS,
-    }  # fmt: skip
+        "token": token,
+        "launch": content["launch"],
+        "nodes": nodes,
+        "processes": processes // nodes,
+        "address": address,
+        "port": _free_port(),
+        "ranks": RANKS,
+    }
     write_json(spec, content | {"start": here})
     try:
         process = _started(command(spec, here["processes"], here))

@@ -70,9 +70,11 @@ RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize")
 
 def versions() -> dict[str, str]:
     return {
-        "mmdet": mmdet.__version__, "mmengine": mmengine.__version__,
-        "torch": torch.__version__, "mmcv kernels": mmcv_ext.install(),
-    }  # fmt: skip
+        "mmdet": mmdet.__version__,
+        "mmengine": mmengine.__version__,
+        "torch": torch.__version__,
+        "mmcv kernels": mmcv_ext.install(),
+    }
 
 
 def _dicts(node: Any, skip: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
@@ -149,10 +151,16 @@ def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
     boxes = xyxy_to_xywh(table[["x1", "y1", "x2", "y2"]].to_numpy())
     records = zip(table["image_id"], table["label"], table["iscrowd"], boxes.tolist(), strict=True)
     annotations = [
-        {"id": i, "image_id": int(image_id), "category_id": int(label), "bbox": box,
-         "area": box[2] * box[3], "iscrowd": int(crowd)}
+        {
+            "id": i,
+            "image_id": int(image_id),
+            "category_id": int(label),
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": int(crowd),
+        }
         for i, (image_id, label, crowd, box) in enumerate(records, start=1)
-    ]  # fmt: skip
+    ]
     categories = [{"id": i, "name": name} for i, name in enumerate(job.classes)]
     write_json(
         folder.with_suffix(".json"),
@@ -163,18 +171,23 @@ def _stage(job: TrainJob, part: str, photos: PhotoSet) -> None:
 def _loader(cfg: Config, job: TrainJob, part: str, pipeline: Any, train: bool) -> dict[str, Any]:
     data = job.work / "data"
     dataset = {
-        "type": "CocoDataset", "ann_file": str(data / f"{part}.json"),
-        "data_prefix": {"img": f"{data / part}/"}, "metainfo": {"classes": job.classes},
-        "pipeline": pipeline, "test_mode": not train,
-    }  # fmt: skip
+        "type": "CocoDataset",
+        "ann_file": str(data / f"{part}.json"),
+        "data_prefix": {"img": f"{data / part}/"},
+        "metainfo": {"classes": job.classes},
+        "pipeline": pipeline,
+        "test_mode": not train,
+    }
     if train:  # photos without boxes teach what is background; the boxes were checked by the reader
         dataset["filter_cfg"] = {"filter_empty_gt": False, "min_size": 0}
     loader = {
-        "batch_size": cfg.batch if train else max(cfg.batch // 2, 1), "num_workers": job.workers,
+        "batch_size": cfg.batch if train else max(cfg.batch // 2, 1),
+        "num_workers": job.workers,
         # Readers that start anew with each epoch draw what its random state says, see `seeds`.
         "persistent_workers": job.workers > 0 and not train,
-        "sampler": {"type": "DefaultSampler", "shuffle": train}, "dataset": dataset,
-    }  # fmt: skip
+        "sampler": {"type": "DefaultSampler", "shuffle": train},
+        "dataset": dataset,
+    }
     if train:
         loader["batch_sampler"] = {"type": "AspectRatioBatchSampler", "drop_last": False}
         loader["worker_init_fn"] = {"type": "pipeline_seed_reader"}
@@ -189,9 +202,11 @@ def _for_job(job: TrainJob) -> Config:
     cfg.train_dataloader = _loader(cfg, job, "train", cfg.train_pipeline, train=True)
     cfg.val_dataloader = _loader(cfg, job, "val", cfg.test_pipeline, train=False)
     cfg.val_evaluator = dict(
-        type="CocoMetric", metric="bbox", ann_file=str(job.work / "data" / "val.json"),
+        type="CocoMetric",
+        metric="bbox",
+        ann_file=str(job.work / "data" / "val.json"),
         proposal_nums=(1, 10, 100),  # COCO's own limits, so that its mAP50 is pycocotools'
-    )  # fmt: skip
+    )
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.train_cfg = dict(type="PipelineTrainLoop", max_epochs=cfg.epochs, val_interval=cfg.val_interval)
     cfg.val_cfg = dict(type="ValLoop")
@@ -295,9 +310,14 @@ def train(job: TrainJob) -> Trained:
     meta = CheckpointLoader.load_checkpoint(str(best), "cpu", logger="silent")["meta"]
     resolved = {key: cfg[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
-        checkpoint, config, meta["epoch"], meta.get("map50", 0.0), note.read_text(encoding="utf-8"),
-        resolved, recovered,
-    )  # fmt: skip
+        checkpoint,
+        config,
+        meta["epoch"],
+        meta.get("map50", 0.0),
+        note.read_text(encoding="utf-8"),
+        resolved,
+        recovered,
+    )
 
 
 def _run_ranks(cfg: Config, job: TrainJob, recovery: Recovery) -> None:
@@ -373,9 +393,10 @@ class _Detector(Shrinking):
             for i, sample in zip(group, samples, strict=True):
                 boxes = sample.pred_instances
                 found[i] = RawBoxes(
-                    boxes.bboxes.float().cpu().numpy(), boxes.scores.float().cpu().numpy(),
+                    boxes.bboxes.float().cpu().numpy(),
+                    boxes.scores.float().cpu().numpy(),
                     boxes.labels.cpu().numpy().astype(np.int64),
-                )  # fmt: skip
+                )
         return found
 
     def twin(self) -> "_Detector":

@@ -132,17 +132,23 @@ class _RunHook(Hook):
         steps = len(runner.train_dataloader)
         if self.leads:
             self.progress = Progress(
-                self.task.run, self.task.label, runner.max_epochs, steps, runner.epoch, self.terminal,
+                self.task.run,
+                self.task.label,
+                runner.max_epochs,
+                steps,
+                runner.epoch,
+                self.terminal,
                 self.task.device,
-            )  # fmt: skip
+            )
         if best := self.store.newest(BEST):  # it says itself how good it is
             self.best = CheckpointLoader.load_checkpoint(str(best), "cpu", logger="silent")["meta"]["map50"]
 
     def before_train_epoch(self, runner: Runner) -> None:
         reseed(self.task.seed, runner.epoch, get_rank())
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Any = None) -> None:  # fmt: skip
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         loss = float(outputs["loss"].detach())
         if not np.isfinite(loss):
             raise LossNotFiniteError(
@@ -185,9 +191,10 @@ def _state(runner: Runner, meta: dict[str, Any], optimizer: bool) -> dict[str, A
     model = getattr(runner.model, "module", runner.model)
     meta = meta | {"seed": runner.seed, "dataset_meta": runner.train_dataloader.dataset.metainfo}
     state = {
-        "meta": meta, "state_dict": weights_to_cpu(model.state_dict()),
+        "meta": meta,
+        "state_dict": weights_to_cpu(model.state_dict()),
         "message_hub": _on_cpu(runner.message_hub.state_dict()),
-    }  # fmt: skip
+    }
     if optimizer:
         state["optimizer"] = _on_cpu(runner.optim_wrapper.state_dict())
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]

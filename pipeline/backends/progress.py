@@ -21,9 +21,15 @@ class Progress:
     """A bar over all steps of a training, one printed line and one row of history.csv an epoch."""
 
     def __init__(
-        self, run: Path, label: str, epochs: int, steps_per_epoch: int, start: int,
-        terminal: TextIO | None = None, device: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        run: Path,
+        label: str,
+        epochs: int,
+        steps_per_epoch: int,
+        start: int,
+        terminal: TextIO | None = None,
+        device: str = "",
+    ) -> None:
         self.path, self.epochs, self.epoch = run / HISTORY, epochs, start
         self.watched, self.said, self.device = run / PROGRESS, 0.0, device
         self.steps, self.done = steps_per_epoch, 0
@@ -32,9 +38,15 @@ class Progress:
         self.began, self.start = time.monotonic(), start
         self.rows = self._rows_before(start)
         self.bar = tqdm(
-            total=epochs * steps_per_epoch, initial=start * steps_per_epoch, desc=label,
-            unit="step", disable=None, dynamic_ncols=True, mininterval=0.5, file=sys.stderr,
-        )  # fmt: skip
+            total=epochs * steps_per_epoch,
+            initial=start * steps_per_epoch,
+            desc=label,
+            unit="step",
+            disable=None,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            file=sys.stderr,
+        )
         self.label = label
 
     def _rows_before(self, start: int) -> list[dict[str, Any]]:
@@ -65,10 +77,16 @@ class Progress:
         scores = [row["map50"] for row in self.rows if row["map50"] is not None]
         write_json(
             self.watched,
-            {"epoch": self.epoch, "epochs": self.epochs, "loss": _finite(self.loss),
-             "map50": max(scores, default=None), "left": round(ahead * (now - self.began) / self.done, 1),
-             "device": self.device, "time": time.time()},
-        )  # fmt: skip
+            {
+                "epoch": self.epoch,
+                "epochs": self.epochs,
+                "loss": _finite(self.loss),
+                "map50": max(scores, default=None),
+                "left": round(ahead * (now - self.began) / self.done, 1),
+                "device": self.device,
+                "time": time.time(),
+            },
+        )
 
     def end_epoch(self, loss: float, map50: float | None) -> None:
         """Record the epoch that has just ended; `map50` is None when it was not validated.
@@ -78,9 +96,11 @@ class Progress:
         """
         self.epoch += 1
         row: dict[str, Any] = {
-            "epoch": self.epoch, "loss": round(loss, 5), "map50": None if map50 is None else round(map50, 5),
+            "epoch": self.epoch,
+            "loss": round(loss, 5),
+            "map50": None if map50 is None else round(map50, 5),
             "seconds": round(time.monotonic() - self.began, 1),
-        }  # fmt: skip
+        }
         self.rows.append(row)
         self.loss, self.said = loss, 0.0
         self._tell()

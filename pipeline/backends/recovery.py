@@ -21,8 +21,12 @@ from pipeline.paths import write_json
 
 FILE = "recovery.json"
 # What a GPU says, besides OutOfMemoryError, when its libraries find no memory.
-MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR",
-                "unable to find an engine")  # fmt: skip
+MEMORY_WORDS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine",
+)
 
 
 class LossNotFiniteError(PipelineError):

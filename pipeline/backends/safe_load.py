@@ -28,8 +28,11 @@ def _allowed() -> list[Any]:
 
     array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint32", "bool")]
-    names = [(f, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")
-             for f, name in ((array, "_reconstruct"), (scalar, "scalar"))]  # fmt: skip
+    names = [
+        (f, f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")
+        for f, name in ((array, "_reconstruct"), (scalar, "scalar"))
+    ]
     return [HistoryBuffer, (_getattr, "builtins.getattr"), np.ndarray, np.dtype, *kinds, *names]
 
 

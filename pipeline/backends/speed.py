@@ -86,7 +86,9 @@ def speed(detector: Measured, pixels: Tensor) -> dict[str, Any]:
         size *= 2
     best = max(rates, key=lambda n: rates[n])
     return {
-        "fps": round(rates[1], 3), "fps_best": round(rates[best], 3), "best_batch": best,
+        "fps": round(rates[1], 3),
+        "fps_best": round(rates[best], 3),
+        "best_batch": best,
         "fps_by_batch": {str(n): round(rate, 3) for n, rate in rates.items()},
         "precision": "float16" if detector.half else "float32",
-    }  # fmt: skip
+    }

@@ -62,9 +62,25 @@ nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_im
 NMS_IOU = 0.7
 # Arguments of the framework that the pipeline sets itself.
 OURS = {
-    "batch", "data", "deterministic", "device", "epochs", "exist_ok", "imgsz", "model", "name", "plots",
-    "project", "resume", "save", "save_dir", "seed", "val", "verbose", "workers",
-}  # fmt: skip
+    "batch",
+    "data",
+    "deterministic",
+    "device",
+    "epochs",
+    "exist_ok",
+    "imgsz",
+    "model",
+    "name",
+    "plots",
+    "project",
+    "resume",
+    "save",
+    "save_dir",
+    "seed",
+    "val",
+    "verbose",
+    "workers",
+}
 KEYS = {"_base_", "model", "weights", "epochs", "image_size", "batch", "resources", "train"}
 
 
@@ -179,14 +195,25 @@ def train(job: TrainJob) -> Trained:
             pretrained, said = _first_weights(job.model.name, wanted)
             write_text(note, said)
     arguments = values["train"] | {
-        "data": str(data), "project": str(job.work), "name": "train", "exist_ok": True,
-        "device": _devices(job), "workers": job.workers, "model": values["model"], "pretrained": pretrained,
-        "epochs": values["epochs"], "imgsz": values["image_size"],
+        "data": str(data),
+        "project": str(job.work),
+        "name": "train",
+        "exist_ok": True,
+        "device": _devices(job),
+        "workers": job.workers,
+        "model": values["model"],
+        "pretrained": pretrained,
+        "epochs": values["epochs"],
+        "imgsz": values["image_size"],
         "batch": values["batch"] * job.gpus,  # the framework's is of all GPUs
-        "seed": job.seed, "deterministic": True, "plots": False, "verbose": False, "val": True,
+        "seed": job.seed,
+        "deterministic": True,
+        "plots": False,
+        "verbose": False,
+        "val": True,
         "save": True,
         "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
-    }  # fmt: skip
+    }
     counts = [
         [len(part.images), int((part.annotations["iscrowd"] == 0).sum())]
         for part in (job.train, job.held_out)
@@ -207,9 +234,14 @@ def train(job: TrainJob) -> Trained:
     write_text(config, yaml.safe_dump(values, sort_keys=False))
     resolved = {key: values[key] for key in ("epochs", "image_size", "batch")}
     return Trained(
-        checkpoint, config, int(held["epoch"]) + 1, float(held["train_metrics"]["fitness"]),
-        note.read_text(encoding="utf-8"), resolved, recovered,
-    )  # fmt: skip
+        checkpoint,
+        config,
+        int(held["epoch"]) + 1,
+        float(held["train_metrics"]["fitness"]),
+        note.read_text(encoding="utf-8"),
+        resolved,
+        recovered,
+    )
 
 
 def _devices(job: TrainJob) -> str:
@@ -280,9 +312,13 @@ class _Detector(Shrinking):
     def network(self) -> Any:
         """The network that predicts: norms fused into convolutions, in half precision on a GPU."""
         self.yolo.predict(
-            np.zeros((self.stride, self.stride, 3), np.uint8), imgsz=self.stride, device=self.device,
-            verbose=False, save=False, quantize=16 if self.half else None,
-        )  # fmt: skip
+            np.zeros((self.stride, self.stride, 3), np.uint8),
+            imgsz=self.stride,
+            device=self.device,
+            verbose=False,
+            save=False,
+            quantize=16 if self.half else None,
+        )
         predictor: Any = self.yolo.predictor
         return predictor.model
 

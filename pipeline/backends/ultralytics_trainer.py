@@ -61,10 +61,16 @@ def without_optimizer(held: dict[str, Any]) -> dict[str, Any]:
     arguments = {k: v for k, v in (DEFAULT_CFG_DICT | held["train_args"]).items() if k in DEFAULT_CFG_KEYS}
     model.args = dict(arguments)
     return {
-        "epoch": -1, "model": model, "ema": None, "optimizer": None, "train_args": arguments,
-        "train_metrics": held["train_metrics"], "date": held["date"], "version": __version__,
+        "epoch": -1,
+        "model": model,
+        "ema": None,
+        "optimizer": None,
+        "train_args": arguments,
+        "train_metrics": held["train_metrics"],
+        "date": held["date"],
+        "version": __version__,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
-    }  # fmt: skip
+    }
 
 
 class _Trainer(DetectionTrainer):  # type: ignore[misc]
@@ -110,13 +116,20 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         average = copy.deepcopy(average).to(memory_format=torch.contiguous_format)
         average.criterion = None
         held = {
-            "epoch": self.epoch, "best_fitness": self.best_fitness,
+            "epoch": self.epoch,
+            "best_fitness": self.best_fitness,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
-            "model": None, "ema": average, "updates": self.ema.updates, "weights": model.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-            "train_args": vars(self.args), "train_metrics": {**self.metrics, "fitness": self.fitness},
-            "date": datetime.now().astimezone().isoformat(), "version": __version__,
-        }  # fmt: skip
+            "model": None,
+            "ema": average,
+            "updates": self.ema.updates,
+            "weights": model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "train_args": vars(self.args),
+            "train_metrics": {**self.metrics, "fitness": self.fitness},
+            "date": datetime.now().astimezone().isoformat(),
+            "version": __version__,
+        }
         if self.best_fitness == self.fitness:
             slim = held | dict.fromkeys(("weights", "optimizer", "scaler"))
             with self.store.write(BEST, epoch) as path:
@@ -153,9 +166,13 @@ def _attach(trainer: _Trainer, counts: list[list[int]]) -> None:
         _check_counts(trainer, counts)
         if leads:
             trainer.progress = Progress(
-                task.run, task.label, trainer.epochs, len(trainer.train_loader), trainer.start_epoch,
+                task.run,
+                task.label,
+                trainer.epochs,
+                len(trainer.train_loader),
+                trainer.start_epoch,
                 device=task.device,
-            )  # fmt: skip
+            )
 
     def start_epoch(trainer: _Trainer) -> None:
         trainer._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all

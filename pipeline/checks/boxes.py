@@ -61,9 +61,11 @@ def class_table(dataset: Dataset, classes: tuple[str, ...]) -> pd.DataFrame:
         mine = np.full(len(boxes), True) if label is None else (boxes["label"] == label).to_numpy()
         mean = side[mine]
         rows[name] = {
-            "boxes": int(mine.sum()), "photos": int(boxes.loc[mine, "image_id"].nunique()),
-            "small": int((mean < 32).sum()), "medium": int(((mean >= 32) & (mean < 96)).sum()),
+            "boxes": int(mine.sum()),
+            "photos": int(boxes.loc[mine, "image_id"].nunique()),
+            "small": int((mean < 32).sum()),
+            "medium": int(((mean >= 32) & (mean < 96)).sum()),
             "large": int((mean >= 96).sum()),
             "median side": round(float(np.median(mean)), 1) if len(mean) else None,
-        }  # fmt: skip
+        }
     return pd.DataFrame.from_dict(rows, orient="index")

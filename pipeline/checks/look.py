@@ -12,9 +12,22 @@ from pipeline.data.duplicates import Hashes, hash_image
 from pipeline.data.photos import Photo, PhotoError, fault_of, load_photo, over_photos
 
 STATISTICS = (
-    "width", "height", "bytes a pixel", "brightness", "contrast", "darkest", "brightest",
-    "red", "green", "blue", "spread of red", "spread of green", "spread of blue", "saturation", "sharpness",
-)  # fmt: skip
+    "width",
+    "height",
+    "bytes a pixel",
+    "brightness",
+    "contrast",
+    "darkest",
+    "brightest",
+    "red",
+    "green",
+    "blue",
+    "spread of red",
+    "spread of green",
+    "spread of blue",
+    "saturation",
+    "sharpness",
+)
 _SIDE = 256  # pixels; statistics are those of the photo scaled to this square
 _LEVELS = np.arange(256) / 255
 _LAPLACIAN = ImageFilter.Kernel((3, 3), (0, 1, 0, 1, -4, 1, 0, 1, 0), scale=2, offset=128)
@@ -78,10 +91,18 @@ def statistics(image: Image.Image, file_size: int) -> NDArray[np.float64]:
     edges = grey.filter(_LAPLACIAN).crop((1, 1, _SIDE - 1, _SIDE - 1))  # the border is left unfiltered
     return np.array(
         [
-            width, height, file_size / (width * height), *bands[0], low, high, *bands[1:, 0],
-            *bands[1:, 1], _mean_and_spread(saturation)[0], 2 * _mean_and_spread(edges)[1],
+            width,
+            height,
+            file_size / (width * height),
+            *bands[0],
+            low,
+            high,
+            *bands[1:, 0],
+            *bands[1:, 1],
+            _mean_and_spread(saturation)[0],
+            2 * _mean_and_spread(edges)[1],
         ]
-    )  # fmt: skip
+    )
 
 
 def _mean_and_spread(band: Image.Image) -> tuple[float, float]:

@@ -36,9 +36,13 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "what": self.what, "split": self.split, "count": len(self.where), "remedy": self.remedy,
-            "stops_training": self.fatal, "where": list(self.where),
-        }  # fmt: skip
+            "what": self.what,
+            "split": self.split,
+            "count": len(self.where),
+            "remedy": self.remedy,
+            "stops_training": self.fatal,
+            "where": list(self.where),
+        }
 
     def line(self) -> str:
         names = ", ".join(map(str, self.where[:SHOWN])) + (", ..." if len(self.where) > SHOWN else "")

@@ -23,9 +23,12 @@ Place = tuple[str, NDArray[np.float64]]  # file name of the image, corners of a 
 
 
 def fault_panels(
-    profile: Profile, data: dict[str, Dataset], photos: dict[str, list[Photo]],
-    looks: dict[str, list[Look]], rows: Sequence[Row],
-) -> list[Panel]:  # fmt: skip
+    profile: Profile,
+    data: dict[str, Dataset],
+    photos: dict[str, list[Photo]],
+    looks: dict[str, list[Look]],
+    rows: Sequence[Row],
+) -> list[Panel]:
     """Up to `EXAMPLES` panels a row: the photo, or the photo of the box; pairs have a sheet of their own."""
     panels = []
     places = _places(profile, data) if any(looks.values()) else {}
@@ -65,9 +68,14 @@ def _places(profile: Profile, data: dict[str, Dataset]) -> dict[Any, Place]:
 
 
 def draw_findings(
-    folder: Path, profile: Profile, data: dict[str, Dataset], photos: dict[str, list[Photo]],
-    looks: dict[str, list[Look]], rows: Sequence[Row], pairs: dict[str, Pairs],
-) -> list[Path]:  # fmt: skip
+    folder: Path,
+    profile: Profile,
+    data: dict[str, Dataset],
+    photos: dict[str, list[Photo]],
+    looks: dict[str, list[Look]],
+    rows: Sequence[Row],
+    pairs: dict[str, Pairs],
+) -> list[Path]:
     """Draw the faults and the near-duplicates; returns what was written, and removes what is outdated."""
     written = []
     (folder / "sheet.png").unlink(missing_ok=True)

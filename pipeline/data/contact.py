@@ -39,9 +39,14 @@ def draw_panels(path: Path, title: str, panels: Sequence[Panel]) -> Path:
 
 
 def draw_pairs(
-    path: Path, photos: Sequence[Photo], others: Sequence[Photo], pairs: Ints, distance: Ints,
-    title: str = "near-duplicates", limit: int = 39,
-) -> Path:  # fmt: skip
+    path: Path,
+    photos: Sequence[Photo],
+    others: Sequence[Photo],
+    pairs: Ints,
+    distance: Ints,
+    title: str = "near-duplicates",
+    limit: int = 39,
+) -> Path:
     """Write a PNG of pairs side by side, nearest first, with the distance of their hashes in bits.
 
     pairs (p, 2): rows of `photos` and of `others`. Of more than `limit` pairs every step is shown,

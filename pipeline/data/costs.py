@@ -20,9 +20,14 @@ from pipeline.paths import runs_dir, shown, write_json
 
 CARD = "card.json"
 FORMATS = {
-    "params M": "{:.2f}", "GFLOPs": "{:.1f}", "FPS": "{:.1f}", "best FPS": "{:.1f}", "at batch": "{:.0f}",
-    "s/photo": "{:.3f}", "OOF mAP50": "{:.3f}",
-}  # fmt: skip
+    "params M": "{:.2f}",
+    "GFLOPs": "{:.1f}",
+    "FPS": "{:.1f}",
+    "best FPS": "{:.1f}",
+    "at batch": "{:.0f}",
+    "s/photo": "{:.3f}",
+    "OOF mAP50": "{:.3f}",
+}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -115,16 +120,21 @@ def model_table(competition: str) -> pd.DataFrame:
         mine = [run for run in runs if run.model == model]
         card, cost = read_card(mine[0].folder), model_cost(mine)
         for device, found in (cost.get("speed") or {"": {}}).items():
-            rows.append({
-                "model": model, "backend": card.get("backend", ""),
-                "input": str(cost.get("input_size", card.get("image_size", ""))),
-                "params M": cost["parameters"] / 1e6 if cost else None,
-                "GFLOPs": cost["flops"] / 1e9 if cost else None,
-                "FPS": found.get("fps"), "best FPS": found.get("fps_best"),
-                "at batch": found.get("best_batch"),
-                "device": f"{device}, {found['precision']}" if device else "",
-                "s/photo": _seconds_a_photo(mine), "OOF mAP50": _oof_map50(competition, model),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": model,
+                    "backend": card.get("backend", ""),
+                    "input": str(cost.get("input_size", card.get("image_size", ""))),
+                    "params M": cost["parameters"] / 1e6 if cost else None,
+                    "GFLOPs": cost["flops"] / 1e9 if cost else None,
+                    "FPS": found.get("fps"),
+                    "best FPS": found.get("fps_best"),
+                    "at batch": found.get("best_batch"),
+                    "device": f"{device}, {found['precision']}" if device else "",
+                    "s/photo": _seconds_a_photo(mine),
+                    "OOF mAP50": _oof_map50(competition, model),
+                }
+            )
     if not rows:
         raise PipelineError(
             f"{shown(runs_dir(competition))}: no trained model; "

@@ -82,9 +82,13 @@ def _read(profile: Profile, name: str, needed: list[str]) -> pd.DataFrame:
 
 
 def _sizes(
-    profile: Profile, spec: SplitSpec, columns: ColumnSpec, images: pd.DataFrame, names: Any,
+    profile: Profile,
+    spec: SplitSpec,
+    columns: ColumnSpec,
+    images: pd.DataFrame,
+    names: Any,
     file_names: list[str],
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """(images, 2) widths and heights in pixels, NaN where a cell is no number."""
     if columns.width:
         cells = images[[columns.width, columns.height]]
@@ -112,9 +116,13 @@ def _sizes(
 
 
 def _boxes(
-    profile: Profile, columns: ColumnSpec, table: pd.DataFrame, image: NDArray[np.intp],
-    sizes: NDArray[np.float64], findings: Findings,
-) -> pd.DataFrame:  # fmt: skip
+    profile: Profile,
+    columns: ColumnSpec,
+    table: pd.DataFrame,
+    image: NDArray[np.intp],
+    sizes: NDArray[np.float64],
+    findings: Findings,
+) -> pd.DataFrame:
     """Boxes as corners in pixels, with the image's index, the label and the row as id."""
     empty = pd.DataFrame(columns=["id", "image", "label", "x1", "y1", "x2", "y2", "iscrowd"])
     if not columns.box:

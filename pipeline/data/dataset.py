@@ -163,6 +163,9 @@ def _held_out(whole: Dataset, share: float, split: str) -> Dataset:
         f"{len(whole.images)}"
     )
     return replace(
-        whole, split=split, images=images, annotations=boxes.reset_index(drop=True),
+        whole,
+        split=split,
+        images=images,
+        annotations=boxes.reset_index(drop=True),
         digest=image_digest(images),
-    )  # fmt: skip
+    )

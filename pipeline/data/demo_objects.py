@@ -17,12 +17,23 @@ Floats = NDArray[np.float32]
 
 PALETTE = np.array(
     [
-        (238, 236, 230), (222, 205, 170), (205, 48, 44), (233, 126, 42), (240, 203, 66),
-        (84, 158, 70), (38, 142, 136), (104, 182, 226), (44, 88, 178), (122, 78, 168),
-        (230, 132, 168), (126, 84, 56), (62, 64, 72), (170, 176, 184),
+        (238, 236, 230),
+        (222, 205, 170),
+        (205, 48, 44),
+        (233, 126, 42),
+        (240, 203, 66),
+        (84, 158, 70),
+        (38, 142, 136),
+        (104, 182, 226),
+        (44, 88, 178),
+        (122, 78, 168),
+        (230, 132, 168),
+        (126, 84, 56),
+        (62, 64, 72),
+        (170, 176, 184),
     ],
     np.float32,
-)  # fmt: skip
+)
 INK, WHITE, STEEL = (38.0, 38.0, 44.0), (250.0, 250.0, 248.0), (196.0, 200.0, 206.0)
 
 
@@ -262,9 +273,14 @@ def clothing(s: Sprite) -> None:
     rng = s.rng
     chest, hem, sleeve = rng.uniform(0.48, 0.56), rng.uniform(0.8, 0.95), rng.uniform(-0.1, 0.1)
     half = [
-        (0.2, -0.82), (0.5, -0.72), (0.98, sleeve - 0.2), (0.76, sleeve + 0.06),
-        (chest, -0.28), (chest - 0.02, 0.3), (chest + 0.03, hem),
-    ]  # fmt: skip
+        (0.2, -0.82),
+        (0.5, -0.72),
+        (0.98, sleeve - 0.2),
+        (0.76, sleeve + 0.06),
+        (chest, -0.28),
+        (chest - 0.02, 0.3),
+        (chest + 0.03, hem),
+    ]
     right = np.array(half) + rng.uniform(-0.03, 0.03, (len(half), 2))
     left = (np.array(half) + rng.uniform(-0.03, 0.03, (len(half), 2))) * (-1, 1)
     neckline = ellipse(0, -0.82, 0.2, 0.22, 0, 0.5)
@@ -294,6 +310,10 @@ OBJECTS: dict[str, Callable[[Sprite], None]] = {
     "Clothing": clothing,
 }
 FREQUENCIES = {
-    "Paper": 4.0, "Paper pack": 2.7, "Metal": 2.4,
-    "Glass": 2.3, "Plastic bag": 3.0, "Clothing": 1.0,
-}  # fmt: skip
+    "Paper": 4.0,
+    "Paper pack": 2.7,
+    "Metal": 2.4,
+    "Glass": 2.3,
+    "Plastic bag": 3.0,
+    "Clothing": 1.0,
+}

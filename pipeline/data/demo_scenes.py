@@ -120,8 +120,12 @@ def wood(rng: Generator, height: int, width: int) -> Floats:
 
 
 GROUNDS: tuple[Callable[[Generator, int, int], Floats], ...] = (
-    tiles, grass, concrete, asphalt, wood,
-)  # fmt: skip
+    tiles,
+    grass,
+    concrete,
+    asphalt,
+    wood,
+)
 
 
 # --- clutter: small things that are no class, drawn straight onto the photo --------------------
@@ -172,8 +176,13 @@ def scribble(rng: Generator, photo: Photo, at: Floats, size: float) -> None:
 
 
 CLUTTER: tuple[Callable[[Generator, Photo, Floats, float], None], ...] = (
-    leaf, leaf, pebble, pebble, twig, scribble,
-)  # fmt: skip
+    leaf,
+    leaf,
+    pebble,
+    pebble,
+    twig,
+    scribble,
+)
 
 
 # --- the photo ---------------------------------------------------------------------------------

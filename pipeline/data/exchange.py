@@ -35,9 +35,14 @@ class Boxes:
 
 
 def checked_boxes(
-    values: NDArray[np.float64], fields: list[str], image_id: NDArray[np.int64],
-    named: NDArray[np.int64], place: Callable[[int], str], dataset: Dataset, findings: Findings,
-) -> Boxes:  # fmt: skip
+    values: NDArray[np.float64],
+    fields: list[str],
+    image_id: NDArray[np.int64],
+    named: NDArray[np.int64],
+    place: Callable[[int], str],
+    dataset: Dataset,
+    findings: Findings,
+) -> Boxes:
     """Check (n, fields) numbers of pixels; `place` says where in the file a box stands, for an error."""
     column = {name: values[:, i] for i, name in enumerate(fields)}
     if "x1" in column:
@@ -96,9 +101,14 @@ def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes
     image_id = table[:, 0].astype(np.int64)
     fields = ["label", "score", *SIZE_FIELDS]
     return checked_boxes(
-        table[:, 1:], fields, image_id, np.unique(image_id),
-        lambda box: f"{shown(path)}: detection {box}", dataset, findings,
-    )  # fmt: skip
+        table[:, 1:],
+        fields,
+        image_id,
+        np.unique(image_id),
+        lambda box: f"{shown(path)}: detection {box}",
+        dataset,
+        findings,
+    )
 
 
 def write_coco_results(path: Path, table: Predictions, dataset: Dataset) -> None:
@@ -108,8 +118,12 @@ def write_coco_results(path: Path, table: Predictions, dataset: Dataset) -> None
         table.image_id.tolist(), table.label.tolist(), table.score.tolist(), boxes, strict=True
     )
     items = [
-        {"image_id": image_id, "category_id": dataset.category_ids[label], "bbox": box,
-         "score": round(score, SCORE_DIGITS)}
+        {
+            "image_id": image_id,
+            "category_id": dataset.category_ids[label],
+            "bbox": box,
+            "score": round(score, SCORE_DIGITS),
+        }
         for image_id, label, score, box in rows
-    ]  # fmt: skip
+    ]
     write_text(path, json.dumps(items) + "\n")

@@ -32,8 +32,13 @@ ASPECT_TOLERANCE = 0.02  # a resized photo keeps its aspect within this, roundin
 # What Pillow raises for a file that is no photo. ultralytics replaces Pillow's `open` by one that then
 # looks for another package, hence the ImportError.
 UNREADABLE = (
-    UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, ImportError,
-)  # fmt: skip
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    ImportError,
+)
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")  # that a photo may have instead of its own

@@ -117,9 +117,12 @@ def make_predictions(
         "without area": int((~keep).sum()),
     }
     table = Predictions(
-        image_id[keep].astype(np.int32), label[keep].astype(np.int16),
-        score[keep].astype(np.float32), inside[keep], meta,
-    )  # fmt: skip
+        image_id[keep].astype(np.int32),
+        label[keep].astype(np.int16),
+        score[keep].astype(np.float32),
+        inside[keep],
+        meta,
+    )
     return sort_predictions(table), counts
 
 
@@ -128,9 +131,13 @@ def sort_predictions(table: Predictions) -> Predictions:
     keys = [table.label, *table.boxes_xyxy.T[::-1], -table.score, table.image_id]
     order = np.lexsort(keys)
     return Predictions(
-        table.image_id[order], table.label[order], table.score[order], table.boxes_xyxy[order],
-        table.meta, table.source,
-    )  # fmt: skip
+        table.image_id[order],
+        table.label[order],
+        table.score[order],
+        table.boxes_xyxy[order],
+        table.meta,
+        table.source,
+    )
 
 
 def write_predictions(path: Path, table: Predictions) -> None:
@@ -138,12 +145,17 @@ def write_predictions(path: Path, table: Predictions) -> None:
     meta = table.meta
     text = json.dumps(
         {
-            "format": FORMAT, "competition": meta.competition, "split": meta.split,
-            "image_digest": meta.image_digest, "image_ids": meta.image_ids.tolist(),
+            "format": FORMAT,
+            "competition": meta.competition,
+            "split": meta.split,
+            "image_digest": meta.image_digest,
+            "image_ids": meta.image_ids.tolist(),
             "folds": [None if fold < 0 else fold for fold in meta.folds.tolist()],
-            "model": meta.model, "view": meta.view, "made": meta.made,
+            "model": meta.model,
+            "view": meta.view,
+            "made": meta.made,
         }
-    )  # fmt: skip
+    )
     columns = [table.image_id, table.label, table.score, *table.boxes_xyxy.T]
     arrow = pa.table([np.ascontiguousarray(c) for c in columns], schema=SCHEMA)
     with atomic(Path(path)) as temporary:
@@ -190,10 +202,15 @@ def _read_meta(raw: bytes, path: Path) -> Meta:
             raise PipelineError(f"{shown(path)}: table format {value['format']}, expected {FORMAT}")
         folds = [-1 if fold is None else fold for fold in value["folds"]]
         return Meta(
-            value["competition"], value["split"], value["image_digest"],
-            np.array(value["image_ids"], np.int32), np.array(folds, np.int32),
-            value["model"], value["view"], value["made"],
-        )  # fmt: skip
+            value["competition"],
+            value["split"],
+            value["image_digest"],
+            np.array(value["image_ids"], np.int32),
+            np.array(folds, np.int32),
+            value["model"],
+            value["view"],
+            value["made"],
+        )
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise PipelineError(f"{shown(path)}: damaged metadata ({error!r}); predict again") from None
 
@@ -271,16 +288,24 @@ def join_predictions(tables: Sequence[Predictions]) -> Predictions:
     folds = np.concatenate([t.meta.folds for t in tables])
     same_view = len({t.meta.view for t in tables}) == 1
     meta = Meta(
-        first.competition, first.split, first.image_digest, ids[order], folds[order], first.model,
-        first.view if same_view else "mixed", {"joined": [t.name for t in tables]},
-    )  # fmt: skip
+        first.competition,
+        first.split,
+        first.image_digest,
+        ids[order],
+        folds[order],
+        first.model,
+        first.view if same_view else "mixed",
+        {"joined": [t.name for t in tables]},
+    )
     return sort_predictions(
         Predictions(
-            np.concatenate([t.image_id for t in tables]), np.concatenate([t.label for t in tables]),
+            np.concatenate([t.image_id for t in tables]),
+            np.concatenate([t.label for t in tables]),
             np.concatenate([t.score for t in tables]),
-            np.concatenate([t.boxes_xyxy for t in tables]), meta,
+            np.concatenate([t.boxes_xyxy for t in tables]),
+            meta,
         )
-    )  # fmt: skip
+    )
 
 
 def source_digest(table: Predictions) -> dict[str, str]:

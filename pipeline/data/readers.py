@@ -67,9 +67,17 @@ def read_coco(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
         else:
             x, y, width, height = map(float, box)
             boxes.append(
-                _box(identity, index[image_id], labels[category_id], x, y, x + width, y + height,
-                     item.get("iscrowd") in (1, True))
-            )  # fmt: skip
+                _box(
+                    identity,
+                    index[image_id],
+                    labels[category_id],
+                    x,
+                    y,
+                    x + width,
+                    y + height,
+                    item.get("iscrowd") in (1, True),
+                )
+            )
     return Raw(images, boxes, tuple(sorted(labels, key=lambda category: labels[category])))
 
 
@@ -89,8 +97,16 @@ def _is_four_numbers(box: list[Any]) -> bool:
 def _box(
     identity: Any, image: int, label: int, x1: float, y1: float, x2: float, y2: float, crowd: bool = False
 ) -> Record:
-    return {"id": identity, "image": image, "label": label, "x1": x1, "y1": y1, "x2": x2, "y2": y2,
-            "iscrowd": int(crowd)}  # fmt: skip
+    return {
+        "id": identity,
+        "image": image,
+        "label": label,
+        "x1": x1,
+        "y1": y1,
+        "x2": x2,
+        "y2": y2,
+        "iscrowd": int(crowd),
+    }
 
 
 def _category_labels(categories: list[Any], profile: Profile, path: Path) -> dict[Any, int]:
@@ -164,9 +180,8 @@ def read_voc(profile: Profile, spec: SplitSpec, findings: Findings) -> Raw:
                 findings.add(f"boxes of class '{name}', which the profile lacks, dropped (ids)", identity)
                 continue
             boxes.append(
-                _box(identity, len(images) - 1, profile.classes.index(name), x1 - offset, y1 - offset,
-                     x2, y2)
-            )  # fmt: skip
+                _box(identity, len(images) - 1, profile.classes.index(name), x1 - offset, y1 - offset, x2, y2)
+            )
     return Raw(images, boxes, tuple(range(len(profile.classes))))
 
 

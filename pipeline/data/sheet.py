@@ -13,9 +13,17 @@ from pipeline.paths import atomic
 
 TRUTH = (255, 255, 255)
 COLOURS = (
-    (255, 99, 71), (65, 157, 255), (255, 196, 0), (64, 224, 128), (255, 105, 220), (0, 229, 229),
-    (255, 140, 0), (170, 130, 255), (190, 255, 90), (230, 180, 140),
-)  # fmt: skip
+    (255, 99, 71),
+    (65, 157, 255),
+    (255, 196, 0),
+    (64, 224, 128),
+    (255, 105, 220),
+    (0, 229, 229),
+    (255, 140, 0),
+    (170, 130, 255),
+    (190, 255, 90),
+    (230, 180, 140),
+)
 GAP, CAPTION = 6, 26
 
 
@@ -38,9 +46,17 @@ def _panel(photo: Photo, side: int) -> tuple[Image.Image, float]:
 
 
 def draw_sheet(
-    path: Path, photos: Sequence[Photo], image_ids: Sequence[int], truth: pd.DataFrame, table: Predictions,
-    classes: Sequence[str], *, min_score: float, columns: int = 4, side: int = 320,
-) -> None:  # fmt: skip
+    path: Path,
+    photos: Sequence[Photo],
+    image_ids: Sequence[int],
+    truth: pd.DataFrame,
+    table: Predictions,
+    classes: Sequence[str],
+    *,
+    min_score: float,
+    columns: int = 4,
+    side: int = 320,
+) -> None:
     """Write a PNG: true boxes white and thin, predictions from `min_score` coloured by class."""
     rows = -(-len(photos) // columns)
     size = (columns * (side + GAP) + GAP, rows * (side + GAP) + GAP + CAPTION)

@@ -17,16 +17,50 @@ NEAR, HOLDS = 0.3, 0.8  # IoU of neighbours that are counted; share of a box tha
 
 PER_MEMBER = ("best score", "its IoU", "boxes", "best score of another class")
 SHARED = (
-    "score", "votes", "lowest", "highest", "mean", "spread of the corners", "width", "height",
-    "root of the area", "aspect", "centre x", "centre y", "left", "top", "right", "bottom", "class",
-    "rank", "rank in its class", "best of the image", "best of its class", "sum of scores",
-    "sum of its class", "boxes above 0.1", "boxes above 0.3", "boxes", "IoU with a better one",
-    "score of that", "IoU with a worse one", "near ones of its class", "IoU with another class",
-    "best score of another class", "sum of other classes", "that class", "IoU with that",
-    "share inside a better one", "score of the outer", "share of a better one inside",
-    "score of the inner", "boxes inside", "share inside a better one of its class",
-    "share of a better one of its class inside", "its score among all classes here",
-)  # fmt: skip
+    "score",
+    "votes",
+    "lowest",
+    "highest",
+    "mean",
+    "spread of the corners",
+    "width",
+    "height",
+    "root of the area",
+    "aspect",
+    "centre x",
+    "centre y",
+    "left",
+    "top",
+    "right",
+    "bottom",
+    "class",
+    "rank",
+    "rank in its class",
+    "best of the image",
+    "best of its class",
+    "sum of scores",
+    "sum of its class",
+    "boxes above 0.1",
+    "boxes above 0.3",
+    "boxes",
+    "IoU with a better one",
+    "score of that",
+    "IoU with a worse one",
+    "near ones of its class",
+    "IoU with another class",
+    "best score of another class",
+    "sum of other classes",
+    "that class",
+    "IoU with that",
+    "share inside a better one",
+    "score of the outer",
+    "share of a better one inside",
+    "score of the inner",
+    "boxes inside",
+    "share inside a better one of its class",
+    "share of a better one of its class inside",
+    "its score among all classes here",
+)
 
 
 class Boxes(NamedTuple):
@@ -46,9 +80,13 @@ def feature_names(n_members: int) -> list[str]:
 
 
 def features(
-    fused: Boxes, members: Boxes, sizes: NDArray[np.float64], n_members: int, n_classes: int,
+    fused: Boxes,
+    members: Boxes,
+    sizes: NDArray[np.float64],
+    n_members: int,
+    n_classes: int,
     threads: int | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
+) -> NDArray[np.float32]:
     """(n, columns) features of the fused boxes, which lie by image and then by score, highest first.
 
     sizes (m, 2): width and height of the images.
@@ -202,9 +240,18 @@ def describe_images(first, last, fused, members, sizes, n_members, n_classes, ou
             area = _area(fused.boxes_xyxy, i)
             row[0] = fused.scores[i]
             _ask_members(
-                i, area, fused, members, members.image_rows[image], members.image_rows[image + 1],
-                n_members, said, corners, row, start,
-            )  # fmt: skip
+                i,
+                area,
+                fused,
+                members,
+                members.image_rows[image],
+                members.image_rows[image + 1],
+                n_members,
+                said,
+                corners,
+                row,
+                start,
+            )
             _place(i, area, fused, sizes[image, 0], sizes[image, 1], row)
             row[16], row[17] = label, i - lo
             row[19], row[20], row[21], row[22] = fused.scores[lo], class_best[label], total, class_sum[label]

@@ -151,9 +151,14 @@ def load_table(
 
 
 def fuse_fold(
-    members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, fusion: Fusion, name: str,
+    members: Sequence[Member],
+    profile: Profile,
+    dataset: Dataset,
+    split: str,
+    fusion: Fusion,
+    name: str,
     folds: Split,
-) -> Predictions:  # fmt: skip
+) -> Predictions:
     """Fuse all members and views of one fold on one split (oof or test), whose images `dataset` holds."""
     tables, weights = [], []
     for member in members:
@@ -164,9 +169,14 @@ def fuse_fold(
 
 
 def cook_fold(
-    recipe: Recipe, members: Sequence[Member], profile: Profile, dataset: Dataset, split: str, name: str,
+    recipe: Recipe,
+    members: Sequence[Member],
+    profile: Profile,
+    dataset: Dataset,
+    split: str,
+    name: str,
     folds: Split,
-) -> Predictions:  # fmt: skip
+) -> Predictions:
     """Make one fold's boxes by a tuned recipe, on held-out and on test photos alike; before its cut."""
     runs = {member.run.model: member.run for member in members}
     tables = [load_table(runs[m.model], m.view, profile, dataset, split, folds) for m in recipe.members]
@@ -277,24 +287,34 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     else:
         # Boxes by the recipe itself, which saw all truth, would score too well.
         oof = read_predictions(folder / "tuned" / "oof.parquet")
-        how = {"fusion": describe(tuned[0].fusion), "tuned": file_digest(folder / "tuned" / TUNED),
-               "cut": tuned[0].cut}  # fmt: skip
+        how = {
+            "fusion": describe(tuned[0].fusion),
+            "tuned": file_digest(folder / "tuned" / TUNED),
+            "cut": tuned[0].cut,
+        }
         oof.meta.made |= {"tuned": how["tuned"]}
     result.meta.made |= how | {"members": listed}
     write_predictions(folder / "oof.parquet", oof)
     write_predictions(folder / "test.parquet", result)
     card = {
-        "ensemble": name, "competition": profile.name, "models": models, "folds": folds,
-        **how, "across_folds": describe(ACROSS_FOLDS),
+        "ensemble": name,
+        "competition": profile.name,
+        "models": models,
+        "folds": folds,
+        **how,
+        "across_folds": describe(ACROSS_FOLDS),
         "folds_digest": split.digest,
         "oof_table_digest": file_digest(folder / "oof.parquet"),
         "test_table_digest": file_digest(folder / "test.parquet"),
         "image_digests": {"train": train.digest, "test": test.digest},
-        "oof": oof_scores(profile, train, oof), "note": LAST_STEP,
-        "members": [{"weight": m.weight, "model": m.run.model, "fold": m.run.fold,
-                     "views": list(m.views)} for m in members],
+        "oof": oof_scores(profile, train, oof),
+        "note": LAST_STEP,
+        "members": [
+            {"weight": m.weight, "model": m.run.model, "fold": m.run.fold, "views": list(m.views)}
+            for m in members
+        ],
         "tables": listed,
-    }  # fmt: skip
+    }
     if tuned is not None:
         card |= {"nested": tuned[1]["nested"], "recipe": recipe_in_words(tuned[0])}
     write_json(folder / "card.json", card)

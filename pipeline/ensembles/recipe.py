@@ -163,9 +163,14 @@ def write_recipe(folder: Path, recipe: Recipe, made: dict[str, Any]) -> None:
     ]
     cut = list(recipe.cut) if recipe.cut is not None else None
     value = {
-        "format": FORMAT, "members": members, "fusion": asdict(recipe.fusion), "rescoring": text,
-        "output": recipe.output.to_json() if recipe.output else None, "cut": cut, "made": made,
-    }  # fmt: skip
+        "format": FORMAT,
+        "members": members,
+        "fusion": asdict(recipe.fusion),
+        "rescoring": text,
+        "output": recipe.output.to_json() if recipe.output else None,
+        "cut": cut,
+        "made": made,
+    }
     write_json(folder / TUNED, value)
     if text is None:
         (folder / RESCORING).unlink(missing_ok=True)
@@ -213,9 +218,11 @@ def recipe_in_words(recipe: Recipe) -> dict[str, Any]:
         members.append(row)
     cut = None if recipe.cut is None else [round(value, 4) for value in recipe.cut]
     return {
-        "members": members, "fusion": describe(recipe.fusion), "rescored": recipe.rescoring is not None,
+        "members": members,
+        "fusion": describe(recipe.fusion),
+        "rescored": recipe.rescoring is not None,
         "cut": cut,
-    }  # fmt: skip
+    }
 
 
 def submitted(table: Predictions) -> Predictions:
@@ -225,6 +232,10 @@ def submitted(table: Predictions) -> Predictions:
         return table
     keep = over_cut(table.score, table.label, cut)
     return Predictions(
-        table.image_id[keep], table.label[keep], table.score[keep], table.boxes_xyxy[keep], table.meta,
+        table.image_id[keep],
+        table.label[keep],
+        table.score[keep],
+        table.boxes_xyxy[keep],
+        table.meta,
         table.source,
-    )  # fmt: skip
+    )

@@ -16,10 +16,18 @@ ROUNDS = 200
 LEAST = np.float32(1e-6)  # a score of 0 would be dropped by the next fusion
 PARAMETERS: dict[str, Any] = {
     "objective": "cross_entropy",  # takes shares between 0 and 1, as metrics of several IoUs give them
-    "num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 50, "feature_fraction": 0.4,
-    "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0, "verbose": -1, "num_threads": 1,
-    "deterministic": True, "force_row_wise": True,
-}  # fmt: skip
+    "num_leaves": 15,
+    "learning_rate": 0.05,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.4,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "verbose": -1,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_row_wise": True,
+}
 
 
 def fit_rescoring(

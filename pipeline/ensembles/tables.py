@@ -85,9 +85,12 @@ def _packed(tables: Sequence[Predictions], floor: float, release: bool) -> Packe
 
 
 def fuse_same_images(
-    tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
-    name: str = "ensemble", release: bool = False,
-) -> Predictions:  # fmt: skip
+    tables: Sequence[Predictions],
+    fusion: Fusion,
+    weights: Sequence[float] | None = None,
+    name: str = "ensemble",
+    release: bool = False,
+) -> Predictions:
     """Fuse tables that predicted the same images; every table is one source.
 
     With `release` each table gives up its boxes as soon as they are gathered, so that a large
@@ -104,21 +107,31 @@ def fuse_same_images(
     same_folds = all(np.array_equal(t.meta.folds, folds) for t in tables)
     first = tables[0].meta
     meta = Meta(
-        first.competition, first.split, first.image_digest, ids,
-        folds if same_folds else np.full(len(ids), -1, np.int32), name, "fused",
+        first.competition,
+        first.split,
+        first.image_digest,
+        ids,
+        folds if same_folds else np.full(len(ids), -1, np.int32),
+        name,
+        "fused",
         {
-            "fusion": asdict(fusion), "weights": list(weights) if weights is not None else None,
-            "members": members, "repairs": fused.report.lines(),
+            "fusion": asdict(fusion),
+            "weights": list(weights) if weights is not None else None,
+            "members": members,
+            "repairs": fused.report.lines(),
         },
-    )  # fmt: skip
+    )
     image_id = np.repeat(ids, np.diff(fused.offsets))
     return Predictions(image_id, fused.labels, fused.scores, fused.boxes_xyxy, meta)
 
 
 def fuse_and_join(
-    tables: Sequence[Predictions], fusion: Fusion, weights: Sequence[float] | None = None,
-    name: str = "ensemble", release: bool = False,
-) -> Predictions:  # fmt: skip
+    tables: Sequence[Predictions],
+    fusion: Fusion,
+    weights: Sequence[float] | None = None,
+    name: str = "ensemble",
+    release: bool = False,
+) -> Predictions:
     """Fuse tables with the same images, join those with disjoint images, refuse anything between.
 
     `release` as in `fuse_same_images`.
@@ -145,10 +158,11 @@ def fuse_and_join(
         return parts[0]
     joined = join_predictions(parts)
     joined.meta.made = {
-        "fusion": asdict(fusion), "weights": list(weights) if weights is not None else None,
+        "fusion": asdict(fusion),
+        "weights": list(weights) if weights is not None else None,
         "members": [entry for part in parts for entry in part.meta.made["members"]],
         "repairs": [line for part in parts for line in part.meta.made["repairs"]],
-    }  # fmt: skip
+    }
     joined.meta.view = "fused"
     return joined
 

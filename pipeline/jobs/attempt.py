@@ -46,19 +46,22 @@ def begin(ray: Any, job: Job, folder: Path, number: int) -> Attempt:
 
     share = job.needs.share
     options: dict[str, Any] = {
-        "name": job.name, "num_cpus": share.cpus, "num_gpus": share.gpus, "memory": int(share.memory_gb * GB),
-    }  # fmt: skip
+        "name": job.name,
+        "num_cpus": share.cpus,
+        "num_gpus": share.gpus,
+        "memory": int(share.memory_gb * GB),
+    }
     if count == 1:
         return Attempt(job, folder, number, (on_node.options(**options).remote(job, folder, number, 0),))
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = ray.util.placement_group([_bundle(share)] * count, strategy="STRICT_SPREAD", name=job.name)
     tasks = tuple(
-        on_node.options(
-            **options, scheduling_strategy=PlacementGroupSchedulingStrategy(group, node)
-        ).remote(job, folder, number, node)
+        on_node.options(**options, scheduling_strategy=PlacementGroupSchedulingStrategy(group, node)).remote(
+            job, folder, number, node
+        )
         for node in range(count)
-    )  # fmt: skip
+    )
     return Attempt(job, folder, number, tasks, group)
 
 

@@ -199,8 +199,9 @@ class Board:
         """A line for each job that did not succeed, with the reason and its log."""
         return [
             f"{name}: {s.state}: {s.reason or 'not begun'} (log: {shown(Path(s.log))})"
-            for name, s in self.standings.items() if s.state != "done"
-        ]  # fmt: skip
+            for name, s in self.standings.items()
+            if s.state != "done"
+        ]
 
 
 def _number(value: float | None) -> str:

@@ -37,16 +37,20 @@ def connected() -> Iterator[Any]:
     ray = load_ray()
     # "local", or Ray joins whatever cluster it finds on this machine.
     options: dict[str, Any] = {
-        "address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE,
-    }  # fmt: skip
+        "address": "local",
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE,
+    }
     address = os.environ.get("RAY_ADDRESS")
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
             try:
                 ray.init(
-                    log_to_driver=False, logging_level=logging.ERROR,
-                    runtime_env={"env_vars": python_path()}, **({} if address else options),
-                )  # fmt: skip
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": python_path()},
+                    **({} if address else options),
+                )
             except ConnectionError as error:
                 reason = " ".join(str(error).split())[:150]
                 raise PipelineError(f"RAY_ADDRESS={address}: no cluster answers there ({reason})") from None
@@ -60,9 +64,12 @@ def nodes(ray: Any) -> list[Node]:
 
 
 def run_jobs(
-    ray: Any, jobs: Sequence[Job], folder: Path, report: Callable[[Job, str, int, str], None],
+    ray: Any,
+    jobs: Sequence[Job],
+    folder: Path,
+    report: Callable[[Job, str, int, str], None],
     look: Callable[[], None],
-) -> dict[str, Outcome]:  # fmt: skip
+) -> dict[str, Outcome]:
     """Run all jobs, a lost one again up to RETRIES times; returns the outcome of each by name.
 
     report(job, state, attempt, reason) is called when a job is queued ("waiting", "retrying") or ends

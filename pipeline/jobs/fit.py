@@ -31,9 +31,10 @@ def check_fit(jobs: Sequence[Job], found: Sequence[Node]) -> None:
         if needs.nodes == 1 and needs.gpus > 1 and len(found) > 1:
             shared = spread(needs, found).nodes
             several = (
-                ", nor have several of them equal shares of it" if shared == 1
+                ", nor have several of them equal shares of it"
+                if shared == 1
                 else f", and its framework or NODES=1 takes no {shared} that have it together"
-            )  # fmt: skip
+            )
         raise PipelineError(
             f"{job.name} asks for {needs}; {len(able) or 'none'} of {len(found)} nodes has that{several}, "
             f"{lacks}: lower `resources` in the model's config or GPUS="
@@ -72,7 +73,8 @@ def _distance(node: Node, needs: Needs) -> tuple[int, float]:
 def missing(node: Node, needs: Needs) -> list[str]:
     """What an idle node lacks for a job, or for a share of one, in words."""
     lacks = (
-        ("GPUs", needs.gpus, node.gpus), ("CPUs", needs.cpus, node.cpus),
+        ("GPUs", needs.gpus, node.gpus),
+        ("CPUs", needs.cpus, node.cpus),
         ("GB of memory", needs.memory_gb, node.memory_gb),
-    )  # fmt: skip
+    )
     return [f"{asked - have:.3g} {name}" for name, asked, have in lacks if asked > have]

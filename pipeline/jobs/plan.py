@@ -37,9 +37,13 @@ class Asked:
 
 
 def plan(
-    profile: Profile, split: Split, models: Sequence[str], folds: Sequence[int], asked: Asked,
+    profile: Profile,
+    split: Split,
+    models: Sequence[str],
+    folds: Sequence[int],
+    asked: Asked,
     nodes: Sequence[Node],
-) -> tuple[list[Job], list[str]]:  # fmt: skip
+) -> tuple[list[Job], list[str]]:
     """The jobs that are left to do, and the names of those that are finished.
 
     Raises PipelineError for unknown models, folds and options, before anything starts.
@@ -117,9 +121,15 @@ def make_job(model: ModelConfig, fold: int, run: Path, needs: Needs, asked: Aske
     workers = asked.workers if asked.workers is not None or device == "cpu" else max(needs.cpus - 1, 1)
     target = (*asked.common, "--model", model.name, "--fold", str(fold), "--device", device)
     train = [
-        "-m", "pipeline.train", *target, "--seed", str(asked.seed), "--wait", str(LOCK_PATIENCE),
+        "-m",
+        "pipeline.train",
+        *target,
+        "--seed",
+        str(asked.seed),
+        "--wait",
+        str(LOCK_PATIENCE),
         *asked.train_arguments,
-    ]  # fmt: skip
+    ]
     if workers is not None:
         train += ["--workers", str(workers)]
     if needs.gpus > 1:

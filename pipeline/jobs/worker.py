@@ -33,9 +33,13 @@ def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome
     """Run a job to its end. `folder` holds logs and records; `place` is where Ray put it: node_id, gpus."""
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
-        "attempt": attempt, "node": socket.gethostname(), "pid": os.getpid(), **place,
-        "began": time.time(), "ended": None,
-    }  # fmt: skip
+        "attempt": attempt,
+        "node": socket.gethostname(),
+        "pid": os.getpid(),
+        **place,
+        "began": time.time(),
+        "ended": None,
+    }
     outcome = Outcome(True)
     for command in job.commands:
         write_json(record_path(folder, job), record | {"state": command.state})

@@ -101,8 +101,9 @@ def _curves(
         if curve := pr_curve(ranked, label):
             precision, envelope = curve.at()
             over_recall[name] = {
-                "precision": precision.round(5).tolist(), "envelope": envelope.round(5).tolist()
-            }  # fmt: skip
+                "precision": precision.round(5).tolist(),
+                "envelope": envelope.round(5).tolist(),
+            }
 
     def over_score(curve: ScoreCurve) -> dict[str, Any]:
         points = [curve.at(score).as_json() for score in GRID]

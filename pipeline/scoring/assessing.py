@@ -75,9 +75,16 @@ def comparisons(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
         result = compare(value_of(one), one.resamples, value_of(other), other.resamples)
         gap = result.difference
         found.append(
-            {"a": first, "b": name, "difference": round(gap.value, 5), "low": round(gap.low, 5),
-             "high": round(gap.high, 5), "wins": round(result.wins, 4), "noise": result.is_noise}
-        )  # fmt: skip
+            {
+                "a": first,
+                "b": name,
+                "difference": round(gap.value, 5),
+                "low": round(gap.low, 5),
+                "high": round(gap.high, 5),
+                "wins": round(result.wins, 4),
+                "noise": result.is_noise,
+            }
+        )
     return found
 
 

@@ -83,9 +83,13 @@ def summary(scored: Scored, metric: MetricSpec, n_images: int, seed: int) -> tup
     value, values = scored.value(), resampled(scored, n_images, seed=seed)
     found = interval(value, values)
     return {
-        "metric": str(metric), "value": round(value, 5), "low": round(found.low, 5),
-        "high": round(found.high, 5), "resamples": len(values), "seed": seed,
-    }, values  # fmt: skip
+        "metric": str(metric),
+        "value": round(value, 5),
+        "low": round(found.low, 5),
+        "high": round(found.high, 5),
+        "resamples": len(values),
+        "seed": seed,
+    }, values
 
 
 def compare(a: float, a_values: NDArray[np.float64], b: float, b_values: NDArray[np.float64]) -> Comparison:

@@ -25,11 +25,17 @@ def _truth(annotations: pd.DataFrame, image_ids: list[int], n_classes: int) -> C
         "images": [{"id": image_id} for image_id in image_ids],
         "categories": [{"id": label} for label in range(n_classes)],
         "annotations": [
-            {"id": i, "image_id": int(image_id), "category_id": int(label), "bbox": box,
-             "area": box[2] * box[3], "iscrowd": int(crowd)}
+            {
+                "id": i,
+                "image_id": int(image_id),
+                "category_id": int(label),
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": int(crowd),
+            }
             for i, (image_id, label, crowd, box) in enumerate(zip(*columns, strict=True), start=1)
         ],
-    }  # fmt: skip
+    }
     coco.createIndex()
     return coco
 

@@ -39,9 +39,14 @@ def measure(score: float, true: int, false: int, total: int) -> Measures:
         return part / whole if whole else float("nan")
 
     return Measures(
-        float(score), true, false, total - true,
-        share(true, true + false), share(true, total), share(2 * true, true + false + total),
-    )  # fmt: skip
+        float(score),
+        true,
+        false,
+        total - true,
+        share(true, true + false),
+        share(true, total),
+        share(2 * true, true + false + total),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,37 @@ from pipeline.kernels.jit import kernel
 from pipeline.scoring.matching import FALSE, LEFT_OUT, TRUE, Matches
 
 CUTS = np.array(
-    [0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.24, 0.28, 0.32, 0.36, 0.4, 0.44, 0.48,
-     0.52, 0.56, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9],
+    [
+        0.0,
+        0.01,
+        0.02,
+        0.03,
+        0.04,
+        0.05,
+        0.07,
+        0.1,
+        0.13,
+        0.16,
+        0.2,
+        0.24,
+        0.28,
+        0.32,
+        0.36,
+        0.4,
+        0.44,
+        0.48,
+        0.52,
+        0.56,
+        0.6,
+        0.65,
+        0.7,
+        0.75,
+        0.8,
+        0.85,
+        0.9,
+    ],
     np.float32,
-)  # fmt: skip
+)
 
 
 def counts_at_cuts(matches: Matches) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:

@@ -236,8 +236,13 @@ def rightness(found: Found, truth: Truth, metric: MetricSpec) -> NDArray[np.floa
 
 Measure = Callable[[Found, Truth, Mapping[str, Any], int | None], Scored]
 METRICS: dict[str, Measure] = {
-    "map50": map50, "map50_95": map50_95, "voc_ap": voc_ap, "wheat": wheat, "f1": f1, "f2": f2,
-}  # fmt: skip
+    "map50": map50,
+    "map50_95": map50_95,
+    "voc_ap": voc_ap,
+    "wheat": wheat,
+    "f1": f1,
+    "f2": f2,
+}
 
 
 def score(

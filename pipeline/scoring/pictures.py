@@ -18,9 +18,15 @@ STROKES = ("-", "--", ":")
 FEW = len(COLOURS) * len(STROKES)  # classes that lines can be told apart for
 LISTED = 60  # classes that a legend can name
 STYLE: Any = {
-    "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#DDDDDD", "axes.axisbelow": True, "legend.frameon": False,
-}  # fmt: skip
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
 DPI = 130
 Analysis = dict[str, Any]
 
@@ -190,9 +196,12 @@ def draw_errors(figure: Any, analysis: Analysis, title: str) -> None:
 
 
 PICTURES: dict[str, Callable[[Any, Analysis, str], None]] = {
-    "pr_curves": draw_pr_curves, "confusion_matrix": draw_confusion, "score_curves": draw_score_curves,
-    "iou": draw_iou, "errors": draw_errors,
-}  # fmt: skip
+    "pr_curves": draw_pr_curves,
+    "confusion_matrix": draw_confusion,
+    "score_curves": draw_score_curves,
+    "iou": draw_iou,
+    "errors": draw_errors,
+}
 
 
 def _line_styles(n: int) -> list[dict[str, Any]]:
@@ -212,9 +221,15 @@ def _legend(figure: Any, lines: Sequence[Any], texts: Sequence[str], title: str)
         lines, texts = [*lines[:half], *lines[-half:]], [*texts[:half], *texts[-half:]]
     many = len(lines) > FEW + 1
     figure.legend(
-        lines, texts, loc="outside right upper", title=title, alignment="left",
-        fontsize=8 if many else 9.5, ncols=2 if many else 1, handlelength=1.8,
-    )  # fmt: skip
+        lines,
+        texts,
+        loc="outside right upper",
+        title=title,
+        alignment="left",
+        fontsize=8 if many else 9.5,
+        ncols=2 if many else 1,
+        handlelength=1.8,
+    )
     widest = max(map(len, texts))
     return 2 * (0.6 + 0.068 * widest) if many else 0.8 + 0.083 * widest
 

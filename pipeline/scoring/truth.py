@@ -98,9 +98,11 @@ class Truth:
         first, last = self.rows.image_rows[places], self.rows.image_rows[places + 1]
         rows = _spans(first, last)
         part = TruthRows(
-            self.rows.boxes_xywh[rows], self.rows.labels[rows], self.rows.crowd[rows],
+            self.rows.boxes_xywh[rows],
+            self.rows.labels[rows],
+            self.rows.crowd[rows],
             np.concatenate([[0], np.cumsum(last - first)]),
-        )  # fmt: skip
+        )
         return Truth(part, self.image_ids[places], self.sizes[places], self.n_classes, self.row_of[rows])
 
 
@@ -137,9 +139,11 @@ def group_truth(
     rows = kept[order]
     boxes = annotations[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)[rows]
     grouped = TruthRows(
-        np.ascontiguousarray(xyxy_to_xywh(boxes)), label[order].astype(np.int16),
-        np.ascontiguousarray(crowd[order]), np.append(np.searchsorted(image[rows], ids), len(rows)),
-    )  # fmt: skip
+        np.ascontiguousarray(xyxy_to_xywh(boxes)),
+        label[order].astype(np.int16),
+        np.ascontiguousarray(crowd[order]),
+        np.append(np.searchsorted(image[rows], ids), len(rows)),
+    )
     return Truth(grouped, ids, sizes, n_classes, rows)
 
 

@@ -17,8 +17,9 @@ def show_scores(metric: MetricSpec, classes: tuple[str, ...], entries: Mapping[s
     scores = {name: entry.scores for name, entry in entries.items()}
     frame = pd.DataFrame(
         {name: [s["map50"], s["map50_95"], *s["ap50"].values()] for name, s in scores.items()},
-        index=["mAP50", "mAP50-95", *(f"  AP50 {name}" for name in classes)], dtype=float,
-    )  # fmt: skip
+        index=["mAP50", "mAP50-95", *(f"  AP50 {name}" for name in classes)],
+        dtype=float,
+    )
     print(frame.to_string(float_format="{:.4f}".format, na_rep="no truth"))
     counts = {(s["split"], s["images"], s["truths"]) for s in scores.values()}
     for split, images, truths in sorted(counts):

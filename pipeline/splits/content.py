@@ -33,9 +33,13 @@ class Content:
 
 
 def content_of(
-    image_id: Ints, box_image_id: Ints, label: Ints, boxes_xyxy: NDArray[np.float64], n_classes: int,
+    image_id: Ints,
+    box_image_id: Ints,
+    label: Ints,
+    boxes_xyxy: NDArray[np.float64],
+    n_classes: int,
     group: Ints | None = None,
-) -> Content:  # fmt: skip
+) -> Content:
     """Count boxes by class and by size; image ids ascend, each box names its image's. No group: singles."""
     rows = np.searchsorted(image_id, box_image_id)
     boxes = np.zeros((len(image_id), n_classes), np.int64)

@@ -168,9 +168,22 @@ def _note(u, sign, starts, columns, amounts, change, touched, n):
 
 @kernel
 def improve(
-    starts, columns, amounts, column_starts, column_units, size, low, high, weight, missing,
-    fold, held, sizes, trials, seed,
-):  # fmt: skip
+    starts,
+    columns,
+    amounts,
+    column_starts,
+    column_units,
+    size,
+    low,
+    high,
+    weight,
+    missing,
+    fold,
+    held,
+    sizes,
+    trials,
+    seed,
+):
     """Swap units between a fold that has more of a column and one that has less, worst columns first."""
     n_folds, width = held.shape
     n = len(size)

@@ -84,5 +84,8 @@ def kfold(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
 
 # `groups` is `boxes` that insists on groups: the stage looks for bursts where none are named.
 STRATEGIES: dict[str, Strategy] = {
-    "boxes": boxes, "multilabel": multilabel, "groups": boxes, "kfold": kfold,
-}  # fmt: skip
+    "boxes": boxes,
+    "multilabel": multilabel,
+    "groups": boxes,
+    "kfold": kfold,
+}

@@ -22,8 +22,9 @@ def git_revision() -> str | None:
     try:
         git = ["git", "-C", str(PROJECT)]
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True,
-                                 check=True)  # fmt: skip
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
@@ -58,12 +59,15 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
     cut = None if card.get("cut") is None else np.array(card["cut"], np.float32)
     written = write_submission(path, profile, table, test.images, cut)
     card |= {
-        "file": path.name, "file_digest": file_digest(path),
+        "file": path.name,
+        "file_digest": file_digest(path),
         "images": len(test.images),
         "images_without_box": int(len(test.images) - len(np.unique(table.image_id))),
-        "boxes": written, "version": __version__, "git_revision": git_revision(),
+        "boxes": written,
+        "version": __version__,
+        "git_revision": git_revision(),
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     write_json(path.with_suffix(".json"), card)
     return path, card
 

@@ -55,9 +55,10 @@ def check_submission(path: Path, profile: Profile, test: Dataset) -> Report:
 
     broken = holds & (counts % len(fields) > 0)
     report.error(
-        f"box strings that are no multiple of {len(fields)} values ({spec.box})", broken,
+        f"box strings that are no multiple of {len(fields)} values ({spec.box})",
+        broken,
         lambda row: f"{in_row(row)}: {counts[row]} values",
-    )  # fmt: skip
+    )
     _check_empty(report, profile, scan, image, counts, in_row)
     _check_tokens(report, scan, holds, in_row)
     boxes = _boxes_of(profile, test, scan, image, holds & ~broken, fields)
@@ -65,14 +66,17 @@ def check_submission(path: Path, profile: Profile, test: Dataset) -> Report:
     if spec.max_boxes:
         many = counts // len(fields)
         report.error(
-            f"images with more than {spec.max_boxes} boxes", many > spec.max_boxes,
+            f"images with more than {spec.max_boxes} boxes",
+            many > spec.max_boxes,
             lambda row: f"{in_row(row)}: {many[row]} boxes",
-        )  # fmt: skip
+        )
     report.warn("box strings with a trailing space", scan.trailing_space, in_row)
     report.facts |= {
-        "rows": len(scan.keys), "boxes": len(boxes.row), "bytes": len(scan.data),
+        "rows": len(scan.keys),
+        "boxes": len(boxes.row),
+        "bytes": len(scan.data),
         "images_without_box": int((~holds).sum()),
-    }  # fmt: skip
+    }
     return report
 
 
@@ -96,27 +100,31 @@ def _check_rows(report: Report, profile: Profile, layout: Layout, scan: Scan) ->
     good = scan.columns == len(scan.header)
     last = len(scan.keys) - 1
     report.error(
-        f"rows that have not {len(scan.header)} columns", ~good,
-        lambda row: f"row {scan.number[row]}: {scan.columns[row]} columns"
-        + ("; is the file cut off?" if row == last and not scan.whole else ""),
-    )  # fmt: skip
+        f"rows that have not {len(scan.header)} columns",
+        ~good,
+        lambda row: (
+            f"row {scan.number[row]}: {scan.columns[row]} columns"
+            + ("; is the file cut off?" if row == last and not scan.whole else "")
+        ),
+    )
     by_key = {key: place for place, key in enumerate(layout.keys)}
     place = np.array([by_key.get(key, -1) for key in scan.keys], np.int64)
     first: dict[str, int] = {}
     again = np.array([first.setdefault(key, row) != row for row, key in enumerate(scan.keys)], np.bool_)
     numbers, keys = scan.number, scan.keys
     report.error(
-        "ids that the test set does not have", good & (place < 0),
+        "ids that the test set does not have",
+        good & (place < 0),
         lambda row: f"row {numbers[row]}: '{keys[row]}', expected one like '{layout.keys[0]}'",
-    )  # fmt: skip
+    )
     report.error(
-        "ids that are there twice", good & again,
+        "ids that are there twice",
+        good & again,
         lambda row: f"row {numbers[row]} ({keys[row]}): is also in row {numbers[first[keys[row]]]}",
-    )  # fmt: skip
+    )
     missing = [key for key in layout.keys if key not in first]
     hint = "" if scan.whole or not missing else "; the file ends in the middle of a row, is it cut off?"
-    report.error(f"ids of the test set without a row{hint}", range(len(missing)),
-                 lambda k: missing[k])  # fmt: skip
+    report.error(f"ids of the test set without a row{hint}", range(len(missing)), lambda k: missing[k])
     known = place[good & ~again & (place >= 0)]
     if (np.diff(known) < 0).any():
         row = int(np.flatnonzero(good & ~again & (place >= 0))[np.argmax(np.diff(known) < 0) + 1])
@@ -129,9 +137,13 @@ def _check_rows(report: Report, profile: Profile, layout: Layout, scan: Scan) ->
 
 
 def _check_empty(
-    report: Report, profile: Profile, scan: Scan, place: NDArray[np.int64], counts: NDArray[np.int64],
+    report: Report,
+    profile: Profile,
+    scan: Scan,
+    place: NDArray[np.int64],
+    counts: NDArray[np.int64],
     in_row: Callable[[int], str],
-) -> None:  # fmt: skip
+) -> None:
     spec = profile.submission
     listed = (place >= 0) & (scan.columns == len(scan.header))
     if spec.empty:

@@ -46,9 +46,12 @@ def compare(path: Path, other: Path, profile: Profile) -> Difference:
     rows = np.concatenate([row_a, row_b])[change[inverse] != 0]
     missing = len(set(a.keys) ^ set(b.keys))
     return Difference(
-        int(change.clip(0).sum()), int((-change).clip(0).sum()), len(hash_a),
-        max(len(np.unique(rows)), missing), len(index),
-    )  # fmt: skip
+        int(change.clip(0).sum()),
+        int((-change).clip(0).sum()),
+        len(hash_a),
+        max(len(np.unique(rows)), missing),
+        len(index),
+    )
 
 
 def _hashes(scan: Scan, index: dict[str, int], width: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:

@@ -166,9 +166,27 @@ def split_rows(data, starts, ends, commas, tokens, first, last):
 
 @kernel
 def put_rows(
-    out, begin, end, boxes, scores, labels, floors, sides, fields, score_places, places, label_text, label_at,
-    head, head_at, tail, tail_at, empty, first, last,
-):  # fmt: skip
+    out,
+    begin,
+    end,
+    boxes,
+    scores,
+    labels,
+    floors,
+    sides,
+    fields,
+    score_places,
+    places,
+    label_text,
+    label_at,
+    head,
+    head_at,
+    tail,
+    tail_at,
+    empty,
+    first,
+    last,
+):
     """Write the rows first..last into `out`: head, boxes (or `empty`), tail.
 
     Row r has the boxes begin[r]..end[r] of boxes (n, 4), scores and labels; those below their class's

@@ -26,8 +26,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     api = kaggle.api
     if "auth_method" not in api.config_values:
-        return {"fault": "credentials", "reason": "no credentials; see kaggle.com/settings, API, and put "
-                "kaggle.json into ~/.kaggle or set KAGGLE_USERNAME and KAGGLE_KEY"}  # fmt: skip
+        return {
+            "fault": "credentials",
+            "reason": "no credentials; see kaggle.com/settings, API, and put "
+            "kaggle.json into ~/.kaggle or set KAGGLE_USERNAME and KAGGLE_KEY",
+        }
     try:
         return _call(api, request)
     except RequestException as error:
@@ -64,11 +67,16 @@ def _call(api: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 def _as_json(item: Any) -> dict[str, Any]:
     return {
-        "ref": str(item.ref), "status": item.status.name.lower(), "message": item.description,
-        "error": item.error_description, "file": item.file_name, "bytes": item.total_bytes,
-        "public": item.public_score, "private": item.private_score,
+        "ref": str(item.ref),
+        "status": item.status.name.lower(),
+        "message": item.description,
+        "error": item.error_description,
+        "file": item.file_name,
+        "bytes": item.total_bytes,
+        "public": item.public_score,
+        "private": item.private_score,
         "time": item.date.strftime("%Y-%m-%dT%H:%M:%SZ") if item.date else "",
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -85,8 +85,13 @@ class KaggleSite:
 
     def submit_code(self, kernel: str, version: int, file_name: str, message: str) -> str:
         """Submit the output file of a notebook's version (kernel: owner/name)."""
-        request = {"do": "submit_code", "file": file_name, "message": message, "kernel": kernel,
-                   "version": version}  # fmt: skip
+        request = {
+            "do": "submit_code",
+            "file": file_name,
+            "message": message,
+            "kernel": kernel,
+            "version": version,
+        }
         return str(self._call(request, self.call_seconds)["ref"])
 
     def _call(self, request: dict[str, Any], seconds: float) -> Any:
@@ -117,9 +122,13 @@ class KaggleSite:
         if self._process is None:
             self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.submissions.kaggle_call"], stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=self._said, text=True, cwd=PROJECT,
-            )  # fmt: skip
+                [sys.executable, "-m", "pipeline.submissions.kaggle_call"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+                cwd=PROJECT,
+            )
         return self._process
 
     def _died(self) -> PipelineError:

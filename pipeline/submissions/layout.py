@@ -68,9 +68,11 @@ def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> La
     if strange := [key for key in others if key not in unknown]:
         raise PipelineError(f"{shown(profile.path(spec.others))}: '{strange[0]}' is no row of the sample")
     return Layout(
-        header, list(cells), np.array([by_key.get(key, -1) for key in cells], np.int64),
+        header,
+        list(cells),
+        np.array([by_key.get(key, -1) for key in cells], np.int64),
         ["" if key in by_key else others.get(key, cell) for key, cell in cells.items()],
-    )  # fmt: skip
+    )
 
 
 def _has_others(profile: Profile) -> bool:

@@ -60,9 +60,16 @@ def _number(text: str) -> float:
 
 
 def entry_of(
-    competition: str, file: str, digest: str, card: dict[str, Any], *, status: str, ref: str = "",
-    message: str = "", time: str = "",
-) -> Entry:  # fmt: skip
+    competition: str,
+    file: str,
+    digest: str,
+    card: dict[str, Any],
+    *,
+    status: str,
+    ref: str = "",
+    message: str = "",
+    time: str = "",
+) -> Entry:
     """A row for a submission and its card (empty for a file made elsewhere)."""
     metric, score, low, high = oof_score(card) if card else ("", None, None, None)
     members = [
@@ -74,10 +81,23 @@ def entry_of(
     made_of = json.dumps([members, parameters, card.get("tables", [])], sort_keys=True)
     oof, oof_low, oof_high = ("" if v is None else f"{v:.5f}" for v in (score, low, high))
     return Entry(
-        time or now(), competition, file, digest, status, ref, text_digest(made_of) if card else digest,
-        " ".join(names), json.dumps(parameters, sort_keys=True) if card else "", metric,
-        oof, oof_low, oof_high, "", "", " ".join(message.split()),
-    )  # fmt: skip
+        time or now(),
+        competition,
+        file,
+        digest,
+        status,
+        ref,
+        text_digest(made_of) if card else digest,
+        " ".join(names),
+        json.dumps(parameters, sort_keys=True) if card else "",
+        metric,
+        oof,
+        oof_low,
+        oof_high,
+        "",
+        "",
+        " ".join(message.split()),
+    )
 
 
 def now() -> str:
@@ -152,9 +172,10 @@ def picks(entries: list[Entry]) -> list[tuple[str, Entry]]:
         best = max(by_oof, key=lambda e: (e.oof_number, np.nan_to_num(e.public_number, nan=-1)))
         chosen.append(("best OOF", best))
     by_public = [
-        e for e in done
+        e
+        for e in done
         if math.isfinite(e.public_number) and not any(e.ensemble == c.ensemble for _, c in chosen)
-    ]  # fmt: skip
+    ]
     if by_public:
         best = max(by_public, key=lambda e: (e.public_number, np.nan_to_num(e.oof_number, nan=-1)))
         chosen.append(("best public, another ensemble", best))

@@ -55,9 +55,13 @@ def read_submission(path: Path, profile: Profile, dataset: Dataset, findings: Fi
 
 
 def _boxes(
-    profile: Profile, dataset: Dataset, scan: Scan, named: NDArray[np.int64], places: list[str],
+    profile: Profile,
+    dataset: Dataset,
+    scan: Scan,
+    named: NDArray[np.int64],
+    places: list[str],
     findings: Findings,
-) -> Boxes:  # fmt: skip
+) -> Boxes:
     spec, fields = profile.submission, box_fields(profile.submission)
     counts = np.diff(scan.offsets)
     holds = ~scan.empty & (named >= 0)

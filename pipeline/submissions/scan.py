@@ -99,9 +99,21 @@ def scan_submission(path: Path, profile: Profile, threads: int | None = None) ->
         _look_up(names, label_field, len(fields), offsets, values, hashes)
     spaced = (end > begin) & (data[np.maximum(end - 1, 0)] == digits.SPACE) if len(data) else end > begin
     scan = Scan(
-        path, header, number + 1, columns, keys, spaced, _are_empty(spec.empty, data, begin, end, counts),
-        offsets, values, flags, raw.endswith(b"\n"), data, begin, end,
-    )  # fmt: skip
+        path,
+        header,
+        number + 1,
+        columns,
+        keys,
+        spaced,
+        _are_empty(spec.empty, data, begin, end, counts),
+        offsets,
+        values,
+        flags,
+        raw.endswith(b"\n"),
+        data,
+        begin,
+        end,
+    )
     _reread(scan)
     return scan
 
@@ -131,9 +143,12 @@ def _read(path: Path) -> bytes:
 
 
 def _cells(
-    column: int, starts: NDArray[np.int64], ends: NDArray[np.int64], commas: NDArray[np.int64],
+    column: int,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    commas: NDArray[np.int64],
     good: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where the cells of a column begin and end; of nothing in rows that are not good."""
     begin = starts if column == 0 else commas[:, column - 1] + 1
     end = ends if column == commas.shape[1] - 1 else commas[:, column]
@@ -141,9 +156,13 @@ def _cells(
 
 
 def _look_up(
-    names: Sequence[str], field: int, fields: int, offsets: NDArray[np.int64], values: NDArray[np.float64],
+    names: Sequence[str],
+    field: int,
+    fields: int,
+    offsets: NDArray[np.int64],
+    values: NDArray[np.float64],
     hashes: NDArray[np.uint64],
-) -> None:  # fmt: skip
+) -> None:
     """Replace the label tokens' values by their index in `names`, -1 for none of them."""
     parts = [name.encode() for name in names]
     known = np.empty(len(names), np.uint64)
@@ -156,9 +175,12 @@ def _look_up(
 
 
 def _are_empty(
-    empty: str, data: NDArray[np.uint8], begin: NDArray[np.int64], end: NDArray[np.int64],
+    empty: str,
+    data: NDArray[np.uint8],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
     counts: NDArray[np.int64],
-) -> NDArray[np.bool_]:  # fmt: skip
+) -> NDArray[np.bool_]:
     """Which box cells are what an image without a box gets."""
     if not empty:
         return counts == 0

@@ -51,9 +51,14 @@ class Parcel:
 
 
 def submit(
-    parcel: Parcel, site: Site, *, again: bool = False, patience: float = 1800, pause: float = 15,
+    parcel: Parcel,
+    site: Site,
+    *,
+    again: bool = False,
+    patience: float = 1800,
+    pause: float = 15,
     say: Callable[[str], None] = print,
-) -> Entry:  # fmt: skip
+) -> Entry:
     """Submit and wait up to `patience` seconds for the score, asking every `pause` seconds.
 
     A submission with the same digest that the site already has is not sent again without `again`: its
@@ -74,9 +79,15 @@ def submit(
             raise PipelineError("no submission is left today by the site's count; nothing was sent")
         ref, made = _send(parcel, site, {item.ref for item in before}, pause, say), now()
     entry = entry_of(
-        parcel.competition, parcel.path.name, parcel.digest, parcel.card, status=PENDING, ref=ref,
-        message=parcel.full_message, time=made,
-    )  # fmt: skip
+        parcel.competition,
+        parcel.path.name,
+        parcel.digest,
+        parcel.card,
+        status=PENDING,
+        ref=ref,
+        message=parcel.full_message,
+        time=made,
+    )
     keep(parcel.competition, parcel.path, parcel.digest, parcel.card)
     return _wait(parcel, site, entry, patience, pause, say)
 

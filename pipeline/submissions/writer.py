@@ -29,9 +29,12 @@ Bytes = NDArray[np.uint8]
 
 
 def write_submission(
-    path: Path, profile: Profile, table: Predictions, images: pd.DataFrame,
+    path: Path,
+    profile: Profile,
+    table: Predictions,
+    images: pd.DataFrame,
     min_scores: NDArray[np.float32] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Write the CSV: every image of `images` once, in the order of the sample or of the annotation file.
 
     Boxes come best first. One that rounding leaves without area or with a score of 0 is not written,
@@ -46,9 +49,13 @@ def write_submission(
 
 
 def submission_bytes(
-    profile: Profile, table: Predictions, layout: Layout, images: pd.DataFrame,
-    min_scores: NDArray[np.float32] | None = None, threads: int | None = None,
-) -> tuple[list[Bytes], int]:  # fmt: skip
+    profile: Profile,
+    table: Predictions,
+    layout: Layout,
+    images: pd.DataFrame,
+    min_scores: NDArray[np.float32] | None = None,
+    threads: int | None = None,
+) -> tuple[list[Bytes], int]:
     """The file in UTF-8, in pieces that follow each other, and the number of boxes in it."""
     spec, count = profile.submission, thread_count(threads)
     names = profile.labels or tuple(map(str, range(len(profile.classes))))
@@ -76,9 +83,27 @@ def submission_bytes(
         room = int(np.sum(end[first:last] - begin[first:last]))
         out = np.empty(texts + room * (label_length + 1 + NUMBER_LENGTH * len(fields)), np.uint8)
         size, written = digits.put_rows(
-            out, begin, end, table.boxes_xyxy, table.score, table.label, floors, sides, codes, SCORE_PLACES,
-            places, label_text, label_at, head_text, head_at, tail_text, tail_at, empty, first, last,
-        )  # fmt: skip
+            out,
+            begin,
+            end,
+            table.boxes_xyxy,
+            table.score,
+            table.label,
+            floors,
+            sides,
+            codes,
+            SCORE_PLACES,
+            places,
+            label_text,
+            label_at,
+            head_text,
+            head_at,
+            tail_text,
+            tail_at,
+            empty,
+            first,
+            last,
+        )
         return out[:size], written
 
     named = layout.image_ids >= 0

@@ -18,8 +18,14 @@ FLOORS = (0.001, 0.01, 0.03, 0.05, 0.1)
 MEMBER_NMS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 CALIBRATIONS = (
-    "none", "minmax", "rank", "isotonic", "minmax per class", "rank per class", "isotonic per class",
-)  # fmt: skip
+    "none",
+    "minmax",
+    "rank",
+    "isotonic",
+    "minmax per class",
+    "rank per class",
+    "isotonic per class",
+)
 IOUS = tuple(round(0.3 + 0.025 * k, 3) for k in range(25))
 SIGMAS = (0.1, 0.3, 0.5, 1.0)
 COARSE = slice(0, None, 2)  # of IOUS: every 0.05

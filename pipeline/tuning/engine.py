@@ -76,9 +76,13 @@ class Engine:
             source = self.sources[i]
             here = ~np.isin(self.partitions[p].part, list(without))[self._image[i]]
             self._maps[key] = fit_calibration(
-                name, bool(per_class), source.scores[here], source.labels[here], self._right[i][here],
+                name,
+                bool(per_class),
+                source.scores[here],
+                source.labels[here],
+                self._right[i][here],
                 self.truth.n_classes,
-            )  # fmt: skip
+            )
         return self._maps[key]
 
     def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> HasBoxes:
@@ -104,11 +108,15 @@ class Engine:
         without = frozenset({k} - {-1})
         settings = [
             MemberSettings(
-                self.members[i].model, self.members[i].view, candidate.weights[i], candidate.floors[i],
-                candidate.nms[i], self.calibration(i, candidate.calibrations[i], p, without),
+                self.members[i].model,
+                self.members[i].view,
+                candidate.weights[i],
+                candidate.floors[i],
+                candidate.nms[i],
+                self.calibration(i, candidate.calibrations[i], p, without),
             )
             for i in candidate.kept
-        ]  # fmt: skip
+        ]
         return Recipe(tuple(settings), candidate.fusion)
 
     def parts_of(self, row: int) -> NDArray[np.intp]:

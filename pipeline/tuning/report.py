@@ -108,9 +108,13 @@ def left_out(engine: Engine, state: State) -> list[dict[str, Any]]:
         gain = engine.value(one, 0) - (engine.value(other, 0) if other.kept else 0.0)
         seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
         rows.append(
-            {"member": member.name, "kept": i in state.best.kept, "gain": round(gain, 5),
-             "seconds_per_image": seconds}
-        )  # fmt: skip
+            {
+                "member": member.name,
+                "kept": i in state.best.kept,
+                "gain": round(gain, 5),
+                "seconds_per_image": seconds,
+            }
+        )
     return rows
 
 
@@ -155,9 +159,14 @@ def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
         if known:
             value, _, candidate = max(known, key=lambda row: row[:2])
             rows.append(
-                {"changed": name, "tried": len(known), "best": round(value, 5),
-                 "loses": round(state.value - value, 5), **_settings(engine, candidate)}
-            )  # fmt: skip
+                {
+                    "changed": name,
+                    "tried": len(known),
+                    "best": round(value, 5),
+                    "loses": round(state.value - value, 5),
+                    **_settings(engine, candidate),
+                }
+            )
     return rows
 
 

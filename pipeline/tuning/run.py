@@ -114,8 +114,14 @@ def _header(
         for t in (member.table for member in members)
     ]
     code = [stamp_of(HERE.with_name(name)) for name in ("tuning", "ensembles", "fusion", "scoring")]
-    return {"code": code, "metric": metric, "truth": truth_digest, "parts": parts, "boxes": boxes,
-            "seed": settings.seed}  # fmt: skip
+    return {
+        "code": code,
+        "metric": metric,
+        "truth": truth_digest,
+        "parts": parts,
+        "boxes": boxes,
+        "seed": settings.seed,
+    }
 
 
 def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Settings) -> dict[str, Any]:
@@ -205,9 +211,15 @@ def _write(
     }
     boxes = tuned.nested[0].chosen
     meta = Meta(
-        first.competition, first.split, first.image_digest, first.image_ids, first.folds, "tuned", "nested",
+        first.competition,
+        first.split,
+        first.image_digest,
+        first.image_ids,
+        first.folds,
+        "tuned",
+        "nested",
         {"nested": True, "seed": report["seed"], "members": made["members"]},
-    )  # fmt: skip
+    )
     image_id = np.repeat(first.image_ids, np.diff(boxes.offsets))
     write_predictions(
         folder / "oof.parquet", Predictions(image_id, boxes.labels, boxes.scores, boxes.boxes_xyxy, meta)

@@ -12,10 +12,12 @@ def _frame(rows: list[dict[str, Any]], **formats: str) -> str:
     frame[first] = frame[first].str.ljust(int(frame[first].str.len().max()))
     return str(
         frame.to_string(
-            index=False, na_rep="-", justify="left",
+            index=False,
+            na_rep="-",
+            justify="left",
             formatters={name: form.format for name, form in formats.items() if name in frame},
         )
-    )  # fmt: skip
+    )
 
 
 def _settings(row: dict[str, Any]) -> str:
@@ -33,11 +35,23 @@ def show_report(report: dict[str, Any]) -> None:
     """Print all of it."""
     nested, digits = report["nested"], "{:.4f}"
     print(f"\n{report['metric']} on {report['images']} images, with 95 % intervals")
-    print(_frame(
-        [{"member alone": row["member"], "value": row["value"], "low": row["low"], "high": row["high"],
-          "s/image": row["seconds_per_image"]} for row in report["members"]],
-        value=digits, low=digits, high=digits,
-    ))  # fmt: skip
+    print(
+        _frame(
+            [
+                {
+                    "member alone": row["member"],
+                    "value": row["value"],
+                    "low": row["low"],
+                    "high": row["high"],
+                    "s/image": row["seconds_per_image"],
+                }
+                for row in report["members"]
+            ],
+            value=digits,
+            low=digits,
+            high=digits,
+        )
+    )
     for a, b in report["copies"]:
         print(f"{b} is a copy of {a}: the same boxes, nothing to gain")
     if report["methods"]:
@@ -73,11 +87,20 @@ def show_report(report: dict[str, Any]) -> None:
     if report["rescoring"]["note"]:
         print(f"  {report['rescoring']['note']}")
     print("\nleaving out one member (plain ensemble, all images)")
-    print(_frame(
-        [{"member": row["member"], "kept": "yes" if row["kept"] else "no", "gain by it": row["gain"],
-          "s/image": row["seconds_per_image"]} for row in report["left_out"]],
-        **{"gain by it": "{:+.4f}"},
-    ))  # fmt: skip
+    print(
+        _frame(
+            [
+                {
+                    "member": row["member"],
+                    "kept": "yes" if row["kept"] else "no",
+                    "gain by it": row["gain"],
+                    "s/image": row["seconds_per_image"],
+                }
+                for row in report["left_out"]
+            ],
+            **{"gain by it": "{:+.4f}"},
+        )
+    )
     names = [row["member"] for row in report["members"]]
     if len(names) > 1:
         print("\nof the truths that one of two members misses, the share that both miss")

@@ -9,7 +9,14 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=12, T_max=12, eta_min_ratio=0.01,
-         convert_to_iter_based=True),
-]  # fmt: skip
+    dict(
+        type="CosineAnnealingLR",
+        by_epoch=True,
+        begin=0,
+        end=12,
+        T_max=12,
+        eta_min_ratio=0.01,
+        convert_to_iter_based=True,
+    ),
+]
 auto_scale_lr = dict(enable=True, base_batch_size=16)
