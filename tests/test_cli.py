@@ -145,3 +145,112 @@ def test_a_fault_of_ours_keeps_its_traceback():
 
     with pytest.raises(ZeroDivisionError):
         cli.run(main)
+
+
+def stage_arguments():
+    """A parser with each kind of argument that the stages have."""
+    arguments = cli.parser("A stage.")
+    cli.add_competition(arguments)
+    cli.add_models(arguments)
+    cli.add_folds(arguments)
+    cli.add_settings(arguments)
+    cli.add_list(arguments, "--split", allowed=("oof", "test"), default=["oof", "test"])
+    arguments.add_argument("files", nargs="*", type=Path)
+    arguments.add_argument("--message", default="")
+    arguments.add_argument("--overwrite", action="store_true")
+    return arguments
+
+
+@pytest.mark.parametrize(
+    ("variables", "key", "value"),
+    [
+        ({}, "fold", ["0"]),
+        ({}, "split", ["oof", "test"]),
+        ({"FOLD": "0 2,1"}, "fold", ["0", "2", "1"]),
+        ({"FOLDS": " 3, 1 3"}, "fold", ["3", "1"]),
+        ({"MODEL": "a", "MODELS": ""}, "model", ["a"]),
+        ({"MODEL": "", "MODELS": "a,b"}, "model", ["a", "b"]),
+        ({"COMP": "demo"}, "competition", "demo"),
+        ({"SPLIT": "test"}, "split", ["test"]),
+        ({"IMAGE_SIZE": "320"}, "image_size", 320),
+        ({"FILES": "a.parquet, b.parquet"}, "files", [Path("a.parquet"), Path("b.parquet")]),
+        ({"MESSAGE": "--again  `a` $(b) 'c'"}, "message", "--again  `a` $(b) 'c'"),
+        ({"OVERWRITE": "1"}, "overwrite", True),
+        ({"OVERWRITE": "0"}, "overwrite", False),
+        (
+            {"SET": "a=1, b=[1, (2, 3)] c='x, y',d={e: 1}"},
+            "set",
+            ["a=1", "b=[1, (2, 3)]", "c='x, y'", "d={e: 1}"],
+        ),
+    ],
+)
+def test_variables_of_make_are_options(monkeypatch, variables, key, value):
+    for name, text in ({"MODEL": "m"} | variables).items():
+        monkeypatch.setenv(f"PIPE_{name}", text)
+    assert getattr(stage_arguments().parse_args(["--from-make"]), key) == value
+
+
+def test_the_command_line_wins_over_variables_of_make(monkeypatch):
+    for name, text in {"MODEL": "a", "FOLD": "1", "MESSAGE": "theirs", "FILES": "a.parquet"}.items():
+        monkeypatch.setenv(f"PIPE_{name}", text)
+    given = ["b.parquet", "--from-make", "--fold", "2", "3", "--message", "mine"]
+    options = stage_arguments().parse_args(given)
+    assert (options.model, options.fold, options.message) == (["a"], ["2", "3"], "mine")
+    assert options.files == [Path("b.parquet")]
+
+
+def test_a_stage_that_make_did_not_start_ignores_its_variables(monkeypatch):
+    for name, text in {"MODEL": "theirs", "FOLD": "nonsense", "OVERWRITE": "perhaps"}.items():
+        monkeypatch.setenv(f"PIPE_{name}", text)
+    options = stage_arguments().parse_args(["--model", "m"])
+    assert (options.model, options.fold, options.overwrite) == (["m"], ["0"], False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "MODEL= (--model) is missing, as in MODEL=cascade_swin"),
+        ({"MODEL": " , "}, "MODEL= (--model) is missing"),
+        ({"MODEL": "m", "FOLD": "1", "FOLDS": "2"}, "error: FOLD=1 and FOLDS=2: give one of the two; "),
+        ({"MODEL": "m", "OVERWRITE": "perhaps"}, "error: OVERWRITE=perhaps: expected 1 or 0; "),
+        ({"MODEL": "m", "SPLIT": "oof train"}, "error: argument --split: 'train': expected oof, test; "),
+        ({"MODEL": "m", "EPOCHS": "ten"}, "error: argument --epochs: invalid int value: 'ten'; "),
+    ],
+)
+def test_a_wrong_variable_is_one_line(monkeypatch, capsys, variables, message):
+    for name, text in variables.items():
+        monkeypatch.setenv(f"PIPE_{name}", text)
+    with pytest.raises((SystemExit, PipelineError)) as end:
+        stage_arguments().parse_args(["--from-make"])
+    said = capsys.readouterr().err or f"{end.value}\n"
+    assert said.startswith(message)
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "folds"),
+    [
+        (["0"], [0]),
+        (["4", "2", "4"], [4, 2]),
+        (["folds"], [0, 1, 2, 3, 4]),
+        (["3", "folds"], [3, 0, 1, 2, 4]),
+    ],
+)
+def test_folds_are_numbers_or_all_of_them(values, folds):
+    assert cli.parse_folds(values, 5) == folds
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("5", "fold '5': expected 0 to 4, or FOLD=folds for all of them"),
+        ("-1", "fold '-1': expected 0 to 4"),
+        ("٣", "fold '٣': expected 0 to 4"),
+        ("1.0", "fold '1.0': expected 0 to 4"),
+        ("all", "FOLD=all: half of the people mean every fold.* say FOLD=folds or FOLD=full"),
+        ("full", "FOLD=full: the model that is trained on all photos is not there yet"),
+    ],
+)
+def test_what_is_no_fold_is_refused(value, message):
+    with pytest.raises(PipelineError, match=message):
+        cli.parse_folds(["0", value], 5)
