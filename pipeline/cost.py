@@ -18,10 +18,11 @@ import pandas as pd
 from pipeline import cli
 from pipeline.backends import load_backend
 from pipeline.backends.base import ModelConfig, Settings, find_model, select_device
-from pipeline.data.costs import CARD, FORMATS, cost_lines, model_table, read_card, record_cost
+from pipeline.data.costs import FORMATS, cost_lines, model_table, read_card, record_cost
 from pipeline.data.dataset import load_dataset
 from pipeline.data.photos import load_photo, photos_of
 from pipeline.data.profile import Profile, load_profile
+from pipeline.data.runs import CARD
 from pipeline.errors import PipelineError
 from pipeline.paths import run_dir, shown
 

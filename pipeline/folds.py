@@ -85,8 +85,8 @@ def check_unused(competition: str, path: Path, text: str) -> None:
     if runs := trained_on(competition, file_digest(path)):
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
         raise PipelineError(
-            f"{shown(path)}: {shown(runs[0])}{more} trained on this split, which another would replace; "
-            "OVERWRITE=1 (--overwrite) replaces it, and those runs have to be trained again"
+            f"{shown(path)}: {shown(runs[0].folder)}{more} trained on this split, which another would "
+            "replace; OVERWRITE=1 (--overwrite) replaces it, and those runs have to be trained again"
         )
 
 

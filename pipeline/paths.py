@@ -14,6 +14,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
+ENSEMBLES = "ensembles"  # beside the models' folders, so that no model has this name
 
 
 def home() -> Path:
@@ -37,8 +38,9 @@ def runs_dir(competition: str) -> Path:
     return home() / "runs" / competition
 
 
-def run_dir(competition: str, model: str, fold: int) -> Path:
-    return runs_dir(competition) / model / f"fold{fold}"
+def run_dir(competition: str, model: str, fold: int | str) -> Path:
+    """Folder of one trained model; `fold` is a number, or "full" for the model of all photos."""
+    return runs_dir(competition) / model / ("full" if fold == "full" else f"fold{fold}")
 
 
 def table_path(run: Path, split: str, view: str) -> Path:
@@ -47,7 +49,7 @@ def table_path(run: Path, split: str, view: str) -> Path:
 
 
 def ensemble_dir(competition: str, name: str) -> Path:
-    return runs_dir(competition) / "ensembles" / name
+    return runs_dir(competition) / ENSEMBLES / name
 
 
 def jobs_dir(competition: str) -> Path:

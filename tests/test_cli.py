@@ -13,8 +13,9 @@ from pipeline import cli, convert, ensemble, evaluate, folds, submission
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
-from pipeline.paths import table_path
+from pipeline.paths import file_digest, table_path
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Found by the interpreter at its start, before anything else is imported.
@@ -57,8 +58,8 @@ def test_from_annotations_to_a_submission_without_a_framework(recycle, home, sta
     assert stage("folds", "--folds", 2).stderr == ""
     rows = [line.split(",") for line in (home / "folds/recycle/folds.csv").read_text().splitlines()[1:]]
     for fold in (0, 1):
-        run = home / f"runs/recycle/cascade_swin/fold{fold}"
-        tiny.write_json(run / "card.json", {})
+        digest = file_digest(home / "folds/recycle/folds.csv")
+        run = tiny.write_card(Run("recycle", "cascade_swin", fold), folds_digest=digest)
         ids = [int(row[0]) for row in rows if int(row[2]) == fold]
         held_out = train.images[train.images["image_id"].isin(ids)]
         table = tiny.table(train, tiny.guesses(held_out, fold), image_ids=ids, fold=fold)

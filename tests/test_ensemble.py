@@ -13,6 +13,7 @@ from pipeline import ensemble, evaluate, submission, tune
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import read_predictions, write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run
 from pipeline.data.split import read_split
 from pipeline.ensembles import named
 from pipeline.ensembles.recipe import cook, read_recipe, source_of
@@ -52,7 +53,7 @@ def runs(recycle, write_yaml):
     seed = 0
     for model, views in MODELS.items():
         for fold in range(3):
-            tiny.write_json(run_of(model, fold) / "card.json", {})
+            tiny.write_card(Run("recycle", model, fold), folds_digest=split.digest)
             for view in views:
                 for name, dataset in (("oof", train), ("test", test)):
                     seed += 1
@@ -225,7 +226,7 @@ def test_a_run_that_was_trained_on_another_split_is_refused(runs):
         rewritten(path, made={})
     make()
     shutil.rmtree(ensemble_dir("recycle", "final"))
-    tiny.write_json(run_of("small", 1) / "card.json", {"folds_digest": "feed"})
+    tiny.write_card(Run("recycle", "small", 1), folds_digest="feed")
     with pytest.raises(
         PipelineError, match=r"small/fold1/oof/.*: made with another split than the fold file"
     ):

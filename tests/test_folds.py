@@ -10,8 +10,9 @@ import tiny
 from pipeline import folds
 from pipeline.data.dataset import load_dataset
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, folds_csv, run_dir
+from pipeline.paths import file_digest, folds_csv
 from pipeline.splits import STRATEGIES
 
 
@@ -180,7 +181,11 @@ def test_random_and_grouped_side_by_side(recycle, capsys):
 
 
 def trained(fold, digest, name="card.json"):
-    return tiny.write_json(run_dir("recycle", "small", fold) / name, {"folds_digest": digest})
+    run = Run("recycle", "small", fold)
+    if name == "card.json":
+        tiny.write_card(run, folds_digest=digest)
+    else:
+        run.write_job(tiny.job_description(run, folds_digest=digest))
 
 
 @pytest.mark.parametrize("stated", ["card.json", "job.json"])

@@ -6,6 +6,7 @@ import tiny
 
 from pipeline.data.dataset import load_dataset
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run
 from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.paths import folds_csv, run_dir
@@ -80,9 +81,13 @@ def test_the_folds_that_are_there(path, train):
 
 @pytest.mark.parametrize("stated", ["card.json", "job.json"])
 def test_folds_of_one_model_belong_to_one_split(home, stated):
-    first, second = (run_dir("recycle", "small", fold) for fold in (0, 1))
+    run = Run("recycle", "small", 0)
+    first, second = run.folder, run_dir("recycle", "small", 1)
     check_same_split(second, "feed")  # nothing is trained yet
-    tiny.write_json(first / stated, {"folds_digest": "feed"})
+    if stated == "card.json":
+        tiny.write_card(run, folds_digest="feed")
+    else:
+        run.write_job(tiny.job_description(run, folds_digest="feed"))
     check_same_split(second, "feed")
     check_same_split(first, "beef")  # its own run is another check's
     check_same_split(run_dir("recycle", "large", 1), "beef")

@@ -10,6 +10,8 @@ from PIL import Image
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.predictions import Meta, Predictions, make_predictions
+from pipeline.data.run_card import JobDescription, RunCard
+from pipeline.data.runs import Run
 
 CLASSES = (
     "General trash",
@@ -71,6 +73,27 @@ def write_json(path: Path, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
     return path
+
+
+def job_description(run: Run, **changes: Any) -> JobDescription:
+    """What a training of a run would be asked to be."""
+    values = dict.fromkeys(("backend", "image_digest", "folds_digest", "annotations_digest"), "?")
+    values |= {"competition": run.competition, "model": run.model, "config_digest": "?"}
+    numbers = {"fold": run.fold, "seed": 0, "epochs": 1, "image_size": 64, "batch": 1}
+    return JobDescription(**values | numbers | changes)
+
+
+def run_card(run: Run, **changes: Any) -> RunCard:
+    """The card of a run that was never trained."""
+    values = dict(job_description(run)) | {"classes": CLASSES, "checkpoint": "best.pt"}
+    values |= {"checkpoint_digest": "?", "config": "config.json", "best_epoch": 1, "framework_map50": 0.5}
+    return RunCard(**values | changes)
+
+
+def write_card(run: Run, **changes: Any) -> Path:
+    """Write a run's card without a training; returns the run's folder."""
+    run.write_card(run_card(run, **changes))
+    return run.folder
 
 
 def write_coco(

@@ -1,63 +1,140 @@
-"""Prediction tables of trained runs, found by their place below runs/<competition>/."""
+"""Trained runs: runs/<competition>/<model>/fold<k>/, or full/ for the one model trained on all photos."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.predictions import Predictions, read_predictions
+from pipeline.data.records import read_json, read_record, write_record
+from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.errors import PipelineError
-from pipeline.paths import runs_dir, shown
+from pipeline.paths import ENSEMBLES, file_digest, run_dir, runs_dir, shown
+
+CARD, JOB = "card.json", "job.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained fold of one model."""
+    """The folder of one model trained on one fold (a number, or `full`), whole or not begun yet."""
 
+    competition: str
     model: str
-    fold: int
-    folder: Path
+    fold: int | str
+
+    @property
+    def folder(self) -> Path:
+        return run_dir(self.competition, self.model, self.fold)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training is done: its card is written last."""
+        return (self.folder / CARD).is_file()
+
+    def command(self, stage: str = "train", **variables: Any) -> str:
+        """The make command of a stage for this run, as `make train COMP=demo MODEL=yolov5n FOLD=0`."""
+        names = {"COMP": self.competition, "MODEL": self.model, "FOLD": self.fold} | variables
+        return " ".join([f"make {stage}", *(f"{key}={value}" for key, value in names.items())])
+
+    @property
+    def _remedy(self) -> str:
+        return f"restore it, or train again: {self.command(OVERWRITE=1)}"
+
+    def card(self) -> RunCard:
+        """What the training came to; raises PipelineError when it is not done or its card is damaged."""
+        if not self.is_trained:
+            raise PipelineError(f"{shown(self.folder)}: not trained yet; {self.command()}")
+        return read_record(self.folder / CARD, RunCard, self._remedy)
+
+    def write_card(self, card: RunCard) -> None:
+        write_record(self.folder / CARD, card)
+
+    def job(self) -> JobDescription | None:
+        """What the training was asked to be; None before it has begun."""
+        path = self.folder / JOB
+        return read_record(path, JobDescription, self._remedy) if path.is_file() else None
+
+    def write_job(self, job: JobDescription) -> None:
+        write_record(self.folder / JOB, job)
+
+    @property
+    def folds_digest(self) -> str | None:
+        """Digest of the fold file that the run, finished or begun, was trained on; None before."""
+        described = self.card() if self.is_trained else self.job()
+        return described.folds_digest if described else None
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / self.card().checkpoint
+
+    def is_whole(self) -> bool:
+        """Whether the checkpoint is there and is the one that the card describes."""
+        card = self.card()
+        path = self.folder / card.checkpoint
+        return path.is_file() and file_digest(path) == card.checkpoint_digest
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config, which is data. Raises PipelineError for a run that saved it as code."""
+        path = self.folder / self.card().config
+        if path.suffix != ".json":
+            raise PipelineError(
+                f"{shown(path)}: trained before configs were saved as JSON; {self.command(OVERWRITE=1)}"
+            )
+        return read_json(path, self._remedy)
+
+    def tables(self, split: str) -> dict[str, Path]:
+        """The prediction tables of a split (oof or test) by the name of their view; identity first."""
+        paths = sorted((self.folder / split).glob("[!.]*.parquet"), key=lambda path: path.stem)
+        return {path.stem: path for path in sorted(paths, key=lambda path: path.stem != "identity")}
 
     def views(self, split: str) -> list[str]:
         """Names of the views that were predicted on a split; identity first."""
-        names = sorted(path.stem for path in (self.folder / split).glob("[!.]*.parquet"))
-        return sorted(names, key=lambda name: name != "identity")
+        return list(self.tables(split))
+
+    def table_path(self, split: str, view: str) -> Path:
+        """Where the prediction table of a view is, or will be."""
+        return self.folder / split / f"{view}.parquet"
 
     def table(self, split: str, view: str) -> Predictions:
-        return read_predictions(self.folder / split / f"{view}.parquet")
+        return read_predictions(self.table_path(split, view))
+
+
+def run_of(folder: Path) -> Run | None:
+    """The run that a folder below runs/<competition>/<model>/ is; None for another folder."""
+    match = re.fullmatch(r"fold(\d+)|full", folder.name)
+    if match is None or folder.parent.name == ENSEMBLES:
+        return None
+    return Run(folder.parent.parent.name, folder.parent.name, int(match[1]) if match[1] else "full")
+
+
+def all_runs(competition: str, model: str | None = None) -> list[Run]:
+    """The runs of a competition, finished or begun, by model and fold; `full` comes last."""
+    folders = runs_dir(competition).glob("*/f*")
+    runs = [run for folder in folders if (run := run_of(folder)) and model in (None, run.model)]
+    return sorted(runs, key=lambda run: (run.model, run.fold == "full", run.fold))
 
 
 def find_runs(competition: str, model: str | None = None) -> list[Run]:
-    """The trained runs of a competition, by model and fold."""
-    runs = []
-    for card in runs_dir(competition).glob("*/fold*/card.json"):
-        match = re.fullmatch(r"fold(\d+)", card.parent.name)
-        if match and (model is None or card.parent.parent.name == model):
-            runs.append(Run(card.parent.parent.name, int(match[1]), card.parent))
-    return sorted(runs, key=lambda run: (run.model, run.fold))
+    """The trained folds of a competition, by model and fold, without models trained on all photos."""
+    return [run for run in all_runs(competition, model) if run.is_trained and run.fold != "full"]
 
 
 def need_runs(competition: str, model: str) -> list[Run]:
-    """The trained runs of one model; raises PipelineError that says what to make."""
+    """The trained folds of one model; raises PipelineError that says what to make."""
     runs = find_runs(competition, model)
     if not runs:
         raise PipelineError(
-            f"{shown(runs_dir(competition) / model)}: no trained fold; "
-            f"make train COMP={competition} MODEL={model} FOLD=0"
+            f"{shown(runs_dir(competition) / model)}: no trained fold; {Run(competition, model, 0).command()}"
         )
     return runs
 
 
-def folds_digest_of(run: Path) -> str | None:
-    """Digest of the fold file that a run, finished or begun, was trained on; None where it is not said."""
-    for name in ("card.json", "job.json"):
-        if (run / name).is_file():
-            stated = json.loads((run / name).read_text(encoding="utf-8")).get("folds_digest")
-            return None if stated is None else str(stated)
-    return None
+def trained_on(competition: str, folds_digest: str) -> list[Run]:
+    """The runs, finished or begun, that were trained on the split with this digest."""
+    return [run for run in all_runs(competition) if run.folds_digest == folds_digest]
 
 
-def trained_on(competition: str, folds_digest: str) -> list[Path]:
-    """Folders of the runs, finished or begun, that were trained on the split with this digest."""
-    runs = sorted(runs_dir(competition).glob("*/fold*"))
-    return [run for run in runs if folds_digest_of(run) == folds_digest]
+def folds_digest_of(folder: Path) -> str | None:
+    """Digest of the fold file that the run in a folder was trained on; None where it is not said."""
+    run = run_of(folder)
+    return run.folds_digest if run else None

@@ -23,7 +23,7 @@ from pipeline.data.predictions import (
     write_predictions,
 )
 from pipeline.data.profile import Profile
-from pipeline.data.runs import Run, find_runs, folds_digest_of, need_runs
+from pipeline.data.runs import Run, find_runs, need_runs
 from pipeline.data.split import Split, read_split
 from pipeline.ensembles.recipe import (
     TUNED,
@@ -223,7 +223,7 @@ def check_split(table: Predictions, run: Run, folds: Split) -> None:
 
     Both state the digest of their fold file; an out-of-fold table must hold that fold's images too.
     """
-    stated = (folds_digest_of(run.folder), table.meta.made.get("folds_digest"))
+    stated = (run.folds_digest, table.meta.made.get("folds_digest"))
     images = np.flatnonzero(folds.fold == run.fold)
     other = table.meta.split == "oof" and not np.array_equal(
         np.sort(table.meta.image_ids), np.sort(folds.image_id[images])

@@ -58,7 +58,7 @@ def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
     entries, _ = read_ensemble(name)
     members = choose_members(profile.name, entries)
     folds = {member.run.fold for member in members}
-    has: dict[tuple[str, str], set[int]] = {}
+    has: dict[tuple[str, str], set[int | str]] = {}
     tables = []
     for member in members:
         for view in member.views:

@@ -1,0 +1,243 @@
+"""Records: small files of named values, each of a pydantic model, with one reader and one writer.
+
+A record that is damaged, or was written by something else, is one `PipelineError` line: file, key,
+what was expected, what was found, what to do. Values are never converted: a text is no number and no
+yes or no. Unknown and doubled keys are refused, and so are NaN and infinite numbers.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError
+
+from pipeline.errors import PipelineError
+from pipeline.paths import shown, write_json
+
+LONGEST_LINE, LONGEST_SOURCE, LONGEST_VALUE = 300, 130, 50  # characters
+EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "finite_number": "a finite number",
+}
+
+
+class Record(BaseModel):
+    """Base of all records. Values do not change; `model_copy(update=...)` makes another record."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
+
+
+def _fold(value: Any) -> int | str:
+    if value == "full" or (type(value) is int and value >= 0):
+        return value
+    raise ValueError("expected the number of a fold, from 0, or full")
+
+
+def _file_name(value: str) -> str:
+    if value in ("", ".", "..") or "/" in value or "\\" in value or not value.isprintable():
+        raise ValueError("expected the name of a file in the same folder")
+    return value
+
+
+Fold = Annotated[int | str, PlainValidator(_fold)]  # "full": one model trained on all photos
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
+def read_record(path: Path, model: type[AnyRecord], remedy: str) -> AnyRecord:
+    """A JSON record. `remedy` says what to do about a damaged one, with the command that helps.
+
+    Raises PipelineError, one line, for a file that cannot be read or is no record of this model.
+    """
+    return parse_record(_read_bytes(path, remedy), model, shown(path), remedy)
+
+
+def parse_record(raw: bytes | str, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
+    """A record from JSON text; `source` is what messages call it. Raises PipelineError as `read_record`."""
+    return _validated(parse_json(raw, source, remedy), model, source, remedy)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON file that holds a mapping of another program's keys; raises PipelineError as `read_record`."""
+    value = parse_json(_read_bytes(path, remedy), shown(path), remedy)
+    if not isinstance(value, dict):
+        _refuse(shown(path), f"expected a mapping of keys to values, found {_found(value)}", remedy)
+    return value
+
+
+def parse_json(raw: bytes | str, source: str, remedy: str) -> Any:
+    """The value of a JSON text without doubled keys and without NaN; raises PipelineError."""
+    try:
+        text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+        return json.loads(
+            text, object_pairs_hook=_mapping, parse_constant=_no_number, parse_float=_finite_number
+        )
+    except UnicodeDecodeError as error:
+        _refuse(source, f"not a text in UTF-8 (byte {error.start})", remedy)
+    except RecursionError:
+        _refuse(source, "not JSON: nested too deep", remedy)
+    except ValueError as error:
+        _refuse(source, f"not JSON: {error}", remedy)
+
+
+def read_yaml_record(
+    path: Path,
+    model: type[AnyRecord],
+    remedy: str = "correct it",
+    change: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> AnyRecord:
+    """A YAML record. `change` may complete the mapping before it is checked.
+
+    Raises PipelineError as `read_record`, and for what JSON does not know: dates, keys that are no text.
+    """
+    source = shown(path)
+    try:
+        values = yaml.load(_read_bytes(path, remedy).decode("utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        _refuse(source, f"not a text in UTF-8 (byte {error.start})", remedy)
+    except RecursionError:
+        _refuse(source, "not YAML: nested too deep", remedy)
+    except (yaml.YAMLError, ValueError) as error:
+        _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
+    if not isinstance(values, dict):
+        _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
+    return _validated(change(values), model, source, remedy)
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON, atomically."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def _read_bytes(path: Path, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        _refuse(shown(path), f"not readable ({error.strerror})", remedy, error)
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is there twice")
+    return values
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without doubled keys, of which the last would win in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key '{doubled[0]}' is there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _validated(values: Any, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
+    """`values` as a record: in JSON mode, since the strict mode for Python refuses a list for a tuple."""
+    try:
+        return model.model_validate_json(_as_json(values))
+    except ValidationError as error:
+        _refuse(source, _fault(error, model), remedy)
+    except (ValueError, TypeError, PipelineError) as error:
+        _refuse(source, str(error), remedy)
+
+
+def _as_json(values: Any) -> str:
+    _check_keys(values)
+    return json.dumps(values, allow_nan=False, default=_no_json)
+
+
+def _no_json(value: Any) -> NoReturn:
+    raise ValueError(
+        f"{value} is a {type(value).__name__}; expected text, numbers, yes or no, lists, mappings"
+    )
+
+
+def _check_keys(values: Any) -> None:
+    """Raise ValueError for a key that is no text, which JSON would turn into one."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if not isinstance(key, str):
+                raise ValueError(f"key {_found(key)}: expected a text; put it in quotes")
+            _check_keys(value)
+    elif isinstance(values, list):
+        for value in values:
+            _check_keys(value)
+
+
+def _fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault of a record in words, and how many more there are."""
+    first, *others = error.errors(include_url=False)
+    kind, where = first["type"], ".".join(_cut(str(part)) for part in first["loc"])
+    if kind == "missing":
+        text = f"missing key '{where}'"
+    elif kind == "extra_forbidden":
+        text = f"unknown key '{where}'; known: {', '.join(_known_keys(model, first['loc'][:-1]))}"
+    elif kind == "json_invalid":
+        text = f"not JSON: {first['ctx']['error']}"
+    else:
+        reason = str(first.get("ctx", {}).get("error") or first["msg"])
+        expected = EXPECTED.get(kind) or reason.removeprefix("Input should be ")
+        text = f"{where}: " * bool(where) + f"expected {expected.removeprefix('expected ')}"
+        if kind != "value_error" or not isinstance(first["input"], (dict, list)):
+            text += f", found {_found(first['input'])}"
+    return text + (f" (and {len(others)} more)" if others else "")
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The keys of the record at a place within another one."""
+    for part in location:
+        if part in model.model_fields:
+            model = _record_in(model.model_fields[part].annotation) or model
+    return sorted(model.model_fields)
+
+
+def _record_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((record for part in get_args(annotation) if (record := _record_in(part))), None)
+
+
+def _found(value: Any) -> str:
+    """A value in a message: short, as JSON writes it."""
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else f"a list of {len(value)}"
+    return _cut(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _cut(text: str, length: int = LONGEST_VALUE) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _refuse(source: str, text: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
+    if len(source) > LONGEST_SOURCE:
+        source = "..." + source[3 - LONGEST_SOURCE :]
+    text = _cut(text, LONGEST_LINE - len(source) - len(remedy) - 4)
+    line = f"{source}: {text}; {remedy}"
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    raise PipelineError(_cut(line, LONGEST_LINE)) from cause

@@ -1,0 +1,84 @@
+"""What the folder of a trained run says of it: which training it is, and what came out of it."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.data.records import FileName, Fold, Record
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class JobDescription(Record):
+    """job.json: what makes two trainings the same; compared when the same run is asked for again."""
+
+    competition: str
+    model: str
+    backend: str
+    fold: Fold
+    seed: int
+    image_digest: str
+    folds_digest: str
+    annotations_digest: str
+    epochs: Positive
+    image_size: Positive  # pixels, the longer side
+    batch: Positive  # photos a step and device
+    config_digest: str
+    gpus: Positive = 1
+    findings: tuple[dict[str, Any], ...] = ()  # what the readers refused or repaired
+
+    def first_difference(self, other: "JobDescription") -> str | None:
+        """The first key in which another description is of another training, None for the same one."""
+        names = [name for name in JobDescription.model_fields if name != "findings"]
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
+
+
+class RecoveryNote(Record):
+    """recovery.json: how a training departs from its config, after trouble of its own."""
+
+    parts: Positive = 1  # that each batch is divided into; their gradients are added up
+    lr_factor: Annotated[float, Field(gt=0, le=1)] = 1.0  # what the learning rate is multiplied with
+
+    def photos_at_once(self, batch: int) -> int:
+        return -(-batch // self.parts)
+
+
+class DeviceSpeed(Record):
+    """Photos a second on one device."""
+
+    fps: float  # at batch 1
+    fps_best: float  # at the best batch
+    best_batch: Positive
+    precision: str
+    fps_by_batch: dict[str, float] = Field({})
+    versions: dict[str, str] = Field({})
+
+
+class ModelCost(Record):
+    """What a model costs: parameters, and two operations for a multiply-add on one square photo."""
+
+    parameters: Count
+    flops: Count
+    input_size: Positive  # pixels
+    not_counted: tuple[str, ...] = ()  # operations without a formula
+    speed: dict[str, DeviceSpeed] = Field({})  # by device
+
+
+class RunCard(JobDescription):
+    """card.json, written last: where it is, the run is whole. Runs made earlier lack the later keys."""
+
+    classes: tuple[str, ...]
+    checkpoint: FileName
+    checkpoint_digest: str
+    config: FileName
+    best_epoch: Count
+    framework_map50: float
+    pretrained: str = ""
+    device: str = ""
+    recovery: RecoveryNote = RecoveryNote()
+    trained_photos: Count = 0
+    held_out_photos: Count = 0
+    seconds: float = 0.0
+    versions: dict[str, str | None] = Field({})
+    cost: ModelCost | None = None

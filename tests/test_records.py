@@ -1,0 +1,284 @@
+"""Records: random damage to any of them reads as a record or is one line; nothing is converted in silence."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from pydantic import ValidationError
+
+from pipeline.data.records import read_json, read_record, write_record
+from pipeline.data.run_card import DeviceSpeed, ModelCost, RecoveryNote
+from pipeline.data.runs import Run, run_of
+from pipeline.errors import PipelineError
+from pipeline.paths import file_digest
+
+RUN = Run("recycle", "small", 0)
+SPEED = DeviceSpeed(fps=9.5, fps_best=12.25, best_batch=4, precision="float32", versions={"torch": "2"})
+COST = ModelCost(parameters=25, flops=77, input_size=640, speed={"a laptop": SPEED})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of record: `write` makes one below a home folder and returns its path; `read` reads it."""
+
+    write: Callable[[], Path]
+    read: Callable[[Path], Any]
+
+
+def written_card() -> Path:
+    return tiny.write_card(RUN, cost=COST, findings=({"source": "train.json"},)) / "card.json"
+
+
+def written_job() -> Path:
+    RUN.write_job(tiny.job_description(RUN))
+    return RUN.folder / "job.json"
+
+
+def written_note() -> Path:
+    path = RUN.folder / "work" / "recovery.json"
+    write_record(path, RecoveryNote(parts=4, lr_factor=0.5))
+    return path
+
+
+KINDS = {
+    "run card": Kind(written_card, lambda _: RUN.card()),
+    "job description": Kind(written_job, lambda _: RUN.job()),
+    "recovery note": Kind(written_note, lambda path: read_record(path, RecoveryNote, "train again")),
+}
+ODD_VALUES = [
+    None,
+    True,
+    1,
+    -1,
+    0.5,
+    "",
+    "true",
+    "1",
+    [],
+    {},
+    [[]],
+    {"?": {}},
+    10**400,
+    "\ud800",
+    "\x1b[2J\n",
+]
+ODD_BYTES = [
+    b"\xff",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b",",
+    b"NaN",
+    b"1e999",
+    b"-",
+    b"\x00",
+    b"[" * 100_000,
+    b"\xef\xbb",
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths of all values within a value but itself."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, item in items for found in [(*path, key), *places(item, (*path, key))]]
+
+
+def damaged_value(value: Any, rng: random.Random) -> Any:
+    """A copy of a JSON value of which one place is another value, is gone, or has a neighbour."""
+    copy = json.loads(json.dumps(value))
+    *path, last = rng.choice(places(copy))
+    parent = copy
+    for key in path:
+        parent = parent[key]
+    if (how := rng.randrange(4)) == 0:
+        del parent[last]
+    elif how == 1 and isinstance(parent, dict):
+        parent[rng.choice(["?", "", "\ud800", last + "s", "x" * 1000])] = rng.choice(ODD_VALUES)
+    else:
+        parent[last] = rng.choice(ODD_VALUES)
+    return copy
+
+
+def damaged_bytes(raw: bytes, rng: random.Random) -> bytes:
+    """Bytes that are cut off, flipped, doubled, or have others between them."""
+    start, how = rng.randrange(len(raw)), rng.randrange(4)
+    if how == 0:
+        return raw[:start]
+    if how == 1:
+        return raw[:start] + bytes([raw[start] ^ 1 << rng.randrange(8)]) + raw[start + 1 :]
+    if how == 2:
+        end = rng.randrange(start, len(raw))
+        return raw[:end] + raw[start:end] + raw[end:]
+    return raw[:start] + rng.choice(ODD_BYTES) + raw[start:]
+
+
+def check_line(error: PipelineError, path: Path) -> None:
+    line = str(error)
+    assert path.name in line
+    assert line.isprintable() and len(line) <= 300, line
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    monkeypatch.chdir(home)
+    return KINDS[request.param]
+
+
+def test_a_record_reads_as_it_was_written(kind: Kind) -> None:
+    path = kind.write()
+    before, raw = kind.read(path), path.read_bytes()
+    kind.write()
+    assert path.read_bytes() == raw and kind.read(path) == before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_is_one_line_or_a_record(kind: Kind, seed: int) -> None:
+    path = kind.write()
+    whole, rng, refused = path.read_bytes(), random.Random(seed), 0
+    whole_record = kind.read(path)
+    for _ in range(150):
+        path.write_bytes(damaged_bytes(whole, rng))
+        try:
+            assert type(kind.read(path)) is type(whole_record)
+        except PipelineError as error:
+            check_line(error, path)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_of_other_types_are_refused(kind: Kind, seed: int) -> None:
+    path = kind.write()
+    whole, rng, refused = path.read_text(), random.Random(seed), 0
+    whole_record = kind.read(path)
+    for _ in range(150):
+        path.write_text(json.dumps(damaged_value(json.loads(whole), rng)))
+        try:
+            assert type(kind.read(path)) is type(whole_record)
+        except PipelineError as error:
+            check_line(error, path)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"parts": 0}', "r.json: parts: expected greater than or equal to 1, found 0; train again"),
+        ('{"parts": true}', "r.json: parts: expected a whole number, found true; train again"),
+        ('{"parts": "2"}', 'r.json: parts: expected a whole number, found "2"; train again'),
+        ('{"lr_factor": 1.5}', "r.json: lr_factor: expected less than or equal to 1, found 1.5; train again"),
+        ('{"lr_factor": 0, "parts": []}', "(and 1 more); train again"),
+        ('{"lr_factor": NaN}', "r.json: not JSON: NaN is no number; train again"),
+        ('{"lr_factor": 1e999}', "r.json: not JSON: 1e999 is no number; train again"),
+        ('{"parts": 1, "parts": 2}', "r.json: not JSON: key 'parts' is there twice; train again"),
+        ('{"part": 1}', "r.json: unknown key 'part'; known: lr_factor, parts; train again"),
+        ("[]", "r.json: expected a mapping, found a list of 0; train again"),
+        ("[" * 100_000, "r.json: not JSON: nested too deep; train again"),
+        (b"\xff", "r.json: not a text in UTF-8 (byte 0); train again"),
+        (None, "r.json: not readable (No such file or directory); train again"),
+    ],
+)
+def test_what_a_line_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | bytes | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "r.json"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(PipelineError) as error:
+        read_record(path, RecoveryNote, "train again")
+    assert message in str(error.value)
+    check_line(error.value, path)
+
+
+def test_the_place_of_a_fault_is_its_path(home: Path) -> None:
+    path = written_card()
+    tiny.edit_json(path, lambda card: card["cost"]["speed"]["a laptop"].update(fps="fast"))
+    with pytest.raises(PipelineError, match=r'cost\.speed\.a laptop\.fps: expected a number, found "fast"'):
+        RUN.card()
+    tiny.edit_json(path, lambda card: card["cost"]["speed"]["a laptop"].update(fps=1, fbs=2))
+    with pytest.raises(PipelineError, match=r"unknown key 'cost\.speed\.a laptop\.fbs'; known: best_batch, "):
+        RUN.card()
+
+
+def test_a_record_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RecoveryNote().parts = 2
+
+
+def test_a_card_names_files_beside_it_alone(home: Path) -> None:
+    path = written_card()
+    for name in ("../../../etc/passwd", "/etc/passwd", "..", "", "a\\b"):
+        tiny.edit_json(path, lambda card, name=name: card.update(checkpoint=name))
+        with pytest.raises(PipelineError, match="checkpoint: expected the name of a file in the same folder"):
+            RUN.card()
+
+
+@pytest.mark.parametrize("fold", [-1, True, "fold0", None, 1.0])
+def test_a_fold_is_a_number_or_full(home: Path, fold: Any) -> None:
+    tiny.edit_json(written_card(), lambda card: card.update(fold=fold))
+    with pytest.raises(PipelineError, match="fold: expected the number of a fold, from 0, or full, found"):
+        RUN.card()
+
+
+def test_a_card_of_an_earlier_version_is_read(home: Path) -> None:
+    later = ("gpus", "findings", "recovery", "pretrained", "cost")
+    path = written_card()
+    tiny.edit_json(path, lambda card: [card.pop(key) for key in later])
+    card = RUN.card()
+    assert (card.gpus, card.findings, card.recovery, card.cost) == (1, (), RecoveryNote(), None)
+
+
+def test_the_card_of_a_run_says_which_command_helps(home: Path) -> None:
+    command = "make train COMP=recycle MODEL=small FOLD=0"
+    with pytest.raises(PipelineError, match=f"small/fold0: not trained yet; {command}"):
+        RUN.card()
+    written_card().write_text("{}")
+    with pytest.raises(PipelineError, match=f"missing key 'competition' .*; restore it, .* {command} OVERWR"):
+        RUN.card()
+
+
+def test_the_config_of_a_run_is_data(home: Path) -> None:
+    written_card()
+    (RUN.folder / "config.json").write_text('{"model": {"type": "RetinaNet"}}')
+    assert RUN.config() == {"model": {"type": "RetinaNet"}}
+    (RUN.folder / "config.json").write_text("[1]")
+    with pytest.raises(PipelineError, match=r"config\.json: expected a mapping of keys to values, found a "):
+        RUN.config()
+    tiny.write_card(RUN, config="config.py")
+    with pytest.raises(PipelineError, match=r"config\.py: trained before configs .* MODEL=small FOLD=0 OVER"):
+        RUN.config()
+
+
+def test_a_run_of_all_photos_has_a_folder_of_its_own(home: Path) -> None:
+    run = Run("recycle", "small", "full")
+    assert run.folder == home / "runs" / "recycle" / "small" / "full"
+    assert run_of(tiny.write_card(run)) == run and run.card().fold == "full"
+    assert run_of(home / "runs" / "recycle" / "ensembles" / "fold0") is None
+    assert run_of(home / "runs" / "recycle" / "small" / "folder") is None
+
+
+def test_a_checkpoint_that_the_card_does_not_describe(home: Path) -> None:
+    checkpoint = tiny.write_card(RUN) / "best.pt"
+    assert RUN.checkpoint == checkpoint and not RUN.is_whole()
+    checkpoint.write_bytes(b"weights")
+    tiny.write_card(RUN, checkpoint_digest=file_digest(checkpoint))
+    assert RUN.is_whole()
+    checkpoint.write_bytes(b"other weights")
+    assert not RUN.is_whole()
+
+
+def test_a_mapping_of_other_keys(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    for text in ("[1]", "{", "1"):
+        path.write_text(text)
+        with pytest.raises(PipelineError) as error:
+            read_json(path, "evaluate again")
+        check_line(error.value, path)
