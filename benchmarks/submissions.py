@@ -23,7 +23,7 @@ from pipeline.data.profile import load_profile
 from pipeline.kernels.threads import thread_count
 from pipeline.paths import atomic
 from pipeline.submissions.layout import layout_of
-from pipeline.submissions.scan import scan_submission
+from pipeline.submissions.rows import read_rows
 from pipeline.submissions.writer import write_submission
 
 IMAGES, BOXES, SIDE, CLASSES = 4871, 100, 1024, 10
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         "polars": write_polars,
     }
     readers: dict[str, Callable[..., Any]] = {
-        "ours": lambda path: scan_submission(path, profile).values,  # noqa: PD011
+        "ours": lambda path: read_rows(path, profile).numbers,
         "pandas + float": read_pandas,
         "polars": read_polars,
     }

@@ -134,6 +134,31 @@ ERRORS = {
             )
         ],
     ),
+    **{
+        f"{name} between two values": (
+            box(f"1 0.9 0{c}0 1 9 9"),
+            [("values that are not finite numbers", (f"{AT}: value 3: '0{escaped}0'",))],
+        )
+        for name, c, escaped in (
+            ("line separator", "\u2028", "\\u2028"),
+            ("next line", "\x85", "\\x85"),
+            ("no-break space", "\xa0", "\\xa0"),
+        )
+    },
+    "carriage return inside a box string": (
+        box("1 0.9 0 0\r9 9"),
+        [
+            ("rows that have not 2 columns", ("row 4: 1 columns",)),
+            (
+                "box strings that are no multiple of 6 values ({label} {score} {x1} {y1} {x2} {y2})",
+                ("row 5 (test/0002.jpg): 2 values",),
+            ),
+        ],
+    ),
+    "a row of one empty cell": (
+        [*GOOD, '""'],
+        [("rows that have not 2 columns", ("row 7: 1 columns",))],
+    ),
     "two kinds at once": (
         with_row(2, "1 2 0 0 9 9 1 0.5 0 0 x 9,test/0003.jpg"),
         [
@@ -385,9 +410,9 @@ REAL = {
         [],
         [
             "images without a box",
+            "box strings with a trailing space",
             "numbers with an exponent",
             "boxes that reach up to 0.5 px outside",
-            "box strings with a trailing space",
         ],
     ),
     "bc5cv11_cascade_ep19": ([], ["images without a box", "box strings with a trailing space"]),

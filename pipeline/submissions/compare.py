@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from pipeline.data.profile import Profile
 from pipeline.data.specs import box_fields
-from pipeline.submissions.scan import Scan, scan_submission
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+from pipeline.submissions.rows import Rows, read_rows
 
 
 @dataclass(frozen=True)
@@ -34,35 +32,27 @@ class Difference:
 
 def compare(path: Path, other: Path, profile: Profile) -> Difference:
     """Compare two CSVs of a competition. Raises PipelineError for one that cannot be read."""
+    rows, other_rows = read_rows(path, profile), read_rows(other, profile)
+    index = {key: place for place, key in enumerate(dict.fromkeys([*rows.keys, *other_rows.keys]))}
     width = len(box_fields(profile.submission))
-    a, b = scan_submission(path, profile), scan_submission(other, profile)
-    index = {key: place for place, key in enumerate(dict.fromkeys([*a.keys, *b.keys]))}
-    row_a, hash_a = _hashes(a, index, width)
-    row_b, hash_b = _hashes(b, index, width)
-    found, inverse = np.unique(np.concatenate([hash_a, hash_b]), return_inverse=True)
-    count_a = np.bincount(inverse[: len(hash_a)], minlength=len(found))
-    count_b = np.bincount(inverse[len(hash_a) :], minlength=len(found))
-    change = count_a - count_b
-    rows = np.concatenate([row_a, row_b])[change[inverse] != 0]
-    missing = len(set(a.keys) ^ set(b.keys))
+    new, old = _boxes(rows, index, width), _boxes(other_rows, index, width)
+    boxes = pd.concat([new.assign(change=1), old.assign(change=-1)])
+    change = boxes.groupby([*new.columns], sort=False, dropna=False)["change"].sum()
+    differing = change[change != 0].index.get_level_values("image").nunique()
+    missing = len(set(rows.keys) ^ set(other_rows.keys))
     return Difference(
-        int(change.clip(0).sum()),
-        int((-change).clip(0).sum()),
-        len(hash_a),
-        max(len(np.unique(rows)), missing),
+        int(change.clip(lower=0).sum()),
+        int(-change.clip(upper=0).sum()),
+        len(new),
+        max(differing, missing),
         len(index),
     )
 
 
-def _hashes(scan: Scan, index: dict[str, int], width: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """The image of each whole box, and a hash of image and numbers."""
-    counts = np.diff(scan.offsets) // width
-    rows = np.repeat(np.arange(len(counts)), counts)
-    token = scan.offsets[rows] + (np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]) * width
-    image = np.array([index[key] for key in scan.keys], np.int64)[rows]
-    mixed = image.astype(np.uint64)
-    for field in range(width):
-        bits = (scan.values[token + field] + 0.0).view(np.uint64)
-        mixed = (mixed ^ bits) * _MIX
-        mixed ^= mixed >> np.uint64(29)
-    return image, mixed
+def _boxes(rows: Rows, index: dict[str, int], width: int) -> pd.DataFrame:
+    """The whole boxes: their image's place in `index`, and their values."""
+    counts = rows.counts // width
+    row = np.repeat(np.arange(len(counts)), counts)
+    start = rows.offsets[row] + (np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)) * width
+    image = np.array([index[key] for key in rows.keys], np.int64)[row]
+    return pd.DataFrame({"image": image} | {str(i): rows.numbers[start + i] for i in range(width)})

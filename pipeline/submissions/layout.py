@@ -1,6 +1,5 @@
 """The rows that a submission must have: header, keys in order, and which image each one names."""
 
-import csv
 from dataclasses import dataclass
 from os.path import basename, splitext
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.data.profile import Profile
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
+from pipeline.submissions.rows import read_csv
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,7 @@ def _has_others(profile: Profile) -> bool:
 def _read_cells(profile: Profile, path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     """Header and key -> box cell of a sample submission or of a file like it."""
     spec = profile.submission
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            csv.field_size_limit(2**31 - 1)
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    rows, _ = read_csv(path)
     header = tuple(rows[0]) if rows else ()
     if {spec.image_column, spec.boxes_column} - set(header):
         raise PipelineError(
@@ -96,6 +91,8 @@ def _read_cells(profile: Profile, path: Path) -> tuple[tuple[str, ...], dict[str
     at_key, at_cell = header.index(spec.image_column), header.index(spec.boxes_column)
     cells: dict[str, str] = {}
     for number, row in enumerate(rows[1:], start=2):
+        if not row:
+            continue
         if len(row) != len(header) or row[at_key] in cells:
             raise PipelineError(
                 f"{shown(path)}: row {number}: expected {len(header)} columns, and each "

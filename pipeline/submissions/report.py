@@ -50,7 +50,7 @@ class Report:
         if isinstance(places, np.ndarray) and places.dtype == np.bool_:
             found = np.flatnonzero(places).tolist()
         if len(found):
-            first = tuple(say(int(place)) for place in found[:SHOWN])
+            first = tuple(_printable(say(int(place))) for place in found[:SHOWN])
             faults.append(Fault(what, len(found), first))
 
     def lines(self) -> list[str]:
@@ -62,3 +62,8 @@ class Report:
                 head, *rest = fault.lines()
                 lines += [f"{word}: {head}", *rest]
         return lines + [f"note: {note}" for note in self.notes]
+
+
+def _printable(text: str) -> str:
+    """Line ends and the like as escapes: a message is one line, whatever the file holds."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,22 +1,24 @@
-"""Write a submission CSV, on all cores, without a Python object per box."""
+"""Write a submission CSV, column by column, without a Python object per box."""
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.predictions import Predictions
 from pipeline.data.profile import Profile
-from pipeline.data.specs import BOX_FIELDS, box_fields
+from pipeline.data.specs import CORNER_FIELDS, SIZE_FIELDS, box_fields
 from pipeline.errors import PipelineError
-from pipeline.kernels.threads import chunks, run, thread_count
+from pipeline.kernels.threads import run, thread_count
 from pipeline.paths import atomic
-from pipeline.submissions import digits
-from pipeline.submissions.layout import Layout, layout_of
+from pipeline.submissions.layout import layout_of
 
 # What numbers are rounded to. On the out-of-fold boxes of a Swin-L (27,912 on 940 photos) mAP50 and the
 # AP50 of each class stay the same in all five digits, mAP50-95 changes by 1e-5.
@@ -24,8 +26,7 @@ SCORE_PLACES = 6
 PIXEL_PLACES = 2
 SHARE_PLACES = 6  # of normalised coordinates: 0.001 pixels of a photo of 1,000
 SPECIAL = re.compile(r'[,"\n\r]')
-NUMBER_LENGTH = 22  # the longest number, with a space after it
-Bytes = NDArray[np.uint8]
+Numbers = NDArray[np.float64]
 
 
 def write_submission(
@@ -40,99 +41,67 @@ def write_submission(
     Boxes come best first. One that rounding leaves without area or with a score of 0 is not written,
     nor is one whose score is below its class's in `min_scores` (classes,). Returns how many were.
     """
-    layout = layout_of(profile, images, table.meta.split)
-    parts, count = submission_bytes(profile, table, layout, images, min_scores)
-    with atomic(Path(path)) as temporary, open(temporary, "wb", buffering=0) as file:
-        for part in parts:
-            file.write(part.data)
-    return count
+    spec, layout = profile.submission, layout_of(profile, images, table.meta.split)
+    if set(layout.header) != {spec.image_column, spec.boxes_column}:
+        raise PipelineError(f"header {','.join(layout.header)}: expected the image and its boxes, no more")
+    image_ids, strings = _box_strings(profile, table, images, min_scores)
+    ids, first = np.unique(image_ids, return_index=True)
+    lists = pa.ListArray.from_arrays(pa.array(np.append(first, len(strings)), pa.int32()), strings)
+    by_image = dict(zip(ids.tolist(), pc.binary_join(lists, " ").to_pylist(), strict=True))
+    if any(map(SPECIAL.search, profile.labels)):
+        by_image = {image_id: _cell(cell) for image_id, cell in by_image.items()}
+    lines = [",".join(map(_cell, layout.header))]
+    for key, image_id, other in zip(layout.keys, layout.image_ids.tolist(), layout.cells, strict=True):
+        boxes = by_image.get(image_id, _cell(spec.empty)) if image_id >= 0 else _cell(other)
+        cells = (_cell(key), boxes) if layout.header[0] == spec.image_column else (boxes, _cell(key))
+        lines.append(",".join(cells))
+    with atomic(Path(path)) as temporary:
+        temporary.write_bytes(("\n".join(lines) + "\n").encode())
+    return len(strings)
 
 
-def submission_bytes(
-    profile: Profile,
-    table: Predictions,
-    layout: Layout,
-    images: pd.DataFrame,
-    min_scores: NDArray[np.float32] | None = None,
-    threads: int | None = None,
-) -> tuple[list[Bytes], int]:
-    """The file in UTF-8, in pieces that follow each other, and the number of boxes in it."""
-    spec, count = profile.submission, thread_count(threads)
-    names = profile.labels or tuple(map(str, range(len(profile.classes))))
+def _box_strings(
+    profile: Profile, table: Predictions, images: pd.DataFrame, min_scores: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int32], Any]:
+    """Image id and text of each box that is written, in the table's order."""
+    spec, names = profile.submission, profile.labels or tuple(map(str, range(len(profile.classes))))
     if len(table) and int(table.label.max()) >= len(names):
         raise PipelineError(f"{table.name}: label {table.label.max()}, expected 0..{len(names) - 1}")
     floors = np.zeros(len(names), np.float32) if min_scores is None else np.asarray(min_scores, np.float32)
     if floors.shape != (len(names),):
         raise PipelineError(f"minimum scores of shape {floors.shape} for {len(names)} classes")
-    fields = box_fields(spec)
-    codes = np.array([BOX_FIELDS.index(name) for name in fields])
-    begin = np.searchsorted(table.image_id, layout.image_ids)
-    end = np.searchsorted(table.image_id, layout.image_ids, side="right")
-    sides = np.ones((len(begin), 2))
+    places, corners = PIXEL_PLACES, table.boxes_xyxy.astype(np.float64)
     if spec.normalized:
-        rows = np.searchsorted(images["image_id"].to_numpy(), layout.image_ids)
-        sides = images[["width", "height"]].to_numpy(np.float64)[np.minimum(rows, len(images) - 1)]
-    label_text, label_at = _joined(names)
-    head, tail = _around(profile, layout)
-    (head_text, head_at), (tail_text, tail_at) = _joined(head), _joined(tail)
-    label_length = int(np.diff(label_at).max())
-    places = SHARE_PLACES if spec.normalized else PIXEL_PLACES
+        sizes = images.set_index("image_id")[["width", "height"]].reindex(table.image_id)
+        places, corners = SHARE_PLACES, corners / np.tile(sizes.to_numpy(np.float64), 2)
+    # Whole numbers of the last place, so that differences are exact.
+    scores = np.rint(table.score.astype(np.float64) * 10**SCORE_PLACES)
+    corners = np.rint(corners * 10**places)
+    sizes_xywh = xyxy_to_xywh(corners)
+    keep = (sizes_xywh[:, 2:] > 0).all(axis=1) & (scores > 0) & (table.score >= floors[table.label])
+    keep &= np.isin(table.image_id, images["image_id"])
+    columns = dict(zip((*CORNER_FIELDS, *SIZE_FIELDS), (*corners.T, *sizes_xywh.T), strict=True))
+    texts: dict[str, Any] = {}
 
-    def piece(first: int, last: int, empty: Bytes) -> tuple[Bytes, int]:
-        texts = head_at[last] - head_at[first] + tail_at[last] - tail_at[first] + (last - first) * len(empty)
-        room = int(np.sum(end[first:last] - begin[first:last]))
-        out = np.empty(texts + room * (label_length + 1 + NUMBER_LENGTH * len(fields)), np.uint8)
-        size, written = digits.put_rows(
-            out,
-            begin,
-            end,
-            table.boxes_xyxy,
-            table.score,
-            table.label,
-            floors,
-            sides,
-            codes,
-            SCORE_PLACES,
-            places,
-            label_text,
-            label_at,
-            head_text,
-            head_at,
-            tail_text,
-            tail_at,
-            empty,
-            first,
-            last,
-        )
-        return out[:size], written
+    def put(field: str) -> None:
+        if field == "label":
+            texts[field] = pa.array(names, pa.string()).take(pa.array(table.label[keep]))
+        elif field == "score":
+            texts[field] = _decimals(scores[keep], SCORE_PLACES)
+        else:
+            texts[field] = _decimals(columns[field][keep], places)
 
-    named = layout.image_ids >= 0
-    jobs: list[tuple[int, int, Bytes]] = []
-    for first, last in _runs(named):
-        # A row that names no image has its cell in `head`, and nothing for an empty box string.
-        empty = np.frombuffer(spec.empty.encode() if named[first] else b"", np.uint8)
-        rows = np.append(0, np.cumsum(end[first:last] - begin[first:last] + 1))
-        jobs += [(first + a, first + b, empty) for a, b in chunks(rows, count)]
-    pieces: list[tuple[Bytes, int]] = [(np.empty(0, np.uint8), 0)] * len(jobs)
-
-    def work(k: int) -> None:
-        pieces[k] = piece(*jobs[k])
-
-    run([partial(work, k) for k in range(len(jobs))], count)
-    header = np.frombuffer((",".join(map(_cell, layout.header)) + "\n").encode(), np.uint8)
-    return [header, *(text for text, _ in pieces)], sum(written for _, written in pieces)
+    fields = box_fields(spec)
+    run([partial(put, field) for field in fields], thread_count(None))
+    return table.image_id[keep], pc.binary_join_element_wise(*(texts[field] for field in fields), " ")
 
 
-def _around(profile: Profile, layout: Layout) -> tuple[list[str], list[str]]:
-    """The text before and after the box string of each row; all of it for a row that names no image."""
-    spec = profile.submission
-    if set(layout.header) != {spec.image_column, spec.boxes_column}:
-        raise PipelineError(f"header {','.join(layout.header)}: expected the image and its boxes, no more")
-    keys = [_cell(key) for key in layout.keys]
-    cells = [_cell(cell) for cell in layout.cells]
-    if layout.header[0] == spec.image_column:
-        return [f"{key},{cell}" for key, cell in zip(keys, cells, strict=True)], ["\n"] * len(keys)
-    return cells, [f",{key}\n" for key in keys]
+def _decimals(values: Numbers, places: int) -> Any:
+    """(n,) whole numbers of the last of `places` decimals as text: the shortest, without an exponent."""
+    if len(values) and values.max() < len(values):  # format each number once
+        table = _decimals(np.append(np.arange(values.max() + 1), np.inf), places)
+        return table.take(pa.array(values.astype(np.int64)))
+    return pc.cast(pa.array(values / 10**places + 0.0), pa.string())  # + 0.0: no -0
 
 
 def _cell(text: str) -> str:
@@ -140,16 +109,3 @@ def _cell(text: str) -> str:
     if SPECIAL.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
-
-
-def _joined(texts: Sequence[str]) -> tuple[Bytes, NDArray[np.int64]]:
-    """Texts end to end as bytes, and where each begins (len + 1,)."""
-    parts = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, parts)]).astype(np.int64)
-    return np.frombuffer(b"".join(parts), np.uint8), ends
-
-
-def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Ranges of equal flags, one after the other."""
-    cuts = np.flatnonzero(np.diff(flags)) + 1
-    return list(zip([0, *cuts.tolist()], [*cuts.tolist(), len(flags)], strict=True)) if len(flags) else []
