@@ -1,5 +1,6 @@
 """Competition profiles: every mistake in a YAML file or in a folder is one line that names it."""
 
+import datetime
 from pathlib import Path
 
 import competitions
@@ -58,17 +59,28 @@ def test_unknown_competition_lists_the_known_ones(home):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clases": ["a"]}, r"mine\.yaml: unknown key 'clases' in 'profile'; known: classes, "),
-        ({"train": {"annotation": "x"}}, "unknown key 'annotation' in 'train'; known: annotations, "),
-        ({"submission": {"heading": []}}, "unknown key 'heading' in 'submission'"),
-        ({"train": {}}, "'train': missing key 'annotations'"),
-        ({"format": None}, "'profile': missing key 'format'"),
-        ({"train": None}, "'profile': missing key 'train'"),
-        ({"train": "train.json"}, "'train' must be a mapping"),
+        ({"clases": ["a"]}, r"mine\.yaml: unknown key 'clases'; known: classes, "),
+        ({"train": {"annotation": "x"}}, "unknown key 'train.annotation'; known: annotations, "),
+        ({"submission": {"heading": []}}, "unknown key 'submission.heading'; known: box, "),
+        ({"train": {}}, "missing key 'train.annotations'"),
+        ({"format": None}, "missing key 'format'"),
+        ({"train": None}, "missing key 'train'"),
+        ({"train": "train.json"}, 'train: expected a mapping, found "train.json"'),
         ({"classes": ["a", "a"]}, "'classes' must be a list of different names"),
         ({"classes": []}, "'classes' must be a list of different names"),
-        ({"classes": "ab"}, "'profile': 'classes' must be a list of names"),
-        ({"classes": ["a", True]}, "'profile': 'classes' must be a list of names"),
+        ({"classes": "ab"}, 'classes: expected a list, found "ab"'),
+        ({"classes": ["a", True]}, "classes.1: expected a text, found true"),
+        ({"title": ["T"]}, "title: expected a text, found a list of 1"),
+        ({"title": 2024}, "title: expected a text, found 2024"),
+        ({"inclusive": 1}, "inclusive: expected true or false, found 1"),
+        ({"inclusive": "yes"}, "inclusive: expected true or false, found"),
+        ({"submission": {"ordered": "false"}}, 'submission.ordered: expected true or false, found "false"'),
+        ({"root": 7}, "root: expected a text, found 7"),
+        ({"name": "theirs"}, "name 'theirs': a profile has the name of its file"),
+        ({"test": {"annotations": "a", "holdout": 1}}, "test.holdout: expected less than 1, found 1"),
+        ({"where": datetime.date(2024, 1, 2)}, "2024-01-02 is a date: put it in quotes for a text"),
+        ({"where": {1: "x"}}, "key 1: expected a text; put it in quotes"),
+        ({"site": {"per_day": float("nan")}}, "nan is no number"),
         ({"metric": "map75"}, "metric 'map75' is not known; known: map50"),
         ({"metric": {"name": "f2", "beta": 2}}, "metric 'f2' has no option 'beta'; it has: ious, strict"),
         ({"metric": {"name": "map50", "iou": 0.5}}, "metric 'map50' has no option 'iou'; it has: none"),
@@ -79,18 +91,21 @@ def test_unknown_competition_lists_the_known_ones(home):
         ({"metric": {"name": "map75"}}, "metric 'map75' is not known; known: map50"),
         (
             {"site": {"api": "kagle", "competition": "x"}},
-            "'site': expected api: kaggle and competition: <its",
+            "site.api: expected '' or 'kaggle', found",
         ),
-        ({"site": {"api": "kaggle"}}, "'site': expected api: kaggle and competition: <its name>, or no api"),
+        ({"site": {"api": "kaggle"}}, "site: api kaggle: expected competition: <its name>"),
         ({"labels": ["x"]}, "'labels' must be a list of different names, one a class"),
-        ({"train": {"annotations": "a", "columns": {"image": "i"}}}, "'train.columns': missing key 'file'"),
+        ({"train": {"annotations": "a", "columns": {"image": "i"}}}, "missing key 'train.columns.file'"),
         (
             {"train": {"annotations": "a", "columns": {"image": "i", "file": "f", "size": ["1"]}}},
-            "'train.columns': 'size' must be a list of whole numbers",
+            'train.columns.size.0: expected a whole number, found "1"',
         ),
         ({"submission": {"header": ["image_id", "boxes"]}}, "lacks 'image_id' or 'PredictionString'"),
-        ({"submission": {"header": "image_id,PredictionString"}}, "'submission': 'header' must be a list"),
-        ({"test": {"annotations": "a", "image_sets": "test.txt"}}, "'test': 'image_sets' must be a list"),
+        (
+            {"submission": {"header": "image_id,PredictionString"}},
+            "header: expected a list, found",
+        ),
+        ({"test": {"annotations": "a", "image_sets": "test.txt"}}, "test.image_sets: expected a list, found"),
         ({"submission": {"box": "{label} {score} {why}"}}, "submission.box '{label} {score} {why}': exp"),
         ({"submission": {"box": "{label} {x1} {y1} {x2} {y2}"}}, "submission.box .*: expected {label}"),
         ({"submission": {"box": "{label} {score} {x1} {y1} {w} {h}"}}, "submission.box .*: expected {label}"),
@@ -112,16 +127,31 @@ def test_a_metric_and_its_options(load):
     )
 
 
-@pytest.mark.parametrize("text", ["classes: [a", "- a\n- b\n", ""])
-def test_a_file_that_is_no_mapping(load, text):
-    with pytest.raises(PipelineError, match=r"mine\.yaml: (not YAML|expected a mapping)"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [a", "not YAML: while parsing"),
+        ("- a\n- b\n", "expected a mapping of keys to values, found a list of 2"),
+        ("", "expected a mapping of keys to values, found null"),
+        ("title: a\ntitle: b\n", "not YAML: key 'title' is there twice in .*, line 1"),
+        ("[" * 5000, "not YAML: nested too deep"),
+        ("title: !!python/object:os.system x", "not YAML: could not determine a constructor"),
+        ("title: &t [*t]", "nested too deep"),
+    ],
+)
+def test_a_file_that_is_no_mapping(load, text, message):
+    with pytest.raises(PipelineError, match=rf"mine\.yaml: ({message})") as error:
         load(text)
+    assert len(str(error.value)) <= 300
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"no class file .*/data/mine/names\.csv: put the data there, or say where it lies with ROOT="),
+        (
+            None,
+            r"no class file .*/data/mine/names\.csv: put the competition's data there, or say where",
+        ),
         ("/m/1,Rose\n/m/2\n", r"names\.csv: row 2: 1 columns, expected label,name"),
         ("/m/1,Rose\n/m/2,Rose\n", "'classes' must be a list of different names"),
         ("/m/1,Rose\n/m/1,Flag\n", "'labels' must be a list of different names, one a class"),

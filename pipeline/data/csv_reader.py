@@ -93,7 +93,7 @@ def _sizes(
     if columns.width:
         cells = images[[columns.width, columns.height]]
         return cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    if columns.size:
+    if columns.size is not None:
         return np.tile(np.array(columns.size, np.float64), (len(images), 1))
     if columns.sizes and profile.path(columns.sizes).exists():
         table = _read(profile, columns.sizes, [])

@@ -47,9 +47,11 @@ def parse_metric(value: Any) -> MetricSpec:
 
     Raises PipelineError for an unknown name or option, and for thresholds outside (0, 1].
     """
+    if isinstance(value, MetricSpec):
+        return value
     given = {"name": value} if isinstance(value, str) else value
-    if not isinstance(given, dict) or given.get("name") not in METRICS:
-        name = given.get("name") if isinstance(given, dict) else given
+    name = given.get("name") if isinstance(given, dict) else given
+    if not isinstance(given, dict) or not isinstance(name, str) or name not in METRICS:
         raise PipelineError(f"metric '{name}' is not known; known: {', '.join(METRICS)}")
     name, options = given["name"], {key: value for key, value in given.items() if key != "name"}
     known = METRICS[name]

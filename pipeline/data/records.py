@@ -7,17 +7,17 @@ yes or no. Unknown and doubled keys are refused, and so are NaN and infinite num
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
 from pipeline.errors import PipelineError
 from pipeline.paths import shown, write_json
 
 LONGEST_LINE, LONGEST_SOURCE, LONGEST_VALUE = 300, 130, 50  # characters
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names of faults
 EXPECTED = {
     "string_type": "a text",
     "int_type": "a whole number",
@@ -27,17 +27,21 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "dataclass_type": "a mapping",
     "finite_number": "a finite number",
 }
+
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class Record(BaseModel):
     """Base of all records. Values do not change; `model_copy(update=...)` makes another record."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(**STRICT, frozen=True)
 
 
-AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
+AnyRecord = TypeVar("AnyRecord")  # a Record, or one of pydantic's dataclasses with config STRICT
 
 
 def _fold(value: Any) -> int | str:
@@ -96,9 +100,8 @@ def read_yaml_record(
     path: Path,
     model: type[AnyRecord],
     remedy: str = "correct it",
-    change: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> AnyRecord:
-    """A YAML record. `change` may complete the mapping before it is checked.
+    """A YAML record.
 
     Raises PipelineError as `read_record`, and for what JSON does not know: dates, keys that are no text.
     """
@@ -113,10 +116,10 @@ def read_yaml_record(
         _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
     if not isinstance(values, dict):
         _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
-    return _validated(change(values), model, source, remedy)
+    return _validated(values, model, source, remedy)
 
 
-def write_record(path: Path, record: BaseModel) -> None:
+def write_record(path: Path, record: Record) -> None:
     """Write a record as JSON, atomically."""
     write_json(path, record.model_dump(mode="json"))
 
@@ -158,45 +161,43 @@ class _Loader(yaml.SafeLoader):
 
 
 def _validated(values: Any, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
-    """`values` as a record: in JSON mode, since the strict mode for Python refuses a list for a tuple."""
+    """`values` as a record, in pydantic's JSON mode: its strict mode for Python takes no list as a tuple."""
     try:
-        return model.model_validate_json(_as_json(values))
+        _check_plain(values)
+        return TypeAdapter(model).validate_json(json.dumps(values))
     except ValidationError as error:
         _refuse(source, _fault(error, model), remedy)
-    except (ValueError, TypeError, PipelineError) as error:
+    except RecursionError:
+        _refuse(source, "nested too deep", remedy)
+    except (ValueError, PipelineError) as error:
         _refuse(source, str(error), remedy)
 
 
-def _as_json(values: Any) -> str:
-    _check_keys(values)
-    return json.dumps(values, allow_nan=False, default=_no_json)
-
-
-def _no_json(value: Any) -> NoReturn:
-    raise ValueError(
-        f"{value} is a {type(value).__name__}; expected text, numbers, yes or no, lists, mappings"
-    )
-
-
-def _check_keys(values: Any) -> None:
-    """Raise ValueError for a key that is no text, which JSON would turn into one."""
-    if isinstance(values, dict):
-        for key, value in values.items():
+def _check_plain(value: Any) -> None:
+    """Raise ValueError for what JSON does not know, or would turn into a text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"key {_found(key)}: expected a text; put it in quotes")
-            _check_keys(value)
-    elif isinstance(values, list):
-        for value in values:
-            _check_keys(value)
+            _check_plain(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item)
+    elif isinstance(value, float):
+        _finite_number(str(value))
+    elif value is not None and not isinstance(value, (str, int)):
+        raise ValueError(f"{value} is a {type(value).__name__}: put it in quotes for a text")
 
 
-def _fault(error: ValidationError, model: type[BaseModel]) -> str:
+def _fault(error: ValidationError, model: Any) -> str:
     """The first fault of a record in words, and how many more there are."""
-    first, *others = error.errors(include_url=False)
+    faults = error.errors(include_url=False)
+    # A key that is misspelt is unknown and missing: its name tells more.
+    first, *others = sorted(faults, key=lambda fault: fault["type"] not in UNKNOWN_KEY)
     kind, where = first["type"], ".".join(_cut(str(part)) for part in first["loc"])
     if kind == "missing":
         text = f"missing key '{where}'"
-    elif kind == "extra_forbidden":
+    elif kind in UNKNOWN_KEY:
         text = f"unknown key '{where}'; known: {', '.join(_known_keys(model, first['loc'][:-1]))}"
     elif kind == "json_invalid":
         text = f"not JSON: {first['ctx']['error']}"
@@ -212,13 +213,13 @@ def _fault(error: ValidationError, model: type[BaseModel]) -> str:
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
     """The keys of the record at a place within another one."""
     for part in location:
-        if part in model.model_fields:
-            model = _record_in(model.model_fields[part].annotation) or model
-    return sorted(model.model_fields)
+        if part in model.__pydantic_fields__:
+            model = _record_in(model.__pydantic_fields__[part].annotation) or model
+    return sorted(model.__pydantic_fields__)
 
 
 def _record_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if hasattr(annotation, "__pydantic_fields__"):
         return annotation
     return next((record for part in get_args(annotation) if (record := _record_in(part))), None)
 

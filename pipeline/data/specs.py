@@ -1,17 +1,21 @@
 """The parts of a competition profile: the files of a split, their columns, the submission, the site."""
 
 import re
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline.data.records import STRICT
 from pipeline.errors import PipelineError
 
 CORNER_FIELDS = ("x1", "y1", "x2", "y2")
 SIZE_FIELDS = ("x", "y", "w", "h")
 BOX_FIELDS = ("label", "score", *CORNER_FIELDS, *SIZE_FIELDS)
-SITES = ("", "kaggle")
+Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ColumnSpec:
     """Format `csv`: the columns of a file with one row a box, or one row an image.
 
@@ -30,11 +34,11 @@ class ColumnSpec:
     crowd: str = ""  # column that is 1 for a box around a group
     width: str = ""
     height: str = ""
-    size: tuple[int, ...] = ()
+    size: tuple[int, int] | None = None  # width, height
     sizes: str = ""  # CSV of image, width, height (or image_id, dim1, dim0) beside the annotations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SplitSpec:
     """Where one split (train or test) lies, relative to the competition's root."""
 
@@ -44,10 +48,12 @@ class SplitSpec:
     stretched: bool = False  # photos may have been resized to another shape (squared X-rays)
     image_sets: tuple[str, ...] = ()  # VOC: lists of file stems
     truth: str | None = None  # test only: boxes that are known but kept apart, for evaluation
-    holdout: float = 0.0  # test only: share of train held back when `annotations` is not there
+    holdout: Annotated[float, Field(ge=0, lt=1)] = (
+        0.0  # test only: share of train held back when `annotations` is not there
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SubmissionSpec:
     """Format of the submission CSV: one row an image, its boxes in one string."""
 
@@ -62,18 +68,36 @@ class SubmissionSpec:
     sample: str = ""  # the site's sample submission, for the header and the rows that name no image
     others: str = ""  # CSV like the sample, with better rows for those than the sample's
     other_labels: tuple[str, ...] = ()  # labels that these rows may have besides the classes
-    max_boxes: int = 0  # of one image; 0: no limit known
-    max_megabytes: float = 0.0  # of the file; 0: no limit known
+    max_boxes: Count = 0  # of one image; 0: no limit known
+    max_megabytes: Annotated[float, Field(ge=0)] = 0.0  # of the file; 0: no limit known
+
+    def __post_init__(self) -> None:
+        if {self.image_column, self.boxes_column} - set(self.header):
+            raise PipelineError(
+                f"submission.header {list(self.header)} lacks '{self.image_column}' or '{self.boxes_column}'"
+            )
+        box_fields(self)
+        try:
+            self.image.format(file_name="", stem="", image_id=0, position=0)
+        except (KeyError, ValueError, IndexError, AttributeError):
+            raise PipelineError(
+                f"submission.image '{self.image}': expected {{file_name}}, {{stem}}, {{image_id}} or "
+                "{position}"
+            ) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SiteSpec:
     """Where submissions go. Without `api` they are uploaded by hand."""
 
-    api: str = ""  # kaggle, or "" for none
+    api: Literal["", "kaggle"] = ""
     competition: str = ""  # the competition's name in its address
     code: bool = False  # a code competition: a notebook's version is submitted, not a file
-    per_day: int = 0  # submissions a day; 0: not known here
+    per_day: Count = 0  # submissions a day; 0: not known here
+
+    def __post_init__(self) -> None:
+        if self.api and not self.competition:
+            raise PipelineError(f"site: api {self.api}: expected competition: <its name> beside it")
 
 
 def box_fields(spec: SubmissionSpec) -> list[str]:
