@@ -1,66 +1,17 @@
-# `make` alone prints the targets. COMP chooses the competition, ROOT says where its data lie.
-COMP ?= recycle
-ROOT ?=
-FOLD ?= 0
-FOLDS ?= 5
-SEED ?= 0
-STRATEGY ?= boxes
-GROUPS ?=
-SPLIT ?= oof test
-VIEWS ?= identity
-ENSEMBLE ?= final
-MODEL ?=
-MODELS ?=
-GPUS ?=
-NODES ?=
-EPOCHS ?=
-IMAGE_SIZE ?=
-BATCH ?=
-DEVICE ?=
-WORKERS ?=
-SET ?=
-OVERWRITE ?=
-FILES ?=
-FILE ?=
-AGAINST ?=
-YES ?=
-AGAIN ?=
-MESSAGE ?=
-KERNEL ?=
-VERSION ?=
-PUBLIC ?=
-PRIVATE ?=
-BENCH ?=
-BUDGET ?=
-TRIALS ?=
-OUT ?= tuned
-
+# `make` alone prints the targets. A variable goes on to its stage as PIPE_<NAME>, exactly as it was typed:
+# nothing in it is expanded or run. Recipes and conditions therefore never name $(MODEL) and the like;
+# pipeline/cli.py reads PIPE_MODEL as --model. Lists take spaces and commas alike.
+VARIABLES = COMP ROOT MODEL MODELS FOLD FOLDS K SEED STRATEGY GROUPS EPOCHS IMAGE_SIZE BATCH SET DEVICE WORKERS \
+  GPUS NODES SPLIT VIEWS ENSEMBLE FILES OUT BUDGET TRIALS FILE AGAINST MESSAGE KERNEL VERSION PUBLIC PRIVATE \
+  YES AGAIN OVERWRITE BENCH PYTHON
+$(foreach name,$(VARIABLES),$(eval export PIPE_$(name) := $$(value $(name))))
+unexport $(VARIABLES)
 PY = .venv/bin/python
-competition = --competition $(COMP) $(if $(ROOT),--root "$(ROOT)")
-device = $(if $(DEVICE),--device $(DEVICE))
-gpus = $(if $(GPUS),--gpus $(GPUS))
-settings = $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
-  $(if $(BATCH),--batch $(BATCH)) $(if $(WORKERS),--workers $(WORKERS)) \
-  $(if $(SET),--set $(foreach option,$(SET),'$(option)'))
-# FOLDS= is a count for `make folds` and a list for `make train-all`, where it must be asked for.
-folds_asked = $(if $(filter command% environment%,$(origin FOLDS)),--folds $(FOLDS))
-overwrite = $(if $(filter 1 yes true,$(OVERWRITE)),--overwrite)
-ifneq ($(filter train-all,$(MAKECMDGOALS)),)
-  ifeq ($(MODELS),)
-    $(error MODELS= is missing, as in: make train-all MODELS="cascade_swin yolov5x" FOLDS="0 1")
-  endif
-endif
-ifneq ($(filter train predict,$(MAKECMDGOALS)),)
-  ifeq ($(MODEL),)
-    $(error MODEL= is missing, as in: make $(firstword $(MAKECMDGOALS)) MODEL=cascade_swin)
-  endif
-endif
-# An empty ROOT in the environment means the profile's own folder.
-unexport ROOT
 
 .PHONY: help
 help: ## print the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@sed -nE 's/^([a-z-]+)( [a-z-]+)?:[^#]*## /\1\2\t/p' Makefile | awk -F'\t' '{sub(" ", ", ", $$1); printf "  make %-24s %s\n", $$1, $$2}'
+	@echo "COMP= is the competition (recycle), ROOT= the folder of its data; lists take spaces and commas."
 
 .PHONY: setup setup-ensemble full any doctor lock
 setup: full ## make .venv from requirements.txt (every target does it when it is needed)
@@ -71,66 +22,57 @@ full:
 any:
 	@scripts/setup.sh any
 doctor: any ## what is installed, what works, and whether the GPU fits
-	@$(PY) -m pipeline.doctor
+	@$(PY) -m pipeline.doctor --from-make
 lock: ## make requirements*.txt anew from requirements*.in
 	@scripts/lock.sh
 
 .PHONY: demo
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
-	@$(PY) -m pipeline.demo $(overwrite)
+	@$(PY) -m pipeline.demo --from-make
 
-.PHONY: data folds train train-all predict evaluate cost tune ensemble submission
-data: any ## look for faults in photos, boxes and splits before training; changes nothing
-	@$(PY) -m pipeline.checkup $(competition)
-folds: any ## split the train images: FOLDS=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
-	@$(PY) -m pipeline.folds $(competition) --folds $(FOLDS) --seed $(SEED) --strategy $(STRATEGY) \
-	  $(if $(GROUPS),--groups "$(GROUPS)") $(overwrite)
-train: full ## train a model on a fold: MODEL= FOLD= [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
-	@$(PY) -m pipeline.train $(competition) --model $(MODEL) --fold $(FOLD) --seed $(SEED) \
-	  $(settings) $(device) $(gpus) $(overwrite)
-train-all: full ## train and predict MODELS="a b" on FOLDS="0 1" (default: all), on Ray: [GPUS= NODES=]
-	@$(PY) -m pipeline.launch $(competition) --models $(MODELS) $(folds_asked) --seed $(SEED) \
-	  $(settings) $(device) $(gpus) $(if $(NODES),--nodes $(NODES)) --split $(SPLIT) --views $(VIEWS)
-predict: full ## predict: MODEL= FOLD= SPLIT="oof test" VIEWS=identity,hflip,rot90,scale1.25
-	@$(PY) -m pipeline.predict $(competition) --model $(MODEL) --fold $(FOLD) --split $(SPLIT) \
-	  --views $(VIEWS) $(device)
-evaluate: any ## score MODEL= (its views and their fusion), or ENSEMBLE=, or FILES="a.parquet b.parquet"
-	@$(PY) -m pipeline.evaluate $(competition) $(if $(FILES),$(FILES),$(if $(MODEL),--model $(MODEL),--ensemble $(ENSEMBLE)))
-cost: $(if $(MODEL),full,any) ## parameters, FLOPs and photos a second of MODEL= FOLD=; without MODEL: the table of all models
-	@$(PY) -m pipeline.cost $(competition) $(if $(MODEL),--model $(MODEL) --fold $(FOLD) $(device) \
-	  $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)))
-tune: any ## find the recipe of an ensemble and its honest score: ENSEMBLE= BUDGET=300 TRIALS= SEED=
-	@$(PY) -m pipeline.tune $(competition) $(if $(FILES),$(FILES) -o $(OUT),--ensemble $(ENSEMBLE)) \
-	  --seed $(SEED) $(if $(BUDGET),--budget $(BUDGET)) $(if $(TRIALS),--trials $(TRIALS))
+.PHONY: check-data data folds train train-all predict evaluate cost tune ensemble submission
+check-data data: any ## look for faults in photos, boxes and splits before training; changes nothing
+	@$(PY) -m pipeline.checkup --from-make
+folds: any ## split the train images: K=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
+	@$(PY) -m pipeline.folds --from-make
+train: full ## train: MODEL= FOLD=0 (0,1,2 or folds) [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
+	@$(PY) -m pipeline.train --from-make
+train-all: full ## train and predict MODEL="a b" on FOLD=folds, side by side on Ray: [GPUS= NODES= VIEWS=]
+	@$(PY) -m pipeline.launch --from-make
+predict: full ## predict: MODEL= FOLD=0 SPLIT=oof,test VIEWS=identity,hflip,rot90,scale1.25
+	@$(PY) -m pipeline.predict --from-make
+evaluate: any ## score MODEL= [FOLD=] (its views and their fusion), ENSEMBLE=final, or FILES="a.parquet b.parquet"
+	@$(PY) -m pipeline.evaluate --from-make
+cost: $(if $(PIPE_MODEL)$(PIPE_MODELS),full,any) ## parameters, FLOPs, photos a second: MODEL= FOLD=0; no MODEL: all
+	@$(PY) -m pipeline.cost --from-make
+tune: any ## choose how an ensemble is fused, and what that is worth: ENSEMBLE= BUDGET=300 TRIALS= SEED=
+	@$(PY) -m pipeline.tune --from-make
 ensemble: any ## fuse the members of configs/ensembles/<ENSEMBLE>.yaml and write the submission
-	@$(PY) -m pipeline.ensemble $(competition) --ensemble $(ENSEMBLE)
-	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
+	@$(PY) -m pipeline.ensemble --from-make
+	@$(PY) -m pipeline.submission --from-make
 submission: any ## write submissions/<COMP>/<ENSEMBLE>.csv and its card from the fused test boxes
-	@$(PY) -m pipeline.submission $(competition) --ensemble $(ENSEMBLE)
+	@$(PY) -m pipeline.submission --from-make
 
-.PHONY: check submit score ledger
-check: any ## every fault of a submission, with its row: FILE= COMP= [AGAINST=other.csv]
-	@$(PY) -m pipeline.submission check $(if $(FILE),"$(FILE)") $(competition) \
-	  --ensemble $(ENSEMBLE) $(if $(AGAINST),--against "$(AGAINST)")
+.PHONY: check-submission check submit record-score score ledger
+check-submission check: any ## every fault of a submission, with its row: FILE= [AGAINST=other.csv]
+	@$(PY) -m pipeline.submission check --from-make
 submit: any ## check, ask, upload, wait for the score: [ENSEMBLE= FILE= MESSAGE= YES=1 AGAIN=1 KERNEL= VERSION=]
-	@$(PY) -m pipeline.submit $(competition) --ensemble $(ENSEMBLE) $(if $(FILE),--file "$(FILE)") \
-	  $(if $(MESSAGE),--message "$(MESSAGE)") $(if $(filter 1 yes true,$(YES)),--yes) \
-	  $(if $(filter 1 yes true,$(AGAIN)),--again) \
-	  $(if $(KERNEL),--kernel $(KERNEL)) $(if $(VERSION),--kernel-version $(VERSION))
-score: any ## record what a site without an API said: FILE= PUBLIC= [PRIVATE= MESSAGE=]
-	@$(PY) -m pipeline.submit score $(competition) --ensemble $(ENSEMBLE) $(if $(FILE),--file "$(FILE)") \
-	  --public "$(PUBLIC)" --private "$(PRIVATE)" $(if $(MESSAGE),--message "$(MESSAGE)")
+	@$(PY) -m pipeline.submit --from-make
+record-score score: any ## record what a site without an API said: FILE= PUBLIC= [PRIVATE= MESSAGE=]
+	@$(PY) -m pipeline.submit score --from-make
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
-	@$(PY) -m pipeline.ledger $(competition)
+	@$(PY) -m pipeline.ledger --from-make
 
-.PHONY: test lint bench bench-train
-bench: full ## time ours against its peers, in one run; BENCH=scoring for one part
-	@set -e; for part in $(or $(BENCH),folds fusion scoring submissions); do echo "== $$part"; $(PY) -m benchmarks.$$part; done
-bench-train: full ## time our training and prediction beside the frameworks' own commands, in one run
-	@$(PY) -m benchmarks.training $(BENCH)
-test: full lint ## lint, types and tests
+.PHONY: test test-fast lint bench bench-train
+test: full lint ## lint, types and all tests
 	@$(PY) -m pytest
-lint: full
+test-fast: full lint ## lint, types and the tests that take no training: about a minute and a half
+	@$(PY) -m pytest -m "not slow"
+lint: full ## lint and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+bench: full ## time ours beside its peers, in one run: BENCH=folds,fusion,scoring,submissions
+	@$(PY) -m benchmarks --from-make
+bench-train: full ## time our training and prediction beside the frameworks' own commands: MODEL= BENCH=train
+	@$(PY) -m benchmarks.training --from-make

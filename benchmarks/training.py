@@ -8,7 +8,6 @@ each as it does it, at the best of the framework's batch sizes, and on all cores
 itself leaves one out. The best round of each counts.
 """
 
-import argparse
 import contextlib
 import csv
 import io
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import folds, predict, train
+from pipeline import cli, folds, predict, train
 from pipeline.backends import load_backend
 from pipeline.backends.base import Settings, TrainJob, find_model
 from pipeline.data import demo
@@ -271,29 +270,28 @@ def bench_prediction(model: str, rounds: int, device: str) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = cli.parser(__doc__)
     arguments.add_argument("--photos", type=int, default=128, help="of which half are trained on")
     arguments.add_argument("--size", type=int, default=512, help="side of a photo in pixels")
     arguments.add_argument("--epochs", type=int, default=3)
     arguments.add_argument("--rounds", type=int, default=2)
-    arguments.add_argument("--models", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    arguments.add_argument("--only", choices=("train", "predict"))
+    cli.add_list(arguments, "--model", "--models", allowed=list(SETTINGS), default=list(SETTINGS))
+    cli.add_list(arguments, "--bench", allowed=["train", "predict"], default=["train", "predict"])
     options = arguments.parse_args()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"PIPELINE_HOME": home, "PIPELINE_WEIGHTS": home}
-        os.environ.pop("ROOT", None)
         demo.generate(Path(home) / "data" / "demo", n_train=options.photos, n_test=2, size=options.size)
-        folds.main(["--competition", "demo", "--folds", "2"])
+        folds.main(["--competition", "demo", "--k", "2"])
         print(
             f"{device}, {torch.get_num_threads()} threads, {options.photos} photos of {options.size} pixels"
         )
-        for model in options.models:
-            if options.only != "predict":
+        for model in options.model:
+            if "train" in options.bench:
                 bench_training(model, options.epochs, options.rounds, device, Path(home))
-            if options.only != "train":
+            if "predict" in options.bench:
                 bench_prediction(model, options.rounds, device)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -127,12 +127,12 @@ def make_everything(overwrite: bool) -> float:
     say(1, f"render the competition into {shown(home_data)}")
     written = generator.ensure(home_data)
     print("  240 train and 80 test photos" + ("" if written else " are there already"))
-    say(2, "split the train photos", f"make folds COMP={NAME} FOLDS={FOLDS}")
+    say(2, "split the train photos", f"make folds COMP={NAME} K={FOLDS}")
     again = ["--overwrite"] if overwrite else []
-    run_side_by_side("folds", [["--competition", NAME, "--folds", str(FOLDS), *again]])
+    run_side_by_side("folds", [["--competition", NAME, "--k", str(FOLDS), *again]])
     began = time.monotonic()
     for model, settings in TRAININGS.items():
-        say(3, f"train {model}, both folds side by side", f"make train COMP={NAME} MODEL={model} FOLD=0")
+        say(3, f"train {model}, both folds side by side", f"make train COMP={NAME} MODEL={model} FOLD=folds")
         target = ["--competition", NAME, "--model", model]
         todo = [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)]
         run_side_by_side("train", todo)
@@ -140,7 +140,7 @@ def make_everything(overwrite: bool) -> float:
     say(
         4,
         "predict held-out and test photos in two views",
-        f"make predict COMP={NAME} MODEL=... FOLD=0 VIEWS={VIEWS}",
+        f"make predict COMP={NAME} MODEL=... FOLD=folds VIEWS={VIEWS}",
     )
     for model in TRAININGS:
         target = ["--competition", NAME, "--model", model, "--views", VIEWS]
@@ -204,7 +204,6 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--data-only", action="store_true", help="only render the photos")
     arguments.add_argument("--overwrite", action="store_true", help="train anew over old runs")
     options = arguments.parse_args(argv)
-    os.environ.pop("ROOT", None)
     profile = load_profile(NAME)
     if options.data_only:
         generator.ensure(profile.root)

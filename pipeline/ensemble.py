@@ -24,8 +24,8 @@ from pipeline.paths import ensemble_dir, shown
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
-    arguments.add_argument("files", nargs="*", type=Path, metavar="TABLE.parquet")
-    arguments.add_argument("--ensemble", default=None, help="name of a file in configs/ensembles")
+    arguments.add_argument("tables", nargs="*", type=Path, metavar="TABLE.parquet")
+    arguments.add_argument("--ensemble", default="", help="name of a file in configs/ensembles (final)")
     default = Fusion()
     arguments.add_argument("--method", default=default.method, help="wbf, nms, soft_nms or nmw")
     arguments.add_argument("--conf-type", default=default.conf_type, help=", ".join(CONF_TYPES))
@@ -39,16 +39,17 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--weights", type=float, nargs="+", default=None)
     arguments.add_argument("-o", "--output", type=Path, default=None)
     options = arguments.parse_args(argv)
-    if bool(options.files) == bool(options.ensemble):
+    if options.tables and options.ensemble:
         raise PipelineError("expected prediction tables, or --ensemble, one of them")
-    if options.ensemble:
+    if not options.tables:
         # Imported here: any tables are fused without pandas, in half the time and memory to start.
         from pipeline.data.profile import load_profile
         from pipeline.ensembles.named import make_ensemble
 
         profile = load_profile(options.competition, options.root)
-        card = make_ensemble(profile, options.ensemble)
-        folder = ensemble_dir(profile.name, options.ensemble)
+        name = options.ensemble or "final"
+        card = make_ensemble(profile, name)
+        folder = ensemble_dir(profile.name, name)
         print(
             f"wrote {shown(folder)}/oof.parquet and test.parquet: {', '.join(card['models'])} over folds "
             f"{card['folds']}, oof mAP50 {card['oof']['map50']:.4f}"
@@ -58,15 +59,15 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("expected -o OUT.parquet, where the fused table goes")
     if options.output.suffix != ".parquet":
         raise PipelineError(f"{options.output}: expected a name that ends in .parquet")
-    for path, count in Counter(file.resolve() for file in options.files).items():
+    for path, count in Counter(file.resolve() for file in options.tables).items():
         if count > 1:
             raise PipelineError(f"{shown(path)}: is there twice; give it a weight instead")
-    if options.weights is not None and len(options.weights) != len(options.files):
+    if options.weights is not None and len(options.weights) != len(options.tables):
         raise PipelineError(
-            f"{len(options.weights)} weights for {len(options.files)} tables; expected one each"
+            f"{len(options.weights)} weights for {len(options.tables)} tables; expected one each"
         )
     fusion = Fusion(**{name: getattr(options, name) for name in FUSION_KEYS})
-    tables = [read_predictions(path) for path in options.files]
+    tables = [read_predictions(path) for path in options.tables]
     result = fuse_and_join(tables, fusion, options.weights, options.output.stem, release=True)
     write_predictions(options.output, result)
     for line in result.meta.made.get("repairs", []):

@@ -10,16 +10,18 @@ compared with each other one, by paired bootstrap. Prints the tables, and saves 
 folder of its name, pictures of each table: PR curves, confusion matrix, errors and more.
 """
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
 
 from pipeline import cli
 from pipeline.data.costs import cost_lines, model_cost
-from pipeline.data.dataset import Dataset, load_truth
+from pipeline.data.dataset import Dataset, load_dataset, load_truth
 from pipeline.data.predictions import Predictions, check_belongs, join_predictions, read_predictions
 from pipeline.data.profile import Profile, load_profile
-from pipeline.data.runs import need_runs
+from pipeline.data.runs import Run, need_runs
+from pipeline.data.split import read_split
 from pipeline.ensembles.recipe import submitted
 from pipeline.ensembles.tables import Fusion, fuse_same_images
 from pipeline.errors import PipelineError
@@ -42,19 +44,19 @@ def truth_of(profile: Profile, table: Predictions, truths: dict[str, Dataset]) -
     return truths[split]
 
 
-def model_tables(profile: Profile, model: str, split: str) -> dict[str, Predictions]:
+def model_tables(runs: list[Run], profile: Profile, split: str) -> dict[str, Predictions]:
     """A model's pooled folds for each view that all of them predicted, and the fusion of the views.
 
     On the test split every fold predicted all images, so each view and fold is a table of its own.
     """
-    runs = need_runs(profile.name, model)
+    model = runs[0].model
     every = list(dict.fromkeys(view for run in runs for view in run.views(split)))
     views = [view for view in every if all(view in run.views(split) for run in runs)]
     if missing := [view for view in every if view not in views]:
-        print(f"  note: {', '.join(missing)} left out: not predicted on {split} by every trained fold")
+        print(f"  note: {', '.join(missing)} left out: not predicted on {split} by every fold")
     if not views:
         raise PipelineError(
-            f"{model}: no view that all trained folds predicted on {split}; make predict "
+            f"{model}: no view that all its folds predicted on {split}; make predict "
             f"COMP={profile.name} MODEL={model} FOLD={runs[0].fold} SPLIT={split}"
         )
     tables = [[run.table(split, view) for view in views] for run in runs]
@@ -83,33 +85,64 @@ def ensemble_tables(profile: Profile, name: str) -> dict[str, Predictions]:
     return {key: submitted(read_predictions(path)) for key, path in paths.items()}
 
 
+def chosen_runs(profile: Profile, model: str, folds: list[int] | None) -> list[Run]:
+    """The trained runs of a model, or those of `folds`; raises PipelineError for one not trained."""
+    runs = need_runs(profile.name, model)
+    if folds is None:
+        return runs
+    trained = {run.fold: run for run in runs}
+    if missing := ",".join(str(fold) for fold in folds if fold not in trained):
+        command = Run(profile.name, model, missing).command()
+        raise PipelineError(f"{shown(runs[0].folder.parent)}: fold {missing} is not trained; {command}")
+    return [trained[fold] for fold in folds]
+
+
+def tables_of_models(profile: Profile, options: argparse.Namespace) -> tuple[dict[str, Predictions], Path]:
+    """The tables of one or several models, and the file for their scores."""
+    folds = None
+    if options.fold is not None:
+        folds = cli.parse_folds(
+            options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds
+        )
+    tables = {}
+    for model in options.model:
+        for key, table in model_tables(chosen_runs(profile, model, folds), profile, options.split).items():
+            tables[key if len(options.model) == 1 else f"{model} {key}"] = table
+    folder = runs_dir(profile.name)
+    folder = folder / options.model[0] if len(options.model) == 1 else folder / "metrics"
+    parts = ["metrics", *(options.model if len(options.model) > 1 else [])]
+    parts += [options.split] if options.split != "oof" else []
+    parts += [f"fold{fold}" for fold in folds or []]
+    return tables, folder / f"{'-'.join(parts)}.json"
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
     arguments.add_argument("files", nargs="*", type=Path, metavar="FILE.parquet")
-    arguments.add_argument("--model", default=None)
-    arguments.add_argument("--ensemble", default=None)
+    cli.add_models(arguments, needed=False)
+    cli.add_folds(arguments, default=None)
+    arguments.add_argument(
+        "--ensemble", default="", help="default, where no model and no file is named: final"
+    )
     arguments.add_argument("--split", choices=("oof", "test"), default="oof", help="with --model")
     arguments.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    arguments.add_argument("-o", "--output", type=Path, default=None, help="metrics.json to write")
+    arguments.add_argument("-o", "--output", "--out", type=Path, default=None, help="metrics.json to write")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
-    if sum(map(bool, (options.files, options.model, options.ensemble))) != 1:
+    if sum(map(bool, (options.files, options.model, options.ensemble))) > 1:
         raise PipelineError("expected prediction tables, or --model, or --ensemble, one of them")
-    output = options.output
     if options.model:
-        tables = model_tables(profile, options.model, options.split)
-        name = "metrics.json" if options.split == "oof" else f"metrics-{options.split}.json"
-        output = output or runs_dir(profile.name) / options.model / name
-    elif options.ensemble:
-        folder = ensemble_dir(profile.name, options.ensemble)
-        tables = ensemble_tables(profile, options.ensemble)
-        output = output or folder / "metrics.json"
-    else:
+        tables, output = tables_of_models(profile, options)
+    elif options.files:
         tables = {str(path): read_predictions(path) for path in options.files}
         if len({path.stem for path in options.files}) == len(options.files):
             tables = {path.stem: table for path, table in zip(options.files, tables.values(), strict=True)}
-        output = output or options.files[0].with_name("metrics.json")
+        output = options.files[0].with_name("metrics.json")
+    else:
+        name = options.ensemble or "final"
+        tables = ensemble_tables(profile, name)
+        output = ensemble_dir(profile.name, name) / "metrics.json"
     truths: dict[str, Dataset] = {}
     entries = {}
     for name, table in tables.items():
@@ -122,10 +155,10 @@ def main(argv: list[str] | None = None) -> None:
     show_comparisons(compared)
     main_table = list(entries)[-1]  # a model's fused views; else the last that was named
     show_analysis(main_table, entries[main_table].analysis)
-    if options.model:
-        for line in cost_lines(model_cost(need_runs(profile.name, options.model))):
+    for model in options.model:
+        for line in cost_lines(model_cost(need_runs(profile.name, model))):
             print(line)
-    save(output, profile, entries, compared)
+    save(options.output or output, profile, entries, compared)
 
 
 def save(output: Path, profile: Profile, entries: dict[str, Entry], compared: list[dict[str, Any]]) -> None:

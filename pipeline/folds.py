@@ -111,12 +111,13 @@ def show(path: Path, card: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
-    arguments.add_argument("--folds", type=int, default=5, help="number of folds")
+    arguments.add_argument("--k", "--folds", type=int, default=5, help="number of folds (5)")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--strategy", choices=list(STRATEGIES), nargs="+", default=["boxes"])
-    arguments.add_argument(
+    cli.add_list(arguments, "--strategy", allowed=list(STRATEGIES), default=["boxes"])
+    cli.add_list(
+        arguments,
         "--groups",
-        default="",
+        default=[],
         help="images that stay together: bursts:10,near:56,column:NAME,csv:FILE; "
         "for the strategy `groups` only, where it is one of several (default there: bursts)",
     )
@@ -127,14 +128,14 @@ def main(argv: list[str] | None = None) -> None:
     profile = load_profile(options.competition, options.root)
     train = load_dataset(profile, "train")
     train.findings.show()
-    wanted = options.groups or ("bursts" if "groups" in options.strategy else "")
+    wanted = options.groups or (["bursts"] if "groups" in options.strategy else [])
     links = find_links(profile, train, wanted)
-    for place, strategy in enumerate(dict.fromkeys(options.strategy)):
+    for place, strategy in enumerate(options.strategy):
         grouped = strategy == "groups" or "groups" not in options.strategy
         path, card = make_folds(
             profile,
             train,
-            options.folds,
+            options.k,
             options.seed,
             strategy,
             links=links if grouped else [],

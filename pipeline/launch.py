@@ -15,7 +15,7 @@ from pipeline.backends.progress import PROGRESS
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import SPLITS
 from pipeline.data.profile import load_profile
-from pipeline.data.split import check_fold, read_split
+from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
 from pipeline.jobs.board import Board
 from pipeline.jobs.cluster import connected, nodes, run_jobs
@@ -36,8 +36,8 @@ def asked_for(options: argparse.Namespace) -> Asked:
     if options.set:
         train += ["--set", *options.set]
     common = ["--competition", options.competition]
-    if options.root or os.environ.get("ROOT"):
-        common += ["--root", os.path.abspath(options.root or os.environ["ROOT"])]
+    if options.root:
+        common += ["--root", os.path.abspath(options.root)]
     environment = tuple((key, os.environ[key]) for key in PASSED_ON if key in os.environ)
     return Asked(
         settings,
@@ -76,8 +76,8 @@ def make_variables(options: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
-    arguments.add_argument("--models", nargs="+", required=True, help="names of configs in configs/<backend>")
-    arguments.add_argument("--folds", nargs="+", type=int, default=None, help="default: all")
+    cli.add_models(arguments)
+    cli.add_folds(arguments, "folds")
     cli.add_settings(arguments)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--workers", type=int, default=None, help="processes that read photos, a job")
@@ -86,20 +86,18 @@ def main(argv: list[str] | None = None) -> None:
         "--gpus", type=float, default=None, help="GPUs of each job, instead of the config's"
     )
     arguments.add_argument("--nodes", type=int, default=None, help="nodes that share each job's GPUs equally")
-    arguments.add_argument("--split", nargs="+", choices=SPLITS, default=list(SPLITS))
-    arguments.add_argument("--views", default="identity", help="comma-separated")
+    cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
+    arguments.add_argument("--views", default="identity", help="separated by commas")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
     parse_views(options.views)
     split = read_split(profile.name, load_dataset(profile, "train"))
-    folds = options.folds if options.folds is not None else list(range(split.n_folds))
-    for fold in folds:
-        check_fold(split, fold)
+    folds = cli.parse_folds(options.fold, split.n_folds)
     asked = asked_for(options)
     folder = jobs_dir(profile.name)
     with connected() as ray:
         found = nodes(ray)
-        jobs, finished = plan(profile, split, options.models, folds, asked, found)
+        jobs, finished = plan(profile, split, options.model, folds, asked, found)
         check_fit(jobs, found)
         if finished:
             print(f"finished already: {', '.join(finished)}")

@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--message", default="", help="what the site and the ledger keep with it")
     arguments.add_argument("--again", action="store_true", help="send a file that the site already has")
     arguments.add_argument("--kernel", default="", help="code competition: owner/name of the notebook")
-    arguments.add_argument("--kernel-version", type=int, default=0)
+    arguments.add_argument("--kernel-version", "--version", type=int, default=0)
     arguments.add_argument("--patience", type=float, default=1800, help="seconds to wait for the score")
     arguments.add_argument("--public", default="", help="score: what the site said")
     arguments.add_argument("--private", default="")

@@ -30,32 +30,33 @@ def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
     arguments.add_argument("files", nargs="*", type=Path, metavar="FILE.parquet")
-    arguments.add_argument("--ensemble", default=None)
+    arguments.add_argument("--ensemble", default="", help="default, where no file is named: final")
     arguments.add_argument("--budget", type=float, default=300, help="seconds for all of it (300)")
     arguments.add_argument("--trials", type=int, default=None, help="candidates a set of images (no limit)")
     arguments.add_argument(
         "--partitions", type=int, default=5, help="partitions where folds are not parts (5)"
     )
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("-o", "--output", type=Path, default=None, metavar="DIR")
+    arguments.add_argument("-o", "--output", "--out", type=Path, default=None, metavar="DIR")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
-    if bool(options.files) == bool(options.ensemble):
+    if options.files and options.ensemble:
         raise PipelineError("expected out-of-fold prediction tables, or --ensemble, one of them")
     if options.files and options.output is None:
-        raise PipelineError("expected -o DIR, the folder for tuned.json and oof.parquet")
+        raise PipelineError("expected OUT=DIR (-o DIR), the folder for tuned.json and oof.parquet")
     counts = (options.partitions, 1 if options.trials is None else options.trials)
     if not 0 < options.budget < float("inf") or min(counts) < 1:
         raise PipelineError("expected --budget, --trials and --partitions above 0, and a finite budget")
     if not 0 <= options.seed < 2**31:
         raise PipelineError(f"--seed {options.seed}: expected 0 to {2**31 - 1}")
     settings = Settings(options.budget, options.trials, options.partitions, options.seed)
-    if options.ensemble:
-        tables = members_of_ensemble(profile, options.ensemble)
-        folder = options.output or ensemble_dir(profile.name, options.ensemble) / "tuned"
-    else:
+    if options.files:
         tables = [read_predictions(path) for path in options.files]
         folder = options.output
+    else:
+        name = options.ensemble or "final"
+        tables = members_of_ensemble(profile, name)
+        folder = options.output or ensemble_dir(profile.name, name) / "tuned"
     began = time.monotonic()
 
     def stop(number: int, frame: Any) -> None:

@@ -103,5 +103,5 @@ def parse_view(name: str) -> View:
 
 
 def parse_views(names: str) -> list[View]:
-    """Read a comma-separated list of views, each once, in the given order."""
-    return [parse_view(name) for name in dict.fromkeys(filter(None, names.split(",")))]
+    """Read a list of views, separated by commas or spaces; each once, in the given order."""
+    return [parse_view(name) for name in dict.fromkeys(names.replace(",", " ").split())]

@@ -17,7 +17,7 @@ file=requirements.txt about="2 to 10 minutes and 6 GB of disk"
 [ "$want" = ensemble ] && file=requirements-ensemble.txt about="a minute and 0.7 GB of disk"
 
 python=
-for name in ${PYTHON:-} python3.11 python3.12 python3 python; do
+for name in "${PIPE_PYTHON:-}" python3.11 python3.12 python3 python; do
   if "$name" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
     python=$name
     break

@@ -16,11 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty PIPELINE_HOME (folds/, runs/, submissions/, data/, weights/), and no ROOT."""
+    """An empty PIPELINE_HOME (folds/, runs/, submissions/, data/, weights/)."""
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("PIPELINE_HOME", str(folder))
-    monkeypatch.delenv("ROOT", raising=False)
     monkeypatch.delenv("PIPELINE_WEIGHTS", raising=False)
     return folder
 

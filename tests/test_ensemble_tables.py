@@ -184,7 +184,7 @@ def test_the_stage_fuses_any_tables(train, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected prediction tables, or --ensemble, one of them"),
+        ([], "no trained model of .recycle."),
         (["a.parquet", "--ensemble", "final"], "expected prediction tables, or --ensemble, one of them"),
         (["a.parquet"], "expected -o OUT.parquet, where the fused table goes"),
         (

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from PIL import Image, ImageEnhance
 
-from pipeline import folds
+from pipeline import cli, folds
 from pipeline.data.dataset import load_dataset
 from pipeline.data.duplicates import hash_image, near_pairs
 from pipeline.data.profile import load_profile
@@ -20,7 +20,9 @@ def groups_of(wanted, change=lambda value: None, root=None):
     profile = load_profile("recycle")
     tiny.edit_json(profile.root / "train.json", change)
     train = load_dataset(profile, "train")
-    return join(train.images["image_id"].to_numpy(), find_links(profile, train, wanted)).tolist()
+    return join(
+        train.images["image_id"].to_numpy(), find_links(profile, train, cli.split_list(wanted))
+    ).tolist()
 
 
 def dated(*times):

@@ -43,7 +43,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_HOME", str(home))
-        patch.delenv("ROOT", raising=False)
         demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
         folds.main(["--competition", "demo", "--folds", "2"])
     return home

@@ -17,8 +17,9 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.metric import parse_metric
 from pipeline.data.predictions import join_predictions, write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
-from pipeline.paths import runs_dir
+from pipeline.paths import folds_csv, runs_dir
 from pipeline.scoring import evaluate as score
 
 CLASSES = ("a", "b", "c")
@@ -118,9 +119,7 @@ def test_nothing_to_score_against(train, annotations):
 def folds_of(train, folder, views, seed=0):
     """Two trained folds of a model as the predict stage leaves them: even and odd images."""
     for fold in (0, 1):
-        run = folder / f"fold{fold}"
-        (run / "oof").mkdir(parents=True)
-        (run / "card.json").write_text("{}")
+        run = tiny.write_card(Run("recycle", folder.name, fold))
         ids = train.images["image_id"][fold::2]
         for view in views:
             rows = tiny.guesses(train.images[fold::2], seed)
@@ -151,7 +150,24 @@ def test_a_view_that_one_fold_lacks_is_left_out_and_said(train, capsys):
     (folder / "fold1" / "oof" / "hflip.parquet").unlink()
     run("--model", "m")
     assert list(json.loads((folder / "metrics.json").read_text())["scores"]) == ["identity"]
-    assert "hflip left out: not predicted on oof by every trained fold" in capsys.readouterr().out
+    assert "hflip left out: not predicted on oof by every fold" in capsys.readouterr().out
+
+
+def test_some_folds_and_several_models_have_a_file_of_their_own(train):
+    for seed, model in enumerate(("m", "n")):
+        folds_of(train, runs_dir("recycle") / model, ["identity"], seed)
+    tiny.write_folds(folds_csv("recycle"), train.images, 3)
+    run("--model", "m", "--fold", "1")
+    saved = json.loads((runs_dir("recycle") / "m" / "metrics-fold1.json").read_text())
+    assert saved["scores"]["identity"]["images"] == 6
+    run("--models", "m,n")
+    saved = json.loads((runs_dir("recycle") / "metrics" / "metrics-m-n.json").read_text())
+    assert list(saved["scores"]) == ["m identity", "n identity"]
+    assert len(saved["comparisons"]) == 1
+    with pytest.raises(PipelineError, match=r"m: fold 2 is not trained; make train .* MODEL=m FOLD=2"):
+        run("--model", "m", "--fold", "folds")
+    with pytest.raises(PipelineError, match="fold '3': expected 0 to 2"):
+        run("--model", "m", "--fold", "3")
 
 
 def test_folds_made_with_other_data_are_refused(train, recycle):
@@ -178,7 +194,8 @@ def test_files_are_scored_side_by_side(train, home):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected prediction tables, or --model, or --ensemble, one of them"),
+        ([], r"final/oof\.parquet: no such prediction table"),
+        (["--model", "m", "--ensemble", "e"], "expected prediction tables, or --model, or --ensemble"),
         (["a.parquet", "--model", "m"], "expected prediction tables, or --model, or --ensemble"),
         (["a.parquet"], r"a\.parquet: no such prediction table"),
         (["--model", "m"], r"no trained fold; make train COMP=recycle MODEL=m FOLD=0"),
@@ -205,9 +222,7 @@ def test_a_model_without_a_view_that_all_folds_share(train):
     folds_of(train, folder, ["identity"])
     for path in folder.glob("fold0/oof/*"):
         path.unlink()
-    with pytest.raises(
-        PipelineError, match="m: no view that all trained folds predicted on oof; make predict"
-    ):
+    with pytest.raises(PipelineError, match="m: no view that all its folds predicted on oof; make predict"):
         run("--model", "m")
 
 

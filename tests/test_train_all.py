@@ -324,7 +324,7 @@ def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
 def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
     jobs = [fake_job(tmp_path, model, fold, Needs()) for model in "ab" for fold in (0, 1)]
     command = try_again(jobs, ["a-fold1", "b-fold0"], {"COMP": "demo", "SET": "x=1 y=2"})
-    assert command == 'make train-all MODELS="a b" FOLDS="0 1" COMP=demo SET="x=1 y=2"'
+    assert command == 'make train-all MODEL="a b" FOLD="0 1" COMP=demo SET="x=1 y=2"'
 
 
 def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,7 +374,7 @@ def test_launch_refuses_before_it_starts_anything(home: Path, monkeypatch: pytes
     demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
     folds.main(["--competition", "demo", "--folds", "2"])
     monkeypatch.setattr(cluster, "load_ray", lambda: pytest.fail("Ray was started"))
-    with pytest.raises(PipelineError, match="fold 2 is out of range"):
+    with pytest.raises(PipelineError, match="fold '2': expected 0 to 1"):
         launch.main(["--competition", "demo", "--models", "yolov5n", "--folds", "0", "2"])
     with pytest.raises(PipelineError, match="view 'flop'"):
         launch.main(["--competition", "demo", "--models", "yolov5n", "--views", "flop"])

@@ -38,7 +38,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_HOME", str(home))
-        patch.delenv("ROOT", raising=False)
         demo.generate(home / "data" / "demo", n_train=12, n_test=4, size=96)
         folds.main([*COMPETITION, "--folds", "2"])
         for model in MODELS:

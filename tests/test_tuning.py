@@ -442,8 +442,11 @@ def test_tables_are_put_together_to_members(train):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected out-of-fold prediction tables, or --ensemble, one of them"),
-        (["a.parquet"], "expected -o DIR"),
+        (
+            ["a.parquet", "--ensemble", "e"],
+            "expected out-of-fold prediction tables, or --ensemble, one of them",
+        ),
+        (["a.parquet"], "expected OUT=DIR .-o DIR."),
         (["a.parquet", "-o", "t"], r"a\.parquet: no such prediction table"),
         (["test.parquet", "-o", "t"], r"test\.parquet: split 'test'; tuning takes out-of-fold boxes"),
         (["oof.parquet", "-o", "t", "--budget", "0"], "expected --budget, --trials and --partitions above 0"),

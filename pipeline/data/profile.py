@@ -6,7 +6,6 @@ missing key, or a value of another type, is an error that names it.
 """
 
 import csv
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +51,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str, root: str | Path | None = None) -> Profile:
-    """Read a profile; `root` overrides the folder that the profile (or `ROOT`) names."""
+    """Read a profile; `root` overrides the folder that the profile names."""
     path = CONFIGS / "competitions" / f"{name}.yaml"
     if not path.is_file():
         raise PipelineError(
@@ -63,9 +62,8 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
     if profile.name not in ("", name):
         raise PipelineError(f"{shown(path)}: name '{profile.name}': a profile has the name of its file")
     # A relative --root is the user's, relative to where he stands; the profile's is below home().
-    given = root or os.environ.get("ROOT")
-    folder = Path(given or (profile.root if profile.root.name else f"data/{name}")).expanduser()
-    profile = replace(profile, name=name, root=((Path.cwd() if given else home()) / folder).resolve())
+    folder = Path(root or (profile.root if profile.root.name else f"data/{name}")).expanduser()
+    profile = replace(profile, name=name, root=((Path.cwd() if root else home()) / folder).resolve())
     if profile.classes_file:
         labels, classes = read_classes(profile.path(profile.classes_file), profile.where)
         profile = replace(profile, labels=labels, classes=classes)

@@ -149,4 +149,4 @@ def try_again(jobs: Sequence[Job], names: Sequence[str], variables: dict[str, An
     words = [
         f'{key}="{value}"' if " " in str(value) else f"{key}={value}" for key, value in variables.items()
     ]
-    return " ".join(["make train-all", f'MODELS="{models}"', f'FOLDS="{folds}"', *words])
+    return " ".join(["make train-all", f'MODEL="{models}"', f'FOLD="{folds}"', *words])

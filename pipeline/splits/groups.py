@@ -5,7 +5,7 @@ through others, form a group. `GROUPS=` names one or more: `bursts:10`, `near:56
 `csv:mine.csv`, joined by commas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,10 @@ Grouping = Callable[[Profile, Dataset, str], Links]
 GROUPINGS: dict[str, Grouping] = {"bursts": bursts, "near": near, "column": column, "csv": table}
 
 
-def find_links(profile: Profile, train: Dataset, wanted: str) -> list[Links]:
-    """The links of a comma-separated list of groupings, as in "bursts:10,near"."""
+def find_links(profile: Profile, train: Dataset, groupings: Iterable[str]) -> list[Links]:
+    """The links of several groupings, as in ["bursts:10", "near"]."""
     links = []
-    for entry in filter(None, (part.strip() for part in wanted.split(","))):
+    for entry in groupings:
         name, _, option = entry.partition(":")
         if name not in GROUPINGS:
             raise PipelineError(
