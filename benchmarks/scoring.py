@@ -15,7 +15,7 @@ import io
 import time
 import warnings
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from benchmarks.workload import (
     fusion_workload,
     scoring_workload,
 )
+from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec, parse_metric
 from pipeline.fusion import fuse, pack
 from pipeline.kernels.threads import thread_count
@@ -57,7 +58,7 @@ def grouped(image: NDArray[Any], boxes: NDArray[Any], labels: NDArray[Any], n_im
 
 def coco_json(truth: Truth) -> dict[str, Any]:
     rows = truth.rows
-    image = np.repeat(truth.image_ids, np.diff(rows.image_rows)).tolist()
+    image = np.repeat(truth.image_ids, np.diff(rows.offsets)).tolist()
     labels, boxes = rows.labels.tolist(), rows.boxes_xywh.tolist()
     return {
         "images": [{"id": i, "width": SIDE, "height": SIDE} for i in truth.image_ids.tolist()],
@@ -116,9 +117,7 @@ def clocked(call: Callable[[], Any]) -> tuple[float, Any]:
 def bench_map50(work: Scoring, rounds: int) -> None:
     truth = grouped(work.truth_image, work.truth_xyxy, work.truth_labels, work.n_images)
     offsets = np.searchsorted(work.image, np.arange(work.n_images + 1))
-    boxes = SimpleNamespace(
-        boxes_xyxy=work.boxes_xyxy, scores=work.scores, labels=work.labels, offsets=offsets
-    )
+    boxes = Boxes(boxes_xyxy=work.boxes_xyxy, scores=work.scores, labels=work.labels, offsets=offsets)
     results, truth_json = as_results(work.image, boxes), coco_json(truth)
     calls: dict[str, Callable[[], float]] = {
         "ours": lambda: score(boxes, truth, MAP50).value(),
@@ -143,7 +142,7 @@ def bench_map50(work: Scoring, rounds: int) -> None:
     for name in ("map50_95", "voc_ap", "wheat", "f2"):
         seconds = min(clocked(lambda: score(boxes, truth, parse_metric(name)).value())[0] for _ in range(3))  # noqa: B023
         print(f"  ours, {name:16} {seconds * 1e3:8.1f} ms")
-    noisy = SimpleNamespace(**vars(boxes) | {"boxes_xyxy": boxes.boxes_xyxy + np.float32(1)})
+    noisy = replace(boxes, boxes_xyxy=boxes.boxes_xyxy + np.float32(1))
 
     def paired() -> Any:
         scores = [score(b, truth, MAP50, checked=True) for b in (boxes, noisy)]
@@ -168,7 +167,7 @@ def bench_point(work: Workload, rounds: int, n_timed: int) -> None:
     library = importlib.import_module("ensemble_boxes")
     chosen = np.linspace(0, n_images - 1, n_timed).astype(int)
     fused = fuse(packed, iou=IOU, skip=SKIP, conf_type="avg")
-    results = as_results(np.repeat(np.arange(n_images), np.diff(fused.offsets)), fused)
+    results = as_results(fused.image_index(), fused)
     coco = peer("pycocotools", coco_json(truth))
     assert coco is not None
     value = ours()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.data.predictions import Meta, Predictions, sort_predictions
+from pipeline.data.predictions import Meta, Predictions, table_of_rows
 from pipeline.data.profile import load_profile
 from pipeline.kernels.threads import thread_count
 from pipeline.paths import atomic
@@ -36,7 +36,7 @@ def workload(images: int, boxes: int) -> tuple[Predictions, pd.DataFrame]:
     n, ids = images * boxes, np.arange(images, dtype=np.int32)
     corners = np.sort(rng.uniform(0, SIDE, (n, 2, 2)), axis=1).reshape(n, 4)
     meta = Meta("recycle", "test", "", ids, np.full(images, -1, np.int32))
-    table = Predictions(
+    table = table_of_rows(
         np.repeat(ids, boxes),
         rng.integers(0, CLASSES, n).astype(np.int16),
         rng.beta(0.5, 3, n).astype(np.float32).clip(0.001),
@@ -45,17 +45,17 @@ def workload(images: int, boxes: int) -> tuple[Predictions, pd.DataFrame]:
     )
     frame = pd.DataFrame({"image_id": ids, "position": ids, "width": SIDE, "height": SIDE})
     frame["file_name"] = [f"test/{i:04d}.jpg" for i in range(images)]
-    return sort_predictions(table), frame
+    return table, frame
 
 
 def write_pandas(path: Path, table: Predictions, images: pd.DataFrame) -> None:
     strings = [
         f"{label} {score:.6f} {x1:.2f} {y1:.2f} {x2:.2f} {y2:.2f}"
         for label, score, (x1, y1, x2, y2) in zip(
-            table.label.tolist(), table.score.tolist(), table.boxes_xyxy.tolist(), strict=True
+            table.labels.tolist(), table.scores.tolist(), table.boxes_xyxy.tolist(), strict=True
         )
     ]
-    ends = table.offsets()
+    ends = table.offsets
     cells = [" ".join(strings[a:b]) for a, b in pairwise(ends)]
     frame = pd.DataFrame({"PredictionString": cells, "image_id": images["file_name"]})
     with atomic(path) as temporary:
@@ -70,7 +70,7 @@ def read_pandas(path: Path) -> Any:
 def write_polars(path: Path, table: Predictions, images: pd.DataFrame) -> None:
     import polars as pl
 
-    columns = [table.label, table.score.round(6), *table.boxes_xyxy.round(2).T]
+    columns = [table.labels, table.scores.round(6), *table.boxes_xyxy.round(2).T]
     frame = pl.DataFrame(dict(zip(COLUMNS, columns, strict=True)) | {"id": table.image_id})
     strings = frame.select("id", pl.concat_str(COLUMNS, separator=" ").alias("PredictionString"))
     rows = strings.group_by("id", maintain_order=True).agg(pl.col("PredictionString").str.join(" "))

@@ -1,21 +1,20 @@
 """Made-up boxes and truth for the tests of scoring, written by hand or drawn by hypothesis."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
+from pipeline.boxes import Boxes
 from pipeline.scoring.truth import group_truth
 
 SIDE = 64
 
 
 def boxes_of(found):
-    """A list an image of (label, score, box) as a fused result: within an image by score."""
+    """A list per image of (label, score, box) as a fused result: within an image by score."""
     rows = [row for image in found for row in sorted(image, key=lambda r: -r[1])]
     counts = [len(image) for image in found]
-    return SimpleNamespace(
+    return Boxes(
         boxes_xyxy=np.array([row[2] for row in rows], np.float32).reshape(-1, 4),
         scores=np.array([row[1] for row in rows], np.float32),
         labels=np.array([row[0] for row in rows], np.int16),
@@ -24,7 +23,7 @@ def boxes_of(found):
 
 
 def truth_of(truth, crowd=None, n_classes=3):
-    """A list an image of (label, box) as grouped truth."""
+    """A list per image of (label, box) as grouped truth."""
     flags = crowd or [[False] * len(image) for image in truth]
     rows = [
         (i, label, *box, int(flag))

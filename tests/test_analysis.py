@@ -29,7 +29,7 @@ from pipeline.scoring.matching import match
 from pipeline.scoring.pictures import PICTURES, draw_pictures
 from pipeline.scoring.ranking import average_precisions, rank
 from pipeline.scoring.sizes import ap_by_size
-from pipeline.scoring.truth import found_of, group_truth
+from pipeline.scoring.truth import group_truth
 
 CLASSES = ("a", "b", "c")
 A, B = (0.0, 0.0, 40.0, 30.0), (44.0, 0.0, 60.0, 30.0)
@@ -43,7 +43,7 @@ thresholds = st.sampled_from([0.4, 0.5, 0.75])
 
 def matched(found, truth, crowd=None, iou=0.5, **options):
     grouped = truth_of(truth, crowd)
-    return match(found_of(boxes_of(found), grouped), grouped, np.array([iou]), owners=True, **options)
+    return match(boxes_of(found), grouped, np.array([iou]), owners=True, **options)
 
 
 def of_scene(scene, with_crowds=False):
@@ -148,7 +148,7 @@ def test_counts_and_curves_agree_with_their_definitions(scene, iou, with_crowds,
 def test_confusions_by_hand():
     truth = [[(0, A), (1, B)], [(2, A)], []]
     found = [[(1, 0.9, A), (0, 0.8, SHORT), (1, 0.7, B), (2, 0.1, B)], [], [(2, 0.6, FAR)]]
-    result = confusion(found_of(boxes_of(found), truth_of(truth)), truth_of(truth), iou=0.5, score=0.5)
+    result = confusion(boxes_of(found), truth_of(truth), iou=0.5, score=0.5)
     assert result.counts.tolist() == [
         [0, 1, 0, 0],  # a taken for b, by the better score
         [0, 1, 0, 0],
@@ -156,23 +156,23 @@ def test_confusions_by_hand():
         [1, 0, 1, 0],  # the second box on A, and one of nothing; that of score 0.1 is not there
     ]
     assert result.shares()[3].tolist() == [1 / 2, 0, 1 / 2, 0]
-    assert confusion(
-        found_of(boxes_of([[], [], []]), truth_of(truth)), truth_of(truth), iou=0.5, score=0
-    ).shares().tolist() == [[0, 0, 0, 1]] * 3 + [[0] * 4]
+    assert confusion(boxes_of([[], [], []]), truth_of(truth), iou=0.5, score=0).shares().tolist() == [
+        [0, 0, 0, 1]
+    ] * 3 + [[0] * 4]
 
 
 def test_of_two_labels_on_one_object_a_box_takes_its_own():
     both = truth_of([[(0, A), (1, A), (2, A)]])
-    found = found_of(boxes_of([[(1, 0.9, A), (2, 0.8, A), (0, 0.7, A)]]), both)
+    found = boxes_of([[(1, 0.9, A), (2, 0.8, A), (0, 0.7, A)]])
     assert confusion(found, both, iou=0.5, score=0).counts[:3, :3].tolist() == np.eye(3).tolist()
     other = truth_of([[(1, A), (2, A)]])  # none its own: the first
-    counts = confusion(found_of(boxes_of([[(0, 0.9, A)]]), other), other, iou=0.5, score=0).counts
+    counts = confusion(boxes_of([[(0, 0.9, A)]]), other, iou=0.5, score=0).counts
     assert counts[:, 0].tolist() == [0, 1, 0, 0]
 
 
 def test_a_box_in_a_crowd_of_its_class_is_no_confusion():
     truth = truth_of([[(0, A), (1, B)]], [[True, False]])
-    found = found_of(boxes_of([[(0, 0.9, HALF), (0, 0.8, HALF), (2, 0.7, HALF), (0, 0.6, B)]]), truth)
+    found = boxes_of([[(0, 0.9, HALF), (0, 0.8, HALF), (2, 0.7, HALF), (0, 0.6, B)]])
     counts = confusion(found, truth, iou=0.5, score=0).counts
     assert counts.tolist() == [[0] * 4, [1, 0, 0, 0], [0] * 4, [0, 0, 1, 0]]
 
@@ -184,9 +184,7 @@ def test_confusions_are_those_of_the_definition(scene, iou, tenths):
     grouped = truth_of(truth)
     real = [sorted(image, key=lambda row: row[0]) for image in truth]  # the order of grouped truth
     for threads in (1, 3):
-        ours = confusion(
-            found_of(boxes_of(found), grouped), grouped, iou=iou, score=tenths / 10, threads=threads
-        )
+        ours = confusion(boxes_of(found), grouped, iou=iou, score=tenths / 10, threads=threads)
         assert ours.counts.tolist() == analysis_oracle.confusion(found, real, 3, iou, tenths / 10)
 
 
@@ -224,7 +222,7 @@ def test_confusions_are_those_of_ultralytics():
             iou_thres=0.45,
         )
     grouped = truth_of(truth)
-    ours = confusion(found_of(boxes_of(found), grouped), grouped, iou=0.45, score=0.25)
+    ours = confusion(boxes_of(found), grouped, iou=0.45, score=0.25)
     assert ours.counts.tolist() == theirs.matrix.T.tolist()
     assert np.trace(ours.counts) > 20
 
@@ -363,7 +361,7 @@ near_scene = st.lists(st.tuples(true_near, found_near, flags), min_size=1, max_s
 def test_ap_by_size_is_that_of_pycocotools(scene, with_crowds, limit):
     truth, found, crowd = of_scene(scene, with_crowds)
     grouped = truth_of(truth, crowd)
-    ours = ap_by_size(found_of(boxes_of(found), grouped), grouped, 0.5, limit, threads=2)
+    ours = ap_by_size(boxes_of(found), grouped, 0.5, limit, threads=2)
     ap = np.array([of_size.ap for of_size in ours.values()])
     expected = scoring_oracle.coco_sizes(found, truth, crowd, 3, limit)
     np.testing.assert_allclose(np.where(np.isnan(ap), -1, ap), expected, atol=1e-9)
@@ -373,9 +371,7 @@ def test_a_box_takes_the_last_of_equally_good_truths_of_a_size():
     """As in pycocotools; so nothing is left for the second box. 32 x 32 pixels are small and medium."""
     squares = [(x, 0.0, x + 32, 32.0) for x in (0.0, 8.0)]
     grouped = truth_of([[(0, box) for box in squares]])
-    found = found_of(
-        boxes_of([[(0, 0.9, (4.0, 0.0, 36.0, 32.0)), (0, 0.8, (16.0, 0.0, 48.0, 32.0))]]), grouped
-    )
+    found = boxes_of([[(0, 0.9, (4.0, 0.0, 36.0, 32.0)), (0, 0.8, (16.0, 0.0, 48.0, 32.0))]])
     sizes = ap_by_size(found, grouped, 0.5, 100)
     assert {name: size.as_json(CLASSES)["map"] for name, size in sizes.items()} == {
         "small": round(51 / 101, 5),

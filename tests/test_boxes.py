@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.boxes import area, clip, iou, xywh_to_xyxy, xyxy_to_xywh
+from pipeline.boxes import Boxes, area, clip, iou, xywh_to_xyxy, xyxy_to_xywh
 
 quarters = st.integers(-400, 400).map(lambda n: n / 4)  # exact in floats, so sums are too
 some_boxes = st.integers(0, 5).flatmap(lambda n: arrays(np.float64, (n, 4), elements=quarters))
@@ -56,3 +56,32 @@ def test_iou_is_symmetric_and_a_share(a, b):
     overlap = iou(a, b)
     assert ((overlap >= 0) & (overlap <= 1)).all()
     np.testing.assert_array_equal(overlap, iou(b, a).T)
+
+
+def five_boxes():
+    """Boxes of four images: two, none, three and none."""
+    corners = np.arange(20, dtype=np.float32).reshape(5, 4)
+    scores = np.array([0.9, 0.2, 0.8, 0.5, 0.1], np.float32)
+    return Boxes(corners, scores, np.array([0, 1, 1, 0, 2], np.int16), np.array([0, 2, 2, 5, 5]))
+
+
+def test_boxes_know_their_images():
+    boxes = five_boxes()
+    assert (len(boxes), boxes.n_images) == (5, 4)
+    assert boxes.image_index().tolist() == [0, 0, 2, 2, 2]
+
+
+def test_selected_boxes_stay_with_their_images():
+    chosen = five_boxes().select(np.array([False, True, True, False, True]))
+    assert chosen.scores.tolist() == np.array([0.2, 0.8, 0.1], np.float32).tolist()
+    assert (chosen.labels.tolist(), chosen.offsets.tolist()) == ([1, 1, 2], [0, 1, 1, 3, 3])
+    best = five_boxes().best_per_image(2)
+    assert (best.boxes_xyxy[:, 0].tolist(), best.offsets.tolist()) == ([0, 4, 8, 12], [0, 2, 2, 4, 4])
+
+
+def test_boxes_with_other_scores_are_sorted_by_them():
+    scores = np.array([0.1, 0.2, 0.3, 0.7, 0.7], np.float32)
+    boxes = five_boxes().with_scores(scores)
+    assert boxes.boxes_xyxy[:, 0].tolist() == [4, 0, 12, 16, 8]  # equal scores: the lower x1 first
+    assert boxes.labels.tolist() == [1, 0, 0, 2, 1]
+    assert boxes.offsets.tolist() == [0, 2, 2, 5, 5]

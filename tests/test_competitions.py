@@ -101,7 +101,7 @@ def test_golden_submission_and_back(data, tmp_path, name):
     boxes = read_submission(path, profile, test, findings)
     order = np.lexsort([-boxes.score, boxes.image_id])
     assert boxes.image_id[order].tolist() == table.image_id.tolist()
-    assert boxes.label[order].tolist() == table.label.tolist()
+    assert boxes.label[order].tolist() == table.labels.tolist()
     np.testing.assert_allclose(boxes.boxes_xyxy[order], table.boxes_xyxy, atol=0.011)
     assert sorted(boxes.named_ids.tolist()) == test.images["image_id"].tolist()
     assert (findings.kinds, findings.notes) == ({}, [])

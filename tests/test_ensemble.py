@@ -16,7 +16,7 @@ from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run
 from pipeline.data.split import read_split
 from pipeline.ensembles import named
-from pipeline.ensembles.recipe import cook, read_recipe, source_of
+from pipeline.ensembles.recipe import cook, read_recipe
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv, table_path
@@ -88,7 +88,7 @@ def tables_of(split, fold, models=MODELS):
 
 
 def rows_of(table):
-    return np.column_stack([table.image_id, table.label, table.score, table.boxes_xyxy])
+    return np.column_stack([table.image_id, table.labels, table.scores, table.boxes_xyxy])
 
 
 def test_oof_joins_the_folds_and_covers_the_train_set(runs):
@@ -190,8 +190,10 @@ def test_a_missing_view_says_what_to_make(runs, write_yaml, split):
 def rewritten(path, **changes):
     """Write a run's table again with changes to what it says of itself."""
     table = read_predictions(path)
+    image_id = table.image_id
     for name, value in changes.items():
         setattr(table.meta, name, value)
+    table.offsets = np.append(np.searchsorted(image_id, table.meta.image_ids), len(table))
     write_predictions(path, table)
 
 
@@ -381,12 +383,11 @@ def test_a_tuned_recipe_is_used_and_its_nested_score_is_the_one_told(runs, capsy
     parts = []
     for fold in range(3):
         sources = [
-            source_of(read_predictions(table_path(run_of(m.model, fold), "test", m.view)))
-            for m in recipe.members
+            read_predictions(table_path(run_of(m.model, fold), "test", m.view)) for m in recipe.members
         ]
         cooked = cook(recipe, sources, sizes, 10)
         saved = read_predictions(ensemble_dir("recycle", "final") / "test_folds" / f"fold{fold}.parquet")
-        np.testing.assert_array_equal(saved.score, cooked.scores)
+        np.testing.assert_array_equal(saved.scores, cooked.scores)
         parts.append(saved)
     np.testing.assert_array_equal(rows_of(test), rows_of(fuse_same_images(parts, ACROSS_FOLDS)))
 
@@ -450,8 +451,8 @@ def test_the_cut_is_applied_when_the_submission_is_written(runs, capsys):
     _, test, card = make()
     submission.main(["--ensemble", "final"])
     assert card["cut"] == [0.0012] * 5 + [2.0] * 5
-    assert (test.score < 0.0012).any()  # the table itself keeps all
+    assert (test.scores < 0.0012).any()  # the table itself keeps all
     strings = pd.read_csv(submission_csv("recycle", "final"), keep_default_na=False)["PredictionString"]
     boxes = [row for text in strings for row in np.array(text.split(), float).reshape(-1, 6)]
-    assert len(boxes) == ((test.score >= np.float32(0.0012)) & (test.label < 5)).sum() > 0
+    assert len(boxes) == ((test.scores >= np.float32(0.0012)) & (test.labels < 5)).sum() > 0
     assert min(score for _, score, *_ in boxes) >= 0.0012

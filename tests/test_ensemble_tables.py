@@ -23,7 +23,7 @@ def train(recycle):
 
 
 def rows_of(table):
-    return np.column_stack([table.image_id, table.label, table.score, table.boxes_xyxy])
+    return np.column_stack([table.image_id, table.labels, table.scores, table.boxes_xyxy])
 
 
 def test_two_models_that_agree_and_one_that_is_alone(train):
@@ -213,6 +213,6 @@ def test_overflow_counts_every_box_of_a_cluster(train, overflow, factor):
     b = tiny.table(train, [(0, 1, 0.2, *BOX)])
     fusion = Fusion(conf_type="avg", allows_overflow=overflow)
     fused = fuse_same_images([a, b], fusion)
-    np.testing.assert_allclose(fused.score, [(0.6 + 0.4 + 0.2) / 3 * factor], rtol=1e-6)
+    np.testing.assert_allclose(fused.scores, [(0.6 + 0.4 + 0.2) / 3 * factor], rtol=1e-6)
     with pytest.raises(PipelineError, match="allows_overflow yes: expected true or false"):
         replace(fusion, allows_overflow="yes")

@@ -132,8 +132,8 @@ def test_there_and_back(tmp_path_factory, suffix, pixel, rows):
     run(folder / f"b{suffix}", folder / "c.parquet", "--root", root, "--model", "m", "--view", "identity")
     after = read_predictions(folder / "c.parquet")
     assert after.image_id.tolist() == before.image_id.tolist()
-    assert after.label.tolist() == before.label.tolist()
-    np.testing.assert_allclose(after.score, before.score, atol=0.6e-6)
+    assert after.labels.tolist() == before.labels.tolist()
+    np.testing.assert_allclose(after.scores, before.scores, atol=0.6e-6)
     np.testing.assert_allclose(after.boxes_xyxy, before.boxes_xyxy, atol=1.1 * pixel)
     assert after.meta.image_ids.tolist() == [0, 1, 2, 3, 4]
     assert (after.meta.split, after.meta.model, after.meta.image_digest) == (
@@ -158,7 +158,7 @@ def test_json_has_the_category_ids_of_the_annotations(recycle, home):
         '{"image_id": 2, "category_id": 1, "bbox": [10.5, 11.25, 2.25, 1.75], "score": 1.0}]\n'
     )
     run(home / "b.json", home / "c.parquet")
-    assert read_predictions(home / "c.parquet").label.tolist() == [1, 5, 0]
+    assert read_predictions(home / "c.parquet").labels.tolist() == [1, 5, 0]
 
 
 # Rows of a CSV after its header -> the message, with the row's number in the file.
@@ -216,7 +216,7 @@ def test_oddities_of_real_csvs_are_read(recycle, home, capsys):
     (home / "s.csv").write_bytes(text.encode())
     run(home / "s.csv", home / "out.parquet")
     table = read_predictions(home / "out.parquet")
-    assert (table.image_id.tolist(), table.score.tolist()) == ([3], [0.5])
+    assert (table.image_id.tolist(), table.scores.tolist()) == ([3], [0.5])
     assert table.meta.image_ids.tolist() == [0, 3]
     said = capsys.readouterr().out
     assert "columns in another order than PredictionString,image_id; read by name" in said

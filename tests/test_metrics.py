@@ -22,7 +22,7 @@ from pipeline.scoring.bootstrap import compare, draw, interval, resampled
 from pipeline.scoring.matching import match
 from pipeline.scoring.metrics import METRICS, score
 from pipeline.scoring.ranking import average_precisions, rank
-from pipeline.scoring.truth import found_of, group_truth
+from pipeline.scoring.truth import group_truth
 
 A, B = (0.0, 0.0, 40.0, 30.0), (44.0, 0.0, 60.0, 30.0)
 FAR = (0.0, 40.0, 10.0, 50.0)
@@ -87,7 +87,7 @@ def test_ap_is_that_of_pycocotools(scene, with_crowds, limit):
         crowd = [[False] * len(image) for image in truth]
     expected = scoring_oracle.coco(found, truth, crowd, 3, limit)
     grouped = truth_of(truth, crowd)
-    matches = match(found_of(boxes_of(found), grouped), grouped, np.linspace(0.5, 0.95, 10), limit=limit)
+    matches = match(boxes_of(found), grouped, np.linspace(0.5, 0.95, 10), limit=limit)
     ours = average_precisions(rank(matches))
     np.testing.assert_allclose(np.where(np.isnan(ours), -1, ours), expected, atol=1e-9)
 

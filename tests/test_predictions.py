@@ -54,7 +54,7 @@ def a_table(rows=ROWS, **changes):
 
 
 def columns(table):
-    return [table.image_id, table.label, table.score, table.boxes_xyxy]
+    return [table.image_id, table.labels, table.scores, table.boxes_xyxy]
 
 
 def assert_same(a, b):
@@ -79,7 +79,7 @@ def test_a_table_does_not_depend_on_the_order_of_its_boxes(rows, random):
     shuffled = list(rows)
     random.shuffle(shuffled)
     assert_same(a_table(shuffled), table)
-    order = [(i, -s) for i, s in zip(table.image_id.tolist(), table.score.tolist(), strict=True)]
+    order = [(i, -s) for i, s in zip(table.image_id.tolist(), table.scores.tolist(), strict=True)]
     assert order == sorted(order)
 
 
@@ -115,7 +115,7 @@ def test_the_file_has_the_types_of_the_design(tmp_path):
 def test_offsets_know_the_images_without_a_box():
     table = a_table()
     assert table.image_id.tolist() == [2, 2, 5, 9]
-    assert table.offsets().tolist() == [0, 2, 3, 3, 4]  # image 6 was predicted and is empty
+    assert table.offsets.tolist() == [0, 2, 3, 3, 4]  # image 6 was predicted and is empty
 
 
 def test_boxes_are_clipped_to_their_own_photo_and_counted():

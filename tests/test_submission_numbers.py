@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.dataset import load_dataset
 from pipeline.data.findings import Findings
-from pipeline.data.predictions import Meta, Predictions, make_predictions
+from pipeline.data.predictions import Meta, make_predictions
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
 from pipeline.scoring import evaluate
@@ -123,10 +123,10 @@ def plain_writer(table, images):
         parts = []
         for row in np.flatnonzero(table.image_id == image_id):
             corners = [float(np.round(np.float64(v), 2)) for v in table.boxes_xyxy[row]]
-            score = np.round(np.float64(table.score[row]), 6)
+            score = np.round(np.float64(table.scores[row]), 6)
             if corners[2] > corners[0] and corners[3] > corners[1] and score > 0:
                 parts += [
-                    str(table.label[row]),
+                    str(table.labels[row]),
                     plain_number(score, 6),
                     *(plain_number(v, 2) for v in corners),
                 ]
@@ -206,7 +206,7 @@ def test_rows_are_those_of_the_csv_module(tmp_path_factory, text):
 def test_a_label_that_the_competition_lacks_is_refused(profile, tmp_path):
     test = load_dataset(profile, "test")
     table = random_table(test, 5, 10)
-    table = Predictions(table.image_id, table.label + np.int16(5), table.score, table.boxes_xyxy, table.meta)
+    table = replace(table, labels=table.labels + np.int16(5))
     few = replace(profile, classes=profile.classes[:6])
     with pytest.raises(PipelineError, match=r"label \d+, expected 0..5"):
         write_submission(tmp_path / "s.csv", few, table, test.images)

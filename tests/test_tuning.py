@@ -18,7 +18,7 @@ from pipeline.data.metric import parse_metric
 from pipeline.data.predictions import join_predictions, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.ensembles.calibration import KINDS, LOWEST, fit_calibration
-from pipeline.ensembles.recipe import MemberSettings, Recipe, cook, read_recipe, source_of, write_recipe
+from pipeline.ensembles.recipe import MemberSettings, Recipe, cook, read_recipe, write_recipe
 from pipeline.ensembles.tables import Fusion
 from pipeline.errors import PipelineError
 from pipeline.paths import folds_csv
@@ -88,7 +88,9 @@ def tuned_in(home, folder, tables, **options):
 
 
 def columns(table, keep):
-    return [column[keep].tobytes() for column in (table.image_id, table.label, table.score, table.boxes_xyxy)]
+    return [
+        column[keep].tobytes() for column in (table.image_id, table.labels, table.scores, table.boxes_xyxy)
+    ]
 
 
 @pytest.mark.parametrize("sure", [-1.0, nested.SURE, 2.0], ids=["always rescored", "as it is", "never"])
@@ -154,10 +156,10 @@ def test_the_test_path_on_held_out_photos_gives_their_boxes_bit_for_bit(train, h
     recipe, _ = read_recipe(home / "t")
     assert (recipe.rescoring is None) == (sure > 1) == (recipe.output is not None)
     joined = [join_predictions(tables[:FOLDS]), join_predictions(tables[FOLDS:])]
-    whole = cook(recipe, [source_of(t) for t in joined], SIZES, 10)
+    whole = cook(recipe, joined, SIZES, 10)
     image = np.repeat(np.arange(N), np.diff(whole.offsets))
     for fold in range(FOLDS):
-        mine = [source_of(tables[fold]), source_of(tables[FOLDS + fold])]
+        mine = [tables[fold], tables[FOLDS + fold]]
         alone = cook(recipe, mine, SIZES[: N // FOLDS], 10)
         here = image % FOLDS == fold
         assert alone.scores.tobytes() == whole.scores[here].tobytes()

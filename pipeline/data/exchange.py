@@ -115,7 +115,7 @@ def write_coco_results(path: Path, table: Predictions, dataset: Dataset) -> None
     """Write a COCO results json, with the category ids of the competition's own annotations."""
     boxes = xyxy_to_xywh(table.boxes_xyxy.astype(np.float64)).round(3).tolist()
     rows: Iterable[Any] = zip(
-        table.image_id.tolist(), table.label.tolist(), table.score.tolist(), boxes, strict=True
+        table.image_id.tolist(), table.labels.tolist(), table.scores.tolist(), boxes, strict=True
     )
     items = [
         {

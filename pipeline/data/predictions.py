@@ -1,6 +1,6 @@
 """The prediction table: one Parquet file of boxes, the only thing that stages hand to each other.
 
-One row a box, sorted by image, then by score, highest first:
+One row per box, sorted by image, then by score, highest first:
 
     image_id int32    id in the competition's image table of that split
     label    int16    0-based class index in the profile's order
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.boxes import clip
+from pipeline.boxes import Boxes, clip, sorted_rows
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, file_digest, shown
 
@@ -42,7 +42,7 @@ CORNERS = ("x1", "y1", "x2", "y2")
 
 @dataclass
 class Meta:
-    """What a table says of itself. `folds` runs parallel to `image_ids`; -1 means no fold."""
+    """The metadata of a table. `folds` runs parallel to `image_ids`; -1 means no fold."""
 
     competition: str
     split: str  # oof: ids of the train split's image table; test: of the test split's
@@ -54,29 +54,22 @@ class Meta:
     made: dict[str, Any] = field(default_factory=dict)  # digests, versions, seconds, parameters
 
 
-@dataclass
-class Predictions:
-    """A prediction table in memory: flat arrays, rows sorted by image, then score (descending)."""
+@dataclass(eq=False)
+class Predictions(Boxes):
+    """A prediction table in memory: boxes of the images `meta.image_ids`, in that order."""
 
-    image_id: NDArray[np.int32]
-    label: NDArray[np.int16]
-    score: NDArray[np.float32]
-    boxes_xyxy: NDArray[np.float32]
     meta: Meta
     source: Path | None = None
 
-    def __len__(self) -> int:
-        return len(self.score)
-
-    def offsets(self, image_ids: NDArray[np.int32] | None = None) -> NDArray[np.int64]:
-        """(m + 1,) row offsets of the given sorted image ids (default: those predicted)."""
-        ids = self.meta.image_ids if image_ids is None else image_ids
-        return np.append(np.searchsorted(self.image_id, ids), len(self)).astype(np.int64)
+    @property
+    def image_id(self) -> NDArray[np.int32]:
+        """(n,) the image id of each box."""
+        return np.repeat(self.meta.image_ids, np.diff(self.offsets))
 
     def release(self) -> None:
-        """Give up the boxes; what the table says of itself stays."""
-        self.image_id, self.label = np.empty(0, np.int32), np.empty(0, np.int16)
-        self.score, self.boxes_xyxy = np.empty(0, np.float32), np.empty((0, 4), np.float32)
+        """Give up the boxes, to free their memory; the metadata stay."""
+        self.boxes_xyxy, self.scores = np.empty((0, 4), np.float32), np.empty(0, np.float32)
+        self.labels, self.offsets = np.empty(0, np.int16), np.zeros_like(self.offsets)
         pa.default_memory_pool().release_unused()
 
     @property
@@ -99,6 +92,7 @@ def make_predictions(
     rows: NDArray[np.intp] = images.set_index("image_id").index.get_indexer(image_id)
     tests: Sequence[tuple[str, Any]] = (
         ("an image id of the image table", rows >= 0),
+        ("an image id among those predicted", np.isin(image_id, meta.image_ids)),
         ("finite corners", np.isfinite(boxes).all(axis=1)),
         ("a score in [0, 1]", (score >= 0) & (score <= 1)),
         ("a label from 0 to 32767", (label >= 0) & (label <= 32767)),
@@ -116,28 +110,26 @@ def make_predictions(
         "clipped": int((moved & keep).sum()),
         "without area": int((~keep).sum()),
     }
-    table = Predictions(
-        image_id[keep].astype(np.int32),
-        label[keep].astype(np.int16),
-        score[keep].astype(np.float32),
-        inside[keep],
-        meta,
-    )
-    return sort_predictions(table), counts
+    columns = (label[keep].astype(np.int16), score[keep].astype(np.float32), inside[keep])
+    return table_of_rows(image_id[keep].astype(np.int32), *columns, meta), counts
 
 
-def sort_predictions(table: Predictions) -> Predictions:
-    """Sort by image, score (descending), corners, label, as fused boxes are: no order of the input's."""
-    keys = [table.label, *table.boxes_xyxy.T[::-1], -table.score, table.image_id]
-    order = np.lexsort(keys)
-    return Predictions(
-        table.image_id[order],
-        table.label[order],
-        table.score[order],
-        table.boxes_xyxy[order],
-        table.meta,
-        table.source,
-    )
+def table_of_rows(
+    image_id: NDArray[np.int32],
+    labels: NDArray[np.int16],
+    scores: NDArray[np.float32],
+    boxes_xyxy: NDArray[np.float32],
+    meta: Meta,
+) -> Predictions:
+    """A table of rows in any order, one per box; each image is one of `meta.image_ids`."""
+    order = sorted_rows(image_id, scores, boxes_xyxy, labels)
+    offsets = _offsets(image_id[order], meta)
+    return Predictions(boxes_xyxy[order], scores[order], labels[order], offsets, meta)
+
+
+def _offsets(image_id: NDArray[np.int32], meta: Meta) -> NDArray[np.int64]:
+    """(m+1,) first rows of the predicted images among rows that are sorted by image."""
+    return np.append(np.searchsorted(image_id, meta.image_ids), len(image_id)).astype(np.int64)
 
 
 def write_predictions(path: Path, table: Predictions) -> None:
@@ -156,7 +148,7 @@ def write_predictions(path: Path, table: Predictions) -> None:
             "made": meta.made,
         }
     )
-    columns = [table.image_id, table.label, table.score, *table.boxes_xyxy.T]
+    columns = [table.image_id, table.labels, table.scores, *table.boxes_xyxy.T]
     arrow = pa.table([np.ascontiguousarray(c) for c in columns], schema=SCHEMA)
     with atomic(Path(path)) as temporary:
         pq.write_table(arrow.replace_schema_metadata({KEY: text.encode()}), temporary)
@@ -187,11 +179,13 @@ def read_predictions(path: Path) -> Predictions:
         raise PipelineError(f"{shown(path)}: column types: {error}") from None
     if any(column.null_count for column in arrow.columns):
         raise PipelineError(f"{shown(path)}: empty cells; expected a number in every cell")
-    image_id, label, score, *corners = (column.to_numpy() for column in arrow.columns)
-    table = Predictions(image_id, label, score, np.stack(corners, axis=1), _read_meta(raw, path), path)
+    image_id, labels, scores, *corners = (column.to_numpy() for column in arrow.columns)
+    meta = _read_meta(raw, path)
+    offsets = _offsets(image_id, meta)
+    table = Predictions(np.stack(corners, axis=1), scores, labels, offsets, meta, path)
     del arrow, corners
     pa.default_memory_pool().release_unused()  # it would keep the corners' memory for the next file
-    _check(table)
+    _check(table, image_id)
     return table
 
 
@@ -215,31 +209,31 @@ def _read_meta(raw: bytes, path: Path) -> Meta:
         raise PipelineError(f"{shown(path)}: damaged metadata ({error!r}); predict again") from None
 
 
-def _check(table: Predictions) -> None:
-    """Raise PipelineError at the first row that breaks the table's promise."""
+def _check(table: Predictions, image_id: NDArray[np.int32]) -> None:
+    """Raise PipelineError at the first row that breaks the format; image_id (n,): the column as read."""
     meta, boxes = table.meta, table.boxes_xyxy
     if meta.split not in SPLITS:
         raise PipelineError(f"{table.name}: split '{meta.split}', expected {' or '.join(SPLITS)}")
     flat = meta.image_ids.ndim == 1 and meta.folds.shape == meta.image_ids.shape
     if not flat or (np.diff(meta.image_ids) <= 0).any():
         raise PipelineError(f"{table.name}: ids of predicted images must be sorted, each once")
-    same = np.diff(table.image_id) == 0
+    same = np.diff(image_id) == 0
     tests: Sequence[tuple[str, Any]] = (
-        ("score in [0, 1]", (table.score >= 0) & (table.score <= 1)),
+        ("score in [0, 1]", (table.scores >= 0) & (table.scores <= 1)),
         ("finite corners", np.isfinite(boxes).all(axis=1)),
         ("x2 > x1 and y2 > y1", (boxes[:, 2:] > boxes[:, :2]).all(axis=1)),
         ("corners that are not negative", (boxes[:, :2] >= 0).all(axis=1)),
-        ("label >= 0", table.label >= 0),
-        ("an image id among those predicted", np.isin(table.image_id, meta.image_ids)),
-        ("rows sorted by image", np.append(True, np.diff(table.image_id) >= 0)),
-        ("scores falling within an image", np.append(True, ~same | (np.diff(table.score) <= 0))),
+        ("label >= 0", table.labels >= 0),
+        ("an image id among those predicted", np.isin(image_id, meta.image_ids)),
+        ("rows sorted by image", np.append(True, np.diff(image_id) >= 0)),
+        ("scores falling within an image", np.append(True, ~same | (np.diff(table.scores) <= 0))),
     )
     for expected, good in tests:
         if len(table) and not good.all():
             row = int(np.flatnonzero(~good)[0])
-            values = f"score {table.score[row]}, box {boxes[row].tolist()}, label {table.label[row]}"
+            values = f"score {table.scores[row]}, box {boxes[row].tolist()}, label {table.labels[row]}"
             raise PipelineError(
-                f"{table.name}: row {row} (image {table.image_id[row]}): expected {expected}; {values}"
+                f"{table.name}: row {row} (image {image_id[row]}): expected {expected}; {values}"
             )
 
 
@@ -257,9 +251,11 @@ def check_belongs(
             f"{table.name}: made for another image table (digest {meta.image_digest}, the data now "
             f"give {image_digest}); predict again, or point ROOT at the data it was made with"
         )
-    if n_classes is not None and len(table) and table.label.max() >= n_classes:
-        row = int(np.argmax(table.label))
-        raise PipelineError(f"{table.name}: row {row}: label {table.label[row]}, expected 0..{n_classes - 1}")
+    if n_classes is not None and len(table) and table.labels.max() >= n_classes:
+        row = int(np.argmax(table.labels))
+        raise PipelineError(
+            f"{table.name}: row {row}: label {table.labels[row]}, expected 0..{n_classes - 1}"
+        )
 
 
 def check_alike(tables: Sequence[Predictions]) -> None:
@@ -297,14 +293,12 @@ def join_predictions(tables: Sequence[Predictions]) -> Predictions:
         first.view if same_view else "mixed",
         {"joined": [t.name for t in tables]},
     )
-    return sort_predictions(
-        Predictions(
-            np.concatenate([t.image_id for t in tables]),
-            np.concatenate([t.label for t in tables]),
-            np.concatenate([t.score for t in tables]),
-            np.concatenate([t.boxes_xyxy for t in tables]),
-            meta,
-        )
+    return table_of_rows(
+        np.concatenate([t.image_id for t in tables]),
+        np.concatenate([t.labels for t in tables]),
+        np.concatenate([t.scores for t in tables]),
+        np.concatenate([t.boxes_xyxy for t in tables]),
+        meta,
     )
 
 

@@ -68,16 +68,16 @@ def draw_sheet(
         draw = ImageDraw.Draw(panel)
         for box in truth.loc[truth["image_id"] == image_id, ["x1", "y1", "x2", "y2"]].to_numpy():
             draw.rectangle(tuple(box * scale), outline=TRUTH, width=1)
-        shown = np.flatnonzero((table.image_id == image_id) & (table.score >= min_score))
+        shown = np.flatnonzero((table.image_id == image_id) & (table.scores >= min_score))
         for row in shown[::-1]:  # best on top
-            label, box = int(table.label[row]), table.boxes_xyxy[row] * scale
+            label, box = int(table.labels[row]), table.boxes_xyxy[row] * scale
             colour = COLOURS[label % len(COLOURS)]
             draw.rectangle(tuple(box.tolist()), outline=colour, width=3)
             _tag(
                 draw,
                 box[0] + 4,
                 max(box[1] - 8, 2),
-                f"{classes[label]} {table.score[row]:.2f}",
+                f"{classes[label]} {table.scores[row]:.2f}",
                 colour,
                 panel.width,
             )

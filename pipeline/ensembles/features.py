@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.kernels.jit import inlined, kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 
@@ -63,14 +64,14 @@ SHARED = (
 )
 
 
-class Boxes(NamedTuple):
-    """Boxes by image: corners (n, 4) float32, scores, labels, source (n,), image_rows (m+1,)."""
+class MemberRows(NamedTuple):
+    """The members' boxes as compiled code reads them: `Boxes` with the member (n,) of each box."""
 
     boxes_xyxy: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int16]
-    source: NDArray[np.int16]
-    image_rows: NDArray[np.int64]
+    member: NDArray[np.int16]
+    offsets: NDArray[np.int64]
 
 
 def feature_names(n_members: int) -> list[str]:
@@ -81,7 +82,7 @@ def feature_names(n_members: int) -> list[str]:
 
 def features(
     fused: Boxes,
-    members: Boxes,
+    members: MemberRows,
     sizes: NDArray[np.float64],
     n_members: int,
     n_classes: int,
@@ -95,9 +96,9 @@ def features(
     n_threads = thread_count(threads)
 
     def work(_: int, first: int, last: int) -> None:
-        describe_images(first, last, fused, members, sizes, n_members, n_classes, out)
+        describe_images(first, last, fused.rows, members, sizes, n_members, n_classes, out)
 
-    over_chunks(work, chunks(fused.image_rows, n_threads), n_threads)
+    over_chunks(work, chunks(fused.offsets, n_threads), n_threads)
     return out
 
 
@@ -125,7 +126,7 @@ def _ask_members(i, area, fused, members, lo, hi, n_members, said, corners, row,
         iou = inner / (area + _area(members.boxes_xyxy, j) - inner)
         if iou < MEETS:
             continue
-        s = members.source[j]
+        s = members.member[j]
         score = members.scores[j]
         if members.labels[j] != fused.labels[i]:
             said[s, 3] = max(said[s, 3], score)
@@ -223,7 +224,7 @@ def describe_images(first, last, fused, members, sizes, n_members, n_classes, ou
     class_best = np.zeros(n_classes, np.float64)
     start = 43
     for image in range(first, last):
-        lo, hi = fused.image_rows[image], fused.image_rows[image + 1]
+        lo, hi = fused.offsets[image], fused.offsets[image + 1]
         class_sum[:] = 0.0
         class_best[:] = 0.0
         total, sure, surer = 0.0, 0, 0
@@ -244,8 +245,8 @@ def describe_images(first, last, fused, members, sizes, n_members, n_classes, ou
                 area,
                 fused,
                 members,
-                members.image_rows[image],
-                members.image_rows[image + 1],
+                members.offsets[image],
+                members.offsets[image + 1],
                 n_members,
                 said,
                 corners,

@@ -31,7 +31,6 @@ from pipeline.ensembles.recipe import (
     cook,
     read_recipe,
     recipe_in_words,
-    source_of,
 )
 from pipeline.ensembles.tables import (
     ACROSS_FOLDS,
@@ -183,12 +182,11 @@ def cook_fold(
     check_members(tables)
     first = tables[0].meta
     sizes = dataset.images.set_index("image_id").loc[first.image_ids, ["width", "height"]]
-    cooked = cook(recipe, [source_of(t) for t in tables], sizes.to_numpy(np.float64), len(profile.classes))
+    cooked = cook(recipe, tables, sizes.to_numpy(np.float64), len(profile.classes))
     meta = replace(
         first, model=name, view="fused", made={"members": [source_digest(table) for table in tables]}
     )
-    image_id = np.repeat(first.image_ids, np.diff(cooked.offsets))
-    return Predictions(image_id, cooked.labels, cooked.scores, cooked.boxes_xyxy, meta)
+    return Predictions(cooked.boxes_xyxy, cooked.scores, cooked.labels, cooked.offsets, meta)
 
 
 def find_tuned(folder: Path, members: Sequence[Member], split: Split) -> tuple[Recipe, dict[str, Any]] | None:

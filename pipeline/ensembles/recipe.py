@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.data.predictions import Predictions
 from pipeline.ensembles.calibration import Calibration
-from pipeline.ensembles.features import Boxes, features
+from pipeline.ensembles.features import MemberRows, features
 from pipeline.ensembles.rescoring import rescored
 from pipeline.ensembles.tables import Fusion, check_fusion, describe
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse, pack
 from pipeline.paths import file_digest, shown, write_json, write_text
-from pipeline.scoring.truth import HasBoxes, ImageBoxes, first_boxes, where
 
 FORMAT = 1
 TUNED, RESCORING = "tuned.json", "rescoring.txt"
@@ -57,26 +57,21 @@ class Recipe:
     cut: tuple[float, ...] | None = None
 
 
-def source_of(table: Predictions) -> ImageBoxes:
-    return ImageBoxes(table.boxes_xyxy, table.score, table.label, table.offsets())
-
-
-def prepare(source: HasBoxes, floor: float, nms: float, calibration: Calibration | None) -> HasBoxes:
+def prepare(source: Boxes, floor: float, nms: float, calibration: Calibration | None) -> Boxes:
     """A member's boxes, floored, through an NMS of their own, calibrated."""
     keep = source.scores >= np.float32(floor)
     if not keep.all():
-        source = where(source, keep)
+        source = source.select(keep)
     if nms:
         source = fuse(pack_sources([source]), "nms", iou=nms, skip=0.0)
     if calibration is not None:
-        scores = calibration.apply(source.scores, source.labels)
-        source = ImageBoxes(source.boxes_xyxy, scores, source.labels, source.offsets)
+        source = replace(source, scores=calibration.apply(source.scores, source.labels))
     return source
 
 
-def pack_sources(sources: Sequence[HasBoxes]) -> Packed:
+def pack_sources(sources: Sequence[Boxes]) -> Packed:
     """Pack members' boxes of the same images, each member one source."""
-    sizes = np.array([len(source.scores) for source in sources])
+    sizes = np.array([len(source) for source in sources])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     return pack(
         np.concatenate([source.boxes_xyxy for source in sources]),
@@ -89,29 +84,16 @@ def pack_sources(sources: Sequence[HasBoxes]) -> Packed:
 
 
 def describe_boxes(
-    fused: HasBoxes, packed: Packed, sizes: NDArray[np.float64], n_classes: int
+    fused: Boxes, packed: Packed, sizes: NDArray[np.float64], n_classes: int
 ) -> NDArray[np.float32]:
     """(n, columns) what the packed members say about each fused box; see `features`."""
     table = packed.table
     labels = np.repeat(table.group_labels, np.diff(table.group_rows, axis=1)[:, 0])
-    members = Boxes(table.boxes_xyxy, table.scores, labels, table.source, table.image_rows)
-    boxes = Boxes(fused.boxes_xyxy, fused.scores, fused.labels, fused.labels, fused.offsets)
-    return features(boxes, members, sizes, packed.n_sources, n_classes)
+    members = MemberRows(table.boxes_xyxy, table.scores, labels, table.source, table.image_rows)
+    return features(fused, members, sizes, packed.n_sources, n_classes)
 
 
-def in_order(boxes: HasBoxes, scores: NDArray[np.float32]) -> ImageBoxes:
-    """Boxes with other scores, in the order of a prediction table."""
-    image = np.repeat(np.arange(len(boxes.offsets) - 1), np.diff(boxes.offsets))
-    order = np.lexsort([boxes.labels, *boxes.boxes_xyxy.T[::-1], -scores, image])
-    return ImageBoxes(boxes.boxes_xyxy[order], scores[order], boxes.labels[order], boxes.offsets)
-
-
-def mapped(boxes: HasBoxes, output: Calibration) -> ImageBoxes:
-    """Boxes with their scores put through one rising map, which leaves their order as it is."""
-    return in_order(boxes, output.apply(boxes.scores, boxes.labels))
-
-
-def fuse_members(recipe: Recipe, sources: Sequence[HasBoxes]) -> tuple[Packed, Fused]:
+def fuse_members(recipe: Recipe, sources: Sequence[Boxes]) -> tuple[Packed, Fused]:
     """The members' boxes, prepared and packed, and fused."""
     ready = [
         prepare(source, member.floor, member.nms, member.calibration)
@@ -123,24 +105,26 @@ def fuse_members(recipe: Recipe, sources: Sequence[HasBoxes]) -> tuple[Packed, F
 
 
 def to_be_rescored(
-    recipe: Recipe, sources: Sequence[HasBoxes], sizes: NDArray[np.float64], n_classes: int
-) -> tuple[ImageBoxes, NDArray[np.float32]]:
+    recipe: Recipe, sources: Sequence[Boxes], sizes: NDArray[np.float64], n_classes: int
+) -> tuple[Boxes, NDArray[np.float32]]:
     """The fused boxes that are rescored, and what the members say about each; to fit and to apply."""
     packed, fused = fuse_members(recipe, sources)
-    boxes = first_boxes(fused, MOST_BOXES)
+    boxes = fused.best_per_image(MOST_BOXES)
     return boxes, describe_boxes(boxes, packed, sizes, n_classes)
 
 
-def cook(recipe: Recipe, sources: Sequence[HasBoxes], sizes: NDArray[np.float64], n_classes: int) -> HasBoxes:
+def cook(recipe: Recipe, sources: Sequence[Boxes], sizes: NDArray[np.float64], n_classes: int) -> Boxes:
     """Make the fused boxes of a recipe, before its cut.
 
     sources: one a member of the recipe, in its order, on the same images. sizes (m, 2): the images'.
     """
     if recipe.rescoring is not None:
         boxes, rows = to_be_rescored(recipe, sources, sizes, n_classes)
-        return in_order(boxes, rescored(recipe.rescoring, rows))
+        return boxes.with_scores(rescored(recipe.rescoring, rows))
     _, fused = fuse_members(recipe, sources)
-    return fused if recipe.output is None else mapped(fused, recipe.output)
+    if recipe.output is None:
+        return fused
+    return fused.with_scores(recipe.output.apply(fused.scores, fused.labels))
 
 
 def over_cut(
@@ -230,12 +214,4 @@ def submitted(table: Predictions) -> Predictions:
     cut = table.meta.made.get("cut")
     if cut is None:
         return table
-    keep = over_cut(table.score, table.label, cut)
-    return Predictions(
-        table.image_id[keep],
-        table.label[keep],
-        table.score[keep],
-        table.boxes_xyxy[keep],
-        table.meta,
-        table.source,
-    )
+    return table.select(over_cut(table.scores, table.labels, cut))

@@ -72,13 +72,18 @@ def _packed(tables: Sequence[Predictions], floor: float, release: bool) -> Packe
     sizes = [len(table) for table in tables]
     ends = np.cumsum(sizes)
     starts = ends - sizes
-    offsets = np.stack([table.offsets() + start for table, start in zip(tables, starts, strict=True)])
+    offsets = np.stack([table.offsets + start for table, start in zip(tables, starts, strict=True)])
     n = int(ends[-1])
     boxes, scores = np.empty((n, 4), np.float32), np.empty(n, np.float32)
     labels, source = np.empty(n, np.int16), np.empty(n, np.int16)
     for k, table in enumerate(tables):
         rows = slice(starts[k], ends[k])
-        boxes[rows], scores[rows], labels[rows], source[rows] = table.boxes_xyxy, table.score, table.label, k
+        boxes[rows], scores[rows], labels[rows], source[rows] = (
+            table.boxes_xyxy,
+            table.scores,
+            table.labels,
+            k,
+        )
         if release:
             table.release()
     return pack(boxes, scores, labels, source, offsets, n_sources=len(tables), floor=floor)
@@ -121,8 +126,7 @@ def fuse_same_images(
             "repairs": fused.report.lines(),
         },
     )
-    image_id = np.repeat(ids, np.diff(fused.offsets))
-    return Predictions(image_id, fused.labels, fused.scores, fused.boxes_xyxy, meta)
+    return Predictions(fused.boxes_xyxy, fused.scores, fused.labels, fused.offsets, meta)
 
 
 def fuse_and_join(

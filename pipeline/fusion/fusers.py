@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.errors import PipelineError
 from pipeline.fusion import driver
 from pipeline.fusion.checks import Report, checked_number, checked_weights
@@ -60,19 +61,10 @@ FUSERS: dict[str, Fuser] = {
 SOFT_KINDS = ("linear", "gaussian")
 
 
-@dataclass(frozen=True, eq=False)
-class Fused:
-    """Fused boxes, by image, then score (highest first), then x1, y1, x2, y2, then label.
+@dataclass(eq=False)
+class Fused(Boxes):
+    """Fused boxes, sorted as a prediction table is; `report`: what was left out or repaired."""
 
-    boxes_xyxy (k, 4) float32 pixels; scores (k,) float32 in (0, 1]; labels (k,) int16;
-    offsets (m+1,) int64: image i has the rows offsets[i]:offsets[i+1]. `report`: what packing and
-    fusing left out or mended.
-    """
-
-    boxes_xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    offsets: NDArray[np.int64]
     report: Report
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.boxes import Boxes
 from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
-from pipeline.scoring.checks import check_found
 from pipeline.scoring.confusion import confusion
 from pipeline.scoring.crowding import crowding_table
 from pipeline.scoring.curves import ScoreCurve, class_curves, pooled_curve, pr_curve
@@ -16,14 +16,15 @@ from pipeline.scoring.matching import match
 from pipeline.scoring.metrics import COCO_LIMIT
 from pipeline.scoring.ranking import RECALLS, Ranked, average_precisions, rank
 from pipeline.scoring.sizes import ap_by_size
-from pipeline.scoring.truth import HasBoxes, Truth, found_of
+from pipeline.scoring.truth import Truth, check_images
+from pipeline.scoring.validation import check_boxes
 
 GRID = np.linspace(0, 1, 101)  # scores at which the score curves are sampled
 BACKGROUND = "background"
 
 
 def analyse(
-    boxes: Predictions | HasBoxes,
+    boxes: Boxes,
     truth: Truth,
     classes: tuple[str, ...],
     *,
@@ -43,25 +44,25 @@ def analyse(
     if not background_iou < iou <= 1:
         raise PipelineError(f"iou={iou:g}: expected an IoU above {background_iou:g}, at most 1")
     name = boxes.name if isinstance(boxes, Predictions) else "boxes"
-    found = found_of(boxes, truth)
-    check_found(found, truth, name, threads)
+    check_images(boxes, truth)
+    check_boxes(boxes, truth, name, threads)
     if not truth.counts.any():
         raise PipelineError(
             f"{name}: no true box on its {len(truth.image_ids)} images; nothing to score against"
         )
-    matches = match(found, truth, np.array([iou]), limit=COCO_LIMIT, owners=True, threads=threads)
+    matches = match(boxes, truth, np.array([iou]), limit=COCO_LIMIT, owners=True, threads=threads)
     ranked = rank(matches, threads)
     pooled, single = pooled_curve(ranked), class_curves(ranked)
     best = pooled.best()
     at = best.score if best else score
     ap = average_precisions(ranked)[0]
-    sizes = ap_by_size(found, truth, iou, COCO_LIMIT, threads)
-    matrix = confusion(found, truth, iou=iou, score=at, threads=threads)
+    sizes = ap_by_size(boxes, truth, iou, COCO_LIMIT, threads)
+    matrix = confusion(boxes, truth, iou=iou, score=at, threads=threads)
     return {
         "iou": iou,
         "images": len(truth.image_ids),
         "truths": int(truth.counts.sum()),
-        "boxes": len(found.scores),
+        "boxes": len(boxes),
         "score": score,
         "best_score": at,
         "all": {"map": round(float(np.nanmean(ap)), 5), **_measures(pooled, score)},

@@ -15,7 +15,7 @@ from pipeline.scoring.bootstrap import compare, summary
 from pipeline.scoring.coco import evaluate
 from pipeline.scoring.export import export_losses
 from pipeline.scoring.metrics import score
-from pipeline.scoring.truth import found_of, group_truth
+from pipeline.scoring.truth import group_truth
 
 
 @dataclass
@@ -40,7 +40,7 @@ def assess(
     truth = group_truth(dataset.annotations, dataset.images, ids, len(classes))
     scored = score(table, truth, metric)
     own, values = summary(scored, metric, len(ids), seed)
-    losses = export_losses(found_of(table, truth), truth, metric, scored.value())
+    losses = export_losses(table, truth, metric, scored.value())
     own["lost_by_export"] = {name: round(loss, 5) for name, loss in losses.items()}
     scores = evaluate(table, dataset.annotations, classes) | {"split": table.meta.split, "competition": own}
     return Entry(scores, analyse(table, truth, classes, iou=iou_of(metric)), ids, values)

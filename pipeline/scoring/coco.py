@@ -55,7 +55,7 @@ def evaluate(predictions: Predictions, annotations: pd.DataFrame, classes: tuple
             f"{predictions.name}: no true box on its {len(image_ids)} images; nothing to score against"
         )
     boxes = xyxy_to_xywh(predictions.boxes_xyxy.astype(np.float64))
-    rows = np.column_stack([predictions.image_id, boxes, predictions.score, predictions.label]).astype(
+    rows = np.column_stack([predictions.image_id, boxes, predictions.scores, predictions.labels]).astype(
         np.float64
     )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress

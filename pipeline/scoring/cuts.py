@@ -51,25 +51,25 @@ def counts_at_cuts(matches: Matches) -> tuple[NDArray[np.int32], NDArray[np.int3
     true = np.zeros((n_images, len(matches.state), len(CUTS)), np.int32)
     false = np.zeros_like(true)
     total = np.zeros(n_images, np.int64)
-    count_at_cuts(matches.found, matches.truth.rows, matches.state, CUTS, true, false, total)
+    count_at_cuts(matches.boxes.rows, matches.truth.rows, matches.state, CUTS, true, false, total)
     return true, false, total
 
 
 def with_cut(matches: Matches, cut: NDArray[np.float32]) -> Matches:
     """The matches without the boxes below their class's cut, (n_classes,)."""
-    below = matches.found.scores < cut[matches.found.labels]
+    below = matches.boxes.scores < cut[matches.boxes.labels]
     return replace(matches, state=np.where(below, np.int8(LEFT_OUT), matches.state))
 
 
 @kernel
-def count_at_cuts(found, truth, state, cuts, true, false, total):
+def count_at_cuts(boxes, truth, state, cuts, true, false, total):
     """Count all images: each box at all cuts that it reaches."""
     for image in range(len(total)):
-        for g in range(truth.image_rows[image], truth.image_rows[image + 1]):
+        for g in range(truth.offsets[image], truth.offsets[image + 1]):
             total[image] += not truth.crowd[g]
-        for row in range(found.image_rows[image], found.image_rows[image + 1]):
+        for row in range(boxes.offsets[image], boxes.offsets[image + 1]):
             for g in range(len(cuts)):
-                if found.scores[row] < cuts[g]:
+                if boxes.scores[row] < cuts[g]:
                     break
                 for t in range(len(state)):
                     true[image, t, g] += state[t, row] == TRUE

@@ -43,14 +43,14 @@ class Errors:
 
     kind (n,) int8: an index of KINDS for each box, or NO_ERROR. target (n,) int32: the truth that a
     localisation or classification error points at, else -1. fixed (n,) bool: the box becomes true when
-    its kind is put right. found, missed (t,) bool: truths that a box took, and those of kind MISSED.
+    its kind is put right. taken, missed (t,) bool: truths that a box took, and those of kind MISSED.
     """
 
     matches: Matches
     kind: NDArray[np.int8]
     target: NDArray[np.int32]
     fixed: NDArray[np.bool_]
-    found: NDArray[np.bool_]
+    taken: NDArray[np.bool_]
     missed: NDArray[np.bool_]
 
     def counts(self) -> dict[str, int]:
@@ -68,7 +68,7 @@ def error_kinds(
     matches: at the one IoU `iou`, made with `owners`; 0 < background_iou < iou.
     """
     rows = matches.truth.rows
-    n, state = len(matches.found.scores), matches.state[0]
+    n, state = len(matches.boxes), matches.state[0]
     taken = np.zeros(len(rows.labels), np.bool_)
     taken[matches.owner[0, state == TRUE]] = True
     kind = np.empty(n, np.int8)
@@ -76,9 +76,9 @@ def error_kinds(
     n_threads = thread_count(threads)
 
     def work(_: int, first: int, last: int) -> None:
-        explain(first, last, matches.found, rows, state, iou, background_iou, kind, target)
+        explain(first, last, matches.boxes.rows, rows, state, iou, background_iou, kind, target)
 
-    over_chunks(work, chunks(matches.found.image_rows, n_threads), n_threads)
+    over_chunks(work, chunks(matches.boxes.offsets, n_threads), n_threads)
     pointing = np.flatnonzero(target >= 0)
     pointing = pointing[~taken[target[pointing]]]
     first_of_truth = np.unique(target[pointing], return_index=True)[1]  # within an image: the best score
@@ -118,7 +118,7 @@ def error_costs(
         for k, name in enumerate(KINDS)
     }
     no_false = replace(matches, state=np.where(state == FALSE, np.int8(LEFT_OUT), state)[None])
-    unfound = here & ~errors.found
+    unfound = here & ~errors.taken
     return {
         "map": round(total, 5),
         "kinds": kinds,
@@ -135,9 +135,9 @@ def _put_right(errors: Errors, kind: int, threads: int | None) -> Ranked:
     state = matches.state.copy()
     state[0, of_kind] = LEFT_OUT
     state[0, right] = TRUE
-    labels = matches.found.labels.copy()
+    labels = matches.boxes.labels.copy()
     labels[right] = matches.truth.rows.labels[errors.target[right]]
-    return rank(replace(matches, found=matches.found._replace(labels=labels), state=state), threads)
+    return rank(replace(matches, boxes=replace(matches.boxes, labels=labels), state=state), threads)
 
 
 def _mean(ranked: Ranked, before: Ranked, recalls: NDArray[np.float64]) -> float:
@@ -154,25 +154,25 @@ def _mean(ranked: Ranked, before: Ranked, recalls: NDArray[np.float64]) -> float
 
 
 @kernel
-def explain(first, last, found, truth, state, iou, background_iou, kind, target):
+def explain(first, last, boxes, truth, state, iou, background_iou, kind, target):
     """Write the kind of each false box of images first..last-1, and the truth it points at."""
     for image in range(first, last):
-        for row in range(found.image_rows[image], found.image_rows[image + 1]):
+        for row in range(boxes.offsets[image], boxes.offsets[image + 1]):
             kind[row] = NO_ERROR
             target[row] = -1
             if state[row] != FALSE:
                 continue
-            x1 = np.float64(found.boxes_xyxy[row, 0])
-            y1 = np.float64(found.boxes_xyxy[row, 1])
-            w = np.float64(found.boxes_xyxy[row, 2]) - x1
-            h = np.float64(found.boxes_xyxy[row, 3]) - y1
+            x1 = np.float64(boxes.boxes_xyxy[row, 0])
+            y1 = np.float64(boxes.boxes_xyxy[row, 1])
+            w = np.float64(boxes.boxes_xyxy[row, 2]) - x1
+            h = np.float64(boxes.boxes_xyxy[row, 3]) - y1
             own, other = 0.0, 0.0
             own_at, other_at = -1, -1
-            for g in range(truth.image_rows[image], truth.image_rows[image + 1]):
+            for g in range(truth.offsets[image], truth.offsets[image + 1]):
                 if truth.crowd[g]:
                     continue
                 inner = overlap(x1, y1, x1 + w, y1 + h, w * h, truth, g)
-                if truth.labels[g] != found.labels[row]:
+                if truth.labels[g] != boxes.labels[row]:
                     if inner > other:
                         other, other_at = inner, g
                     continue

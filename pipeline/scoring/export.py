@@ -2,25 +2,25 @@
 
 import numpy as np
 
+from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
 from pipeline.scoring.metrics import score
-from pipeline.scoring.truth import Found, ImageBoxes, Truth, first_boxes, where
+from pipeline.scoring.truth import Truth
 
 FLOORS = (0.01, 0.05, 0.3)
 LIMIT = 100  # boxes an image; the detectors' usual setting, against 300 of the configs here
 
 
-def export_losses(found: Found, truth: Truth, metric: MetricSpec, value: float) -> dict[str, float]:
+def export_losses(boxes: Boxes, truth: Truth, metric: MetricSpec, value: float) -> dict[str, float]:
     """How far the metric falls from `value` by each floor of FLOORS, and by LIMIT boxes an image.
 
     A negative loss is a gain: metrics that count every false box want a floor. A cut that leaves no
     box out is not listed.
     """
-    boxes = ImageBoxes(found.boxes_xyxy, found.scores, found.labels, found.image_rows)
-    cuts = {f"floor {floor:g}": where(boxes, found.scores >= np.float32(floor)) for floor in FLOORS}
-    cuts[f"{LIMIT} boxes"] = first_boxes(boxes, LIMIT)
+    cuts = {f"floor {floor:g}": boxes.select(boxes.scores >= np.float32(floor)) for floor in FLOORS}
+    cuts[f"{LIMIT} boxes"] = boxes.best_per_image(LIMIT)
     return {
         name: value - score(rest, truth, metric, checked=True).value()
         for name, rest in cuts.items()
-        if len(rest.scores) < len(found.scores)
+        if len(rest) < len(boxes)
     }

@@ -43,8 +43,8 @@ class Overlaps:
 
 def overlaps(matches: Matches, iou: float, score: float = 0.0) -> Overlaps:
     """IoU of the true boxes with a score of at least `score`; matches made with `owners` at one IoU."""
-    rows = np.flatnonzero((matches.state[0] == TRUE) & (matches.found.scores >= np.float32(score)))
-    boxes = matches.found.boxes_xyxy[rows].astype(np.float64)
+    rows = np.flatnonzero((matches.state[0] == TRUE) & (matches.boxes.scores >= np.float32(score)))
+    boxes = matches.boxes.boxes_xyxy[rows].astype(np.float64)
     truth_xywh = matches.truth.rows.boxes_xywh[matches.owner[0, rows]]
     low = np.maximum(boxes[:, :2], truth_xywh[:, :2])
     high = np.minimum(boxes[:, 2:], truth_xywh[:, :2] + truth_xywh[:, 2:])

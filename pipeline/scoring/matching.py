@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.kernels.jit import inlined, kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
-from pipeline.scoring.truth import Found, Truth
+from pipeline.scoring.truth import Truth
 
 TRUE, FALSE, IGNORED, LEFT_OUT = 1, 0, -1, -2  # what becomes of a box
 NO_LIMIT = 2**31 - 1
@@ -31,14 +32,14 @@ class Matches:
     owner (T, n) int32: row of the truth that a box took, else -1; without rows unless asked for.
     """
 
-    found: Found
+    boxes: Boxes
     truth: Truth
     state: NDArray[np.int8]
     owner: NDArray[np.int32]
 
 
 def match(
-    found: Found,
+    boxes: Boxes,
     truth: Truth,
     ious: NDArray[np.float64],
     *,
@@ -55,7 +56,7 @@ def match(
     say which truth each box took.
     """
     n_threads = thread_count(threads)
-    n = len(found.scores)
+    n = len(boxes)
     state = np.empty((len(ious), n), np.int8)
     owner = np.empty((len(ious), n if owners else 0), np.int32)
     # pycocotools asks for a little less than an IoU of 1, which rounding may not let equal boxes reach
@@ -63,10 +64,10 @@ def match(
     rules = (thresholds, limit, strict, best_of_all)
 
     def work(_: int, first: int, last: int) -> None:
-        match_images(first, last, found, truth.rows, truth.n_classes, *rules, state, owner)
+        match_images(first, last, boxes.rows, truth.rows, truth.n_classes, *rules, state, owner)
 
-    over_chunks(work, chunks(found.image_rows, n_threads), n_threads)
-    return Matches(found, truth, state, owner)
+    over_chunks(work, chunks(boxes.offsets, n_threads), n_threads)
+    return Matches(boxes, truth, state, owner)
 
 
 @inlined
@@ -135,18 +136,18 @@ def _match_one(overlaps, truth, start, end, taken, threshold, strict, best_of_al
 
 
 @kernel
-def match_images(first, last, found, truth, n_classes, thresholds, limit, strict, best_of_all, state, owner):
+def match_images(first, last, boxes, truth, n_classes, thresholds, limit, strict, best_of_all, state, owner):
     """Match the boxes of images first..last-1."""
     largest = 1
     for image in range(first, last):
-        largest = max(largest, truth.image_rows[image + 1] - truth.image_rows[image])
+        largest = max(largest, truth.offsets[image + 1] - truth.offsets[image])
     overlaps = np.empty(largest, np.float64)
     taken = np.zeros((len(thresholds), largest), np.bool_)
     class_first = np.zeros(n_classes, np.int64)
     class_last = np.zeros(n_classes, np.int64)
     seen = np.zeros(n_classes, np.int64)
     for image in range(first, last):
-        lo, hi = truth.image_rows[image], truth.image_rows[image + 1]
+        lo, hi = truth.offsets[image], truth.offsets[image + 1]
         for label in range(n_classes):
             class_last[label] = -1
             seen[label] = 0
@@ -158,8 +159,8 @@ def match_images(first, last, found, truth, n_classes, thresholds, limit, strict
         for t in range(len(thresholds)):
             for k in range(hi - lo):
                 taken[t, k] = False
-        for row in range(found.image_rows[image], found.image_rows[image + 1]):
-            label = found.labels[row]
+        for row in range(boxes.offsets[image], boxes.offsets[image + 1]):
+            label = boxes.labels[row]
             seen[label] += 1
             start, end = class_first[label], class_last[label]
             if seen[label] > limit or end < 0:
@@ -168,10 +169,10 @@ def match_images(first, last, found, truth, n_classes, thresholds, limit, strict
                     if owner.shape[1]:
                         owner[t, row] = -1
                 continue
-            x1 = np.float64(found.boxes_xyxy[row, 0])
-            y1 = np.float64(found.boxes_xyxy[row, 1])
-            w = np.float64(found.boxes_xyxy[row, 2]) - x1
-            h = np.float64(found.boxes_xyxy[row, 3]) - y1
+            x1 = np.float64(boxes.boxes_xyxy[row, 0])
+            y1 = np.float64(boxes.boxes_xyxy[row, 1])
+            w = np.float64(boxes.boxes_xyxy[row, 2]) - x1
+            h = np.float64(boxes.boxes_xyxy[row, 3]) - y1
             most = 0.0
             for g in range(start, end):
                 overlaps[g - start] = overlap(x1, y1, x1 + w, y1 + h, w * h, truth, g)

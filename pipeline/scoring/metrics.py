@@ -5,8 +5,8 @@
     scored.value(weights)     the same where image i counts weights[i] times (a bootstrap's resample)
     scored.per_class()        the metric of each class
 
-`boxes` is a prediction table or a fused result (`pipeline.fusion.Fused`), `truth` comes from
-`group_truth`. All match within a class, best score first; see `matching.py`.
+`boxes` are a prediction table or a fused result, `truth` comes from `group_truth`. All metrics match
+within a class, highest score first; see `matching.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,15 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
 from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
-from pipeline.scoring.checks import check_found
 from pipeline.scoring.counting import Counts, count_states
 from pipeline.scoring.cuts import counts_at_cuts, with_cut
 from pipeline.scoring.matching import TRUE, Matches, match
 from pipeline.scoring.ranking import AREA, RECALLS, Ranked, average_precisions, rank
-from pipeline.scoring.truth import Found, HasBoxes, Truth, found_of
+from pipeline.scoring.truth import Truth, check_images
+from pipeline.scoring.validation import check_boxes
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # as pycocotools makes them
 COCO_LIMIT = 100  # boxes an image and class
@@ -161,23 +162,23 @@ class _FScore:
         return np.array([self._of(label, None) for label in range(self.matches.truth.n_classes)])
 
 
-def map50(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def map50(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """COCO's average precision at IoU 0.5, the mean over the classes that have truth.
 
     Precision at 101 recall points, 100 boxes an image and class, crowd boxes ignored. Source:
     cocodataset.org, "Detection Evaluation"; equal to pycocotools.
     """
-    matches = match(found, truth, COCO_IOUS[:1], limit=COCO_LIMIT, threads=threads)
+    matches = match(boxes, truth, COCO_IOUS[:1], limit=COCO_LIMIT, threads=threads)
     return _MeanAP(rank(matches, threads), RECALLS, matches)
 
 
-def map50_95(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def map50_95(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """The mean of COCO's average precision over the IoUs 0.50, 0.55 ... 0.95; else as map50."""
-    matches = match(found, truth, COCO_IOUS, limit=COCO_LIMIT, threads=threads)
+    matches = match(boxes, truth, COCO_IOUS, limit=COCO_LIMIT, threads=threads)
     return _MeanAP(rank(matches, threads), RECALLS, matches)
 
 
-def voc_ap(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def voc_ap(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """PASCAL VOC's average precision since 2010 at one IoU, the mean over classes that have truth.
 
     The area below the precision curve, made falling, at every recall; all boxes of an image take
@@ -187,11 +188,11 @@ def voc_ap(found: Found, truth: Truth, options: Mapping[str, Any], threads: int 
     Object Classes Challenge 2012 Development Kit", 3.4.1; VOCevaldet.m.
     """
     rules: dict[str, Any] = {"strict": options["strict"], "best_of_all": True}
-    matches = match(found, truth, np.array([options["iou"]]), threads=threads, **rules)
+    matches = match(boxes, truth, np.array([options["iou"]]), threads=threads, **rules)
     return _MeanAP(rank(matches, threads), AREA, matches)
 
 
-def wheat(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def wheat(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """Mean over images of the mean over IoUs of TP / (TP + FP + FN).
 
     An image without truth scores 0 when anything is found there; without truth and boxes it is
@@ -200,29 +201,29 @@ def wheat(found: Found, truth: Truth, options: Mapping[str, Any], threads: int |
     (IoU 0.5 to 0.75) and RSNA Pneumonia Detection Challenge (0.4 to 0.75), "Evaluation".
     """
     rules: dict[str, Any] = {"strict": options["strict"]}
-    return _ImageMean(match(found, truth, _thresholds(options), threads=threads, **rules))
+    return _ImageMean(match(boxes, truth, _thresholds(options), threads=threads, **rules))
 
 
-def f1(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def f1(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """Harmonic mean of precision and recall, F = 2 TP / (2 TP + FN + FP), meant over IoUs; see f2."""
-    return _FScore(_counted(found, truth, options, threads), 1.0)
+    return _FScore(_counted(boxes, truth, options, threads), 1.0)
 
 
-def f2(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
+def f2(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """F2 = 5 TP / (5 TP + 4 FN + FP), its mean over IoUs; recall counts more than precision.
 
     TP, FP and FN are pooled over all images (and classes) at each IoU, then F2 is meant over the
     IoUs. Every box counts, whatever its score. Source: Kaggle, TensorFlow - Help Protect the Great
     Barrier Reef, "Evaluation" (IoU 0.3 to 0.8 by 0.05).
     """
-    return _FScore(_counted(found, truth, options, threads), 2.0)
+    return _FScore(_counted(boxes, truth, options, threads), 2.0)
 
 
-def _counted(found: Found, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Matches:
-    return match(found, truth, _thresholds(options), strict=options["strict"], threads=threads)
+def _counted(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Matches:
+    return match(boxes, truth, _thresholds(options), strict=options["strict"], threads=threads)
 
 
-def rightness(found: Found, truth: Truth, metric: MetricSpec) -> NDArray[np.float64]:
+def rightness(boxes: Boxes, truth: Truth, metric: MetricSpec) -> NDArray[np.float64]:
     """(n,) the share of the metric's IoUs at which each box finds a truth; boxes that do not count: 0."""
     if "ious" in metric.options:
         ious = _thresholds(metric.options)
@@ -231,10 +232,10 @@ def rightness(found: Found, truth: Truth, metric: MetricSpec) -> NDArray[np.floa
     else:
         ious = np.array([metric.options.get("iou", 0.5)])
     rules = {"strict": metric.options.get("strict", False), "best_of_all": metric.name == "voc_ap"}
-    return (match(found, truth, ious, **rules).state == TRUE).mean(axis=0)
+    return (match(boxes, truth, ious, **rules).state == TRUE).mean(axis=0)
 
 
-Measure = Callable[[Found, Truth, Mapping[str, Any], int | None], Scored]
+Measure = Callable[[Boxes, Truth, Mapping[str, Any], int | None], Scored]
 METRICS: dict[str, Measure] = {
     "map50": map50,
     "map50_95": map50_95,
@@ -246,7 +247,7 @@ METRICS: dict[str, Measure] = {
 
 
 def score(
-    boxes: Predictions | HasBoxes,
+    boxes: Boxes,
     truth: Truth,
     metric: MetricSpec,
     *,
@@ -260,12 +261,12 @@ def score(
     Raises PipelineError for images that are not the truth's, for no truth at all, and, unless
     checked, for a box that no score can be made of.
     """
-    found = found_of(boxes, truth)
+    check_images(boxes, truth)
     name = boxes.name if isinstance(boxes, Predictions) else "boxes"
     if not checked:
-        check_found(found, truth, name, threads)
+        check_boxes(boxes, truth, name, threads)
     if truth.rows.crowd.all():  # also when there is none
         raise PipelineError(
             f"{name}: no true box on its {len(truth.image_ids)} images; nothing to score against"
         )
-    return METRICS[metric.name](found, truth, metric.options, threads)
+    return METRICS[metric.name](boxes, truth, metric.options, threads)

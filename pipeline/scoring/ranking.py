@@ -48,22 +48,22 @@ class Ranked:
 
 def rank(matches: Matches, threads: int | None = None) -> Ranked:
     """Sort the boxes that take part by class and score; equal scores stay in the order of images."""
-    found, truth = matches.found, matches.truth
+    boxes, truth = matches.boxes, matches.truth
     n_classes = truth.n_classes
     n_threads = thread_count(threads)
     class_rows = np.zeros(n_classes + 1, np.int64)
-    keys = np.empty(len(found.scores), np.uint64)
-    image_of = np.empty(len(found.scores), np.int32)
-    group_by_class(found.labels, found.scores, matches.state, found.image_rows, class_rows, keys, image_of)
+    keys = np.empty(len(boxes), np.uint64)
+    image_of = np.empty(len(boxes), np.int32)
+    group_by_class(boxes.labels, boxes.scores, matches.state, boxes.offsets, class_rows, keys, image_of)
     keys = keys[: class_rows[-1]]
     state = np.empty((len(matches.state), len(keys)), np.int8)
     rows = RankedRows(state, np.empty(len(keys), np.int32), np.empty(len(keys), np.float32), class_rows)
     widest = np.argsort(-np.diff(class_rows), kind="stable")  # the longest first, for the threads' sake
     run(
-        [partial(sort_class, int(c), keys, found.scores, matches.state, image_of, rows) for c in widest],
+        [partial(sort_class, int(c), keys, boxes.scores, matches.state, image_of, rows) for c in widest],
         n_threads,
     )
-    images = np.repeat(np.arange(len(truth.image_ids), dtype=np.int32), np.diff(truth.rows.image_rows))
+    images = np.repeat(np.arange(len(truth.image_ids), dtype=np.int32), np.diff(truth.rows.offsets))
     counted = ~truth.rows.crowd
     return Ranked(rows, truth.rows.labels[counted], images[counted], n_classes, len(truth.image_ids))
 
@@ -83,10 +83,10 @@ def average_precisions(
 
 
 @kernel
-def group_by_class(labels, scores, state, image_rows, class_rows, keys, image_of):
+def group_by_class(labels, scores, state, offsets, class_rows, keys, image_of):
     """Write the sort keys of all boxes that take part, class by class, and where classes begin."""
-    for image in range(len(image_rows) - 1):
-        for row in range(image_rows[image], image_rows[image + 1]):
+    for image in range(len(offsets) - 1):
+        for row in range(offsets[image], offsets[image + 1]):
             image_of[row] = image
             if state[0, row] != LEFT_OUT:
                 class_rows[labels[row] + 1] += 1

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.kernels.jit import kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 from pipeline.scoring.matching import FALSE, IGNORED, LEFT_OUT, TRUE, Matches, overlap
 from pipeline.scoring.ranking import average_precisions, rank
-from pipeline.scoring.truth import Found, Truth
+from pipeline.scoring.truth import Truth
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # pixels^2
 
@@ -39,50 +40,50 @@ class OfSize:
 
 
 def ap_by_size(
-    found: Found, truth: Truth, iou: float, limit: int, threads: int | None = None
+    boxes: Boxes, truth: Truth, iou: float, limit: int, threads: int | None = None
 ) -> dict[str, OfSize]:
     """Average precision at one IoU of the true boxes of each of SIZES; a bound belongs to both sides.
 
     limit: boxes of an image and class that take part, from the highest score on.
     """
     n_threads = thread_count(threads)
-    ranges = chunks(found.image_rows, n_threads)
+    ranges = chunks(boxes.offsets, n_threads)
     sizes = {}
     for name, (low, high) in SIZES.items():
         area = truth.rows.boxes_xywh[:, 2] * truth.rows.boxes_xywh[:, 3]
         counted = ~truth.rows.crowd & (area >= low) & (area <= high)
-        state = np.empty((1, len(found.scores)), np.int8)
+        state = np.empty((1, len(boxes)), np.int8)
         rules = (truth.n_classes, counted, min(iou, 1 - 1e-10), limit, low, high, state[0])
 
         def work(_: int, first: int, last: int, rules: tuple[Any, ...] = rules) -> None:
-            match_size(first, last, found, truth.rows, *rules)
+            match_size(first, last, boxes.rows, truth.rows, *rules)
 
         over_chunks(work, ranges, n_threads)
         # What is not counted is not among the truths that recall divides by, as crowd boxes are not.
         of_size = replace(truth, rows=truth.rows._replace(crowd=~counted))
-        ranked = rank(Matches(found, of_size, state, np.empty((1, 0), np.int32)), threads)
+        ranked = rank(Matches(boxes, of_size, state, np.empty((1, 0), np.int32)), threads)
         sizes[name] = OfSize(of_size.counts, average_precisions(ranked)[0])
     return sizes
 
 
 @kernel
-def match_size(first, last, found, truth, n_classes, counted, iou, limit, low, high, state):
+def match_size(first, last, boxes, truth, n_classes, counted, iou, limit, low, high, state):
     """Write what becomes of each box of images first..last-1 when only `counted` truth counts."""
     seen = np.zeros(n_classes, np.int64)
     for image in range(first, last):
-        lo, hi = truth.image_rows[image], truth.image_rows[image + 1]
+        lo, hi = truth.offsets[image], truth.offsets[image + 1]
         taken = np.zeros(hi - lo, np.bool_)
         seen[:] = 0
-        for row in range(found.image_rows[image], found.image_rows[image + 1]):
-            label = found.labels[row]
+        for row in range(boxes.offsets[image], boxes.offsets[image + 1]):
+            label = boxes.labels[row]
             seen[label] += 1
             if seen[label] > limit:
                 state[row] = LEFT_OUT
                 continue
-            x1 = np.float64(found.boxes_xyxy[row, 0])
-            y1 = np.float64(found.boxes_xyxy[row, 1])
-            w = np.float64(found.boxes_xyxy[row, 2]) - x1
-            h = np.float64(found.boxes_xyxy[row, 3]) - y1
+            x1 = np.float64(boxes.boxes_xyxy[row, 0])
+            y1 = np.float64(boxes.boxes_xyxy[row, 1])
+            w = np.float64(boxes.boxes_xyxy[row, 2]) - x1
+            h = np.float64(boxes.boxes_xyxy[row, 3]) - y1
             best = -1
             most = iou
             for g in range(lo, hi):

@@ -1,74 +1,28 @@
-"""True boxes, grouped once by image and class, and boxes to be scored against them."""
+"""True boxes, grouped once by image and class."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.boxes import xyxy_to_xywh
+from pipeline.boxes import Boxes, xyxy_to_xywh
 from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
 
 
 class TruthRows(NamedTuple):
-    """True boxes by image, class, crowd boxes last; what the kernels read.
+    """True boxes, sorted by image, then class, crowd boxes last.
 
-    boxes_xywh (t, 4) float64 pixels, labels (t,) int16, crowd (t,) bool, image_rows (m+1,) int64.
+    boxes_xywh (t, 4) float64 pixels, labels (t,) int16, crowd (t,) bool; offsets (m+1,) int64: the rows
+    of image i are offsets[i]:offsets[i+1].
     """
 
     boxes_xywh: NDArray[np.float64]
     labels: NDArray[np.int16]
     crowd: NDArray[np.bool_]
-    image_rows: NDArray[np.int64]
-
-
-class Found(NamedTuple):
-    """Boxes to be scored: by image, within an image by score, highest first.
-
-    boxes_xyxy (n, 4) float32 pixels, scores (n,) float32, labels (n,) int16, image_rows (m+1,) int64.
-    """
-
-    boxes_xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int16]
-    image_rows: NDArray[np.int64]
-
-
-class HasBoxes(Protocol):
-    """What a fused result brings (see `pipeline.fusion.Fused`)."""
-
-    @property
-    def boxes_xyxy(self) -> NDArray[np.float32]: ...
-    @property
-    def scores(self) -> NDArray[np.float32]: ...
-    @property
-    def labels(self) -> NDArray[np.int16]: ...
-    @property
-    def offsets(self) -> NDArray[np.int64]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBoxes:
-    """Boxes by image: the rows of image i are offsets[i]:offsets[i+1]; see `HasBoxes`."""
-
-    boxes_xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int16]
     offsets: NDArray[np.int64]
-
-
-def where(boxes: HasBoxes, keep: NDArray[np.bool_]) -> ImageBoxes:
-    """The boxes of the rows where `keep` (n,) is true."""
-    counted = np.concatenate([[0], np.cumsum(keep)])
-    return ImageBoxes(boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep], counted[boxes.offsets])
-
-
-def first_boxes(boxes: HasBoxes, most: int) -> ImageBoxes:
-    """The first boxes of each image, those of the highest scores, `most` at most."""
-    place = np.arange(len(boxes.scores)) - np.repeat(boxes.offsets[:-1], np.diff(boxes.offsets))
-    return where(boxes, place < most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +49,7 @@ class Truth:
 
     def on(self, places: NDArray[np.intp]) -> "Truth":
         """The truth on some of the images, given by their rising places in `image_ids`."""
-        first, last = self.rows.image_rows[places], self.rows.image_rows[places + 1]
+        first, last = self.rows.offsets[places], self.rows.offsets[places + 1]
         rows = _spans(first, last)
         part = TruthRows(
             self.rows.boxes_xywh[rows],
@@ -147,20 +101,12 @@ def group_truth(
     return Truth(grouped, ids, sizes, n_classes, rows)
 
 
-def found_of(boxes: Predictions | HasBoxes, truth: Truth) -> Found:
-    """The boxes of a table, or of a fused result over the truth's images, as the kernels read them.
-
-    Raises PipelineError when the images are not those of the truth.
-    """
-    if isinstance(boxes, Predictions):
-        if not np.array_equal(boxes.meta.image_ids, truth.image_ids):
-            raise PipelineError(
-                f"{boxes.name}: predicted {len(boxes.meta.image_ids)} images, the truth is grouped for "
-                f"{len(truth.image_ids)} others; group the truth for the table's images"
-            )
-        return Found(boxes.boxes_xyxy, boxes.score, boxes.label, boxes.offsets())
-    if len(boxes.offsets) != len(truth.image_ids) + 1:
+def check_images(boxes: Boxes, truth: Truth) -> None:
+    """Raise PipelineError when the boxes are not those of the truth's images."""
+    if isinstance(boxes, Predictions) and not np.array_equal(boxes.meta.image_ids, truth.image_ids):
         raise PipelineError(
-            f"boxes of {len(boxes.offsets) - 1} images, expected the truth's {len(truth.image_ids)}"
+            f"{boxes.name}: predicted {len(boxes.meta.image_ids)} images, the truth is grouped for "
+            f"{len(truth.image_ids)} others; group the truth for the table's images"
         )
-    return Found(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets)
+    if boxes.n_images != len(truth.image_ids):
+        raise PipelineError(f"boxes of {boxes.n_images} images, expected the truth's {len(truth.image_ids)}")

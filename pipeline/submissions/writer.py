@@ -65,8 +65,8 @@ def _box_strings(
 ) -> tuple[NDArray[np.int32], Any]:
     """Image id and text of each box that is written, in the table's order."""
     spec, names = profile.submission, profile.labels or tuple(map(str, range(len(profile.classes))))
-    if len(table) and int(table.label.max()) >= len(names):
-        raise PipelineError(f"{table.name}: label {table.label.max()}, expected 0..{len(names) - 1}")
+    if len(table) and int(table.labels.max()) >= len(names):
+        raise PipelineError(f"{table.name}: label {table.labels.max()}, expected 0..{len(names) - 1}")
     floors = np.zeros(len(names), np.float32) if min_scores is None else np.asarray(min_scores, np.float32)
     if floors.shape != (len(names),):
         raise PipelineError(f"minimum scores of shape {floors.shape} for {len(names)} classes")
@@ -75,17 +75,17 @@ def _box_strings(
         sizes = images.set_index("image_id")[["width", "height"]].reindex(table.image_id)
         places, corners = SHARE_PLACES, corners / np.tile(sizes.to_numpy(np.float64), 2)
     # Whole numbers of the last place, so that differences are exact.
-    scores = np.rint(table.score.astype(np.float64) * 10**SCORE_PLACES)
+    scores = np.rint(table.scores.astype(np.float64) * 10**SCORE_PLACES)
     corners = np.rint(corners * 10**places)
     sizes_xywh = xyxy_to_xywh(corners)
-    keep = (sizes_xywh[:, 2:] > 0).all(axis=1) & (scores > 0) & (table.score >= floors[table.label])
+    keep = (sizes_xywh[:, 2:] > 0).all(axis=1) & (scores > 0) & (table.scores >= floors[table.labels])
     keep &= np.isin(table.image_id, images["image_id"])
     columns = dict(zip((*CORNER_FIELDS, *SIZE_FIELDS), (*corners.T, *sizes_xywh.T), strict=True))
     texts: dict[str, Any] = {}
 
     def put(field: str) -> None:
         if field == "label":
-            texts[field] = pa.array(names, pa.string()).take(pa.array(table.label[keep]))
+            texts[field] = pa.array(names, pa.string()).take(pa.array(table.labels[keep]))
         elif field == "score":
             texts[field] = _decimals(scores[keep], SCORE_PLACES)
         else:

@@ -3,28 +3,27 @@
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
 from pipeline.ensembles.calibration import Calibration, fit_calibration
 from pipeline.ensembles.recipe import (
     MemberSettings,
     Recipe,
-    mapped,
     pack_sources,
     prepare,
-    source_of,
 )
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
 from pipeline.paths import shown, write_text
 from pipeline.scoring.metrics import Scored, rightness, score
-from pipeline.scoring.truth import Found, HasBoxes, ImageBoxes, Truth, found_of
+from pipeline.scoring.truth import Truth
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.members import Member
 from pipeline.tuning.parts import Partition, inner_weights, part_weights
@@ -56,13 +55,10 @@ class Engine:
         self.row_parts = [(0, -1)]  # of each row: the partition, and the part it does not look at
         self.row_parts += [(p, k) for p, one in enumerate(self.partitions) for k in range(one.n_parts)]
         self._maps: dict[Any, Calibration | None] = {}
-        self.sources = [source_of(member.table) for member in self.members]
-        image = [np.repeat(np.arange(len(self.truth.image_ids)), np.diff(s.offsets)) for s in self.sources]
+        self.sources = [member.table for member in self.members]
+        image = [source.image_index() for source in self.sources]
         self._image = image
-        self._right = [
-            rightness(Found(s.boxes_xyxy, s.scores, s.labels, s.offsets), self.truth, self.metric)
-            for s in self.sources
-        ]
+        self._right = [rightness(source, self.truth, self.metric) for source in self.sources]
         self._packed: OrderedDict[Any, Packed] = OrderedDict()
         self.values |= self.journal.read(len(self._masks))
 
@@ -85,7 +81,7 @@ class Engine:
             )
         return self._maps[key]
 
-    def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> HasBoxes:
+    def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> Boxes:
         """Member i's boxes for a row. Maps that look at truth are cross-fitted: an image of the row is
         calibrated by what was fitted without its part, so that the row's value is no mere memory."""
         p, k = self.row_parts[row]
@@ -100,7 +96,7 @@ class Engine:
             if j != k and fitted is not None:
                 here = part == j
                 scores[here] = fitted.apply(plain.scores[here], plain.labels[here])
-        return ImageBoxes(plain.boxes_xyxy, scores, plain.labels, plain.offsets)
+        return replace(plain, scores=scores)
 
     def recipe(self, candidate: Candidate, row: int) -> Recipe:
         """The candidate with all that is fitted, on the images of a row of weights."""
@@ -125,7 +121,7 @@ class Engine:
         first = len(self.weights) + sum(one.n_parts for one in self.partitions[:p])
         return first + np.flatnonzero(np.arange(self.partitions[p].n_parts) != k)
 
-    def sources_of(self, candidate: Candidate) -> Sequence[HasBoxes]:
+    def sources_of(self, candidate: Candidate) -> Sequence[Boxes]:
         return [self.sources[i] for i in candidate.kept]
 
     def fused(self, candidate: Candidate, row: int) -> Fused:
@@ -147,20 +143,22 @@ class Engine:
         Rows choose other methods and calibrations, so their scores lie on other scales; pooled over
         parts, or read by a person, they must mean the same.
         """
-        image = np.repeat(np.arange(len(self.truth.image_ids)), np.diff(fused.offsets))
+        image = fused.image_index()
         here = self.weights[row][image] > 0
-        right = rightness(found_of(fused, self.truth), self.truth, self.metric)
+        right = rightness(fused, self.truth, self.metric)
         return fit_calibration(
             "isotonic", False, fused.scores[here], fused.labels[here], right[here], self.truth.n_classes
         )
 
-    def mapped(self, candidate: Candidate, row: int) -> tuple[HasBoxes, Calibration | None]:
+    def mapped(self, candidate: Candidate, row: int) -> tuple[Boxes, Calibration | None]:
         """The candidate's boxes with mapped scores, and the map."""
         fused = self.fused(candidate, row)
         output = self.output_map(fused, row)
-        return (fused if output is None else mapped(fused, output)), output
+        return (
+            fused if output is None else fused.with_scores(output.apply(fused.scores, fused.labels))
+        ), output
 
-    def scored(self, boxes: HasBoxes) -> Scored:
+    def scored(self, boxes: Boxes) -> Scored:
         return score(boxes, self.truth, self.metric, checked=True)
 
     def ask(self, candidate: Candidate, row: int) -> Values:

@@ -92,9 +92,9 @@ def copies(members: Sequence[Member]) -> list[tuple[str, str]]:
         for other in members[i + 1 :]:
             a, b = one.table, other.table
             if (
-                np.array_equal(a.image_id, b.image_id)
-                and np.array_equal(a.label, b.label)
-                and np.array_equal(a.score, b.score)
+                np.array_equal(a.offsets, b.offsets)
+                and np.array_equal(a.labels, b.labels)
+                and np.array_equal(a.scores, b.scores)
                 and np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
             ):
                 found.append((one.name, other.name))

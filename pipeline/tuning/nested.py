@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.boxes import Boxes
 from pipeline.ensembles.recipe import Recipe, over_cut
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.bootstrap import draw
 from pipeline.scoring.cuts import CUTS
 from pipeline.scoring.metrics import Scored
-from pipeline.scoring.truth import HasBoxes, ImageBoxes, where
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.parts import Partition
 from pipeline.tuning.search import Budget, State
@@ -48,10 +48,10 @@ class Nested:
     plain, rescored: the same where each part takes its fused, or its rescored boxes (None without them).
     """
 
-    chosen: ImageBoxes
+    chosen: Boxes
     value: float
-    plain: ImageBoxes
-    rescored: ImageBoxes | None
+    plain: Boxes
+    rescored: Boxes | None
     inner: float
     choices: list[Choice]
 
@@ -111,11 +111,11 @@ def share_of_wins(a: Scored, b: Scored, weights: NDArray[np.int64], seed: int) -
     return float(wins.mean())
 
 
-def cut_boxes(boxes: HasBoxes, cut: Sequence[float] | NDArray[np.float32] | None) -> HasBoxes:
+def cut_boxes(boxes: Boxes, cut: Sequence[float] | NDArray[np.float32] | None) -> Boxes:
     """The boxes that reach their class's cut."""
     if cut is None:
         return boxes
-    return where(boxes, over_cut(boxes.scores, boxes.labels, [float(c) for c in cut]))
+    return boxes.select(over_cut(boxes.scores, boxes.labels, [float(c) for c in cut]))
 
 
 class _Chooser:
@@ -125,10 +125,10 @@ class _Chooser:
         self.engine, self.states, self.stacking, self.seed = engine, states, stacking, seed
         self.stacked = bool(stacking.models)
 
-    def value(self, boxes: HasBoxes) -> float:
+    def value(self, boxes: Boxes) -> float:
         return float(np.nan_to_num(self.engine.scored(boxes).value()))
 
-    def compare(self, row: int, plain: HasBoxes, stacked: HasBoxes | None) -> Choice:
+    def compare(self, row: int, plain: Boxes, stacked: Boxes | None) -> Choice:
         """Plain or rescored, on the images of the row."""
         weights = self.engine.weights[row]
         one = self.engine.scored(plain)
@@ -142,7 +142,7 @@ class _Chooser:
         wins_enough = wins >= SURE
         return Choice(wins_enough, wins, cut, other_cut, other_value if wins_enough else value)
 
-    def nested(self, p: int, partition: Partition) -> tuple[Nested, ImageBoxes, ImageBoxes | None]:
+    def nested(self, p: int, partition: Partition) -> tuple[Nested, Boxes, Boxes | None]:
         """Partition p: chosen boxes; and those of plain and of rescored everywhere, before any cut."""
         chosen, plain, stacked, choices = [], [], [], []
         plain_cut, stacked_cut = [], []

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.ensembles.recipe import recipe_in_words, source_of
+from pipeline.boxes import Boxes
+from pipeline.ensembles.recipe import recipe_in_words
 from pipeline.ensembles.tables import describe
 from pipeline.scoring.bootstrap import Interval, compare, interval, resampled
 from pipeline.scoring.matching import TRUE, match
-from pipeline.scoring.truth import HasBoxes, found_of
 from pipeline.tuning import candidates as grid
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.engine import Engine
@@ -22,26 +22,24 @@ _METHODS = ("wbf", "nms", "soft_nms", "nmw")
 SHARED_RECALL_IOU = 0.5
 
 
-def bootstrapped(engine: Engine, boxes: HasBoxes, seed: int) -> Interval:
+def bootstrapped(engine: Engine, boxes: Boxes, seed: int) -> Interval:
     """The metric of boxes, with the interval of a thousand resamples of the images."""
     scored = engine.scored(boxes)
     value = float(np.nan_to_num(scored.value()))
     return interval(value, resampled(scored, len(engine.truth.image_ids), seed=seed))
 
 
-def nested_value(engine: Engine, each: Sequence[HasBoxes], seed: int) -> dict[str, float]:
+def nested_value(engine: Engine, each: Sequence[Boxes], seed: int) -> dict[str, float]:
     """The mean over partitions, with the interval of the first around it."""
     values = [float(np.nan_to_num(engine.scored(boxes).value())) for boxes in each]
     first, mean = bootstrapped(engine, each[0], seed), float(np.mean(values))
     return _rounded(Interval(mean, first.low + mean - first.value, first.high + mean - first.value))
 
 
-def gain_over_member(
-    engine: Engine, chosen: HasBoxes, alone: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
+def gain_over_member(engine: Engine, chosen: Boxes, alone: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """The nested boxes against the best member's, on the same resamples of the images."""
     best = max(range(len(alone)), key=lambda i: float(alone[i]["value"]))
-    boxes = source_of(engine.members[best].table)
+    boxes = engine.members[best].table
     cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
     pair = [engine.scored(one) for one in (chosen, cut_boxes(boxes, cut))]
     n = len(engine.truth.image_ids)
@@ -58,7 +56,7 @@ def members_alone(engine: Engine, seed: int) -> list[dict[str, Any]]:
     """Each member's boxes as they are, at their best cut where the metric has one."""
     rows = []
     for member in engine.members:
-        boxes = source_of(member.table)
+        boxes = member.table
         cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
         found = bootstrapped(engine, cut_boxes(boxes, cut), seed)
         seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
@@ -125,8 +123,7 @@ def shared_errors(engine: Engine) -> NDArray[np.float64]:
     """
     missed = []
     for source in engine.sources:
-        found = found_of(source, engine.truth)
-        matches = match(found, engine.truth, np.array([SHARED_RECALL_IOU]), owners=True)
+        matches = match(source, engine.truth, np.array([SHARED_RECALL_IOU]), owners=True)
         right = matches.state[0] == TRUE
         order = np.argsort(-source.scores, kind="stable")
         hits = np.cumsum(right[order])

@@ -20,8 +20,8 @@ from pipeline.ensembles.recipe import TUNED, read_recipe, write_recipe
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
 from pipeline.paths import file_digest, folds_csv, text_digest, write_json
-from pipeline.scoring.checks import check_found
-from pipeline.scoring.truth import Truth, found_of, group_truth
+from pipeline.scoring.truth import Truth, check_images, group_truth
+from pipeline.scoring.validation import check_boxes
 from pipeline.tuning.engine import Engine, Journal
 from pipeline.tuning.members import Member, make_members
 from pipeline.tuning.nested import Tuned, conclude
@@ -110,7 +110,7 @@ def _header(
     truth_digest = sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in rows)).hexdigest()[:16]
     parts = sha256(b"".join(p.part.tobytes() for p in partitions)).hexdigest()[:16]
     boxes = [
-        sha256(b"".join(a.tobytes() for a in (t.image_id, t.label, t.score, t.boxes_xyxy))).hexdigest()[:16]
+        sha256(b"".join(a.tobytes() for a in (t.offsets, t.labels, t.scores, t.boxes_xyxy))).hexdigest()[:16]
         for t in (member.table for member in members)
     ]
     code = [stamp_of(HERE.with_name(name)) for name in ("tuning", "ensembles", "fusion", "scoring")]
@@ -172,7 +172,8 @@ def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
     """Search, conclude, report."""
     members, truth, partitions = engine.members, engine.truth, engine.partitions
     for member, source in zip(members, engine.sources, strict=True):
-        check_found(found_of(source, truth), truth, member.name)
+        check_images(source, truth)
+        check_boxes(source, truth, member.name)
     if engine.journal.resumed:
         print(f"  {engine.journal.resumed} candidates are scored already: going on from there")
     print(
@@ -220,9 +221,7 @@ def _write(
         "nested",
         {"nested": True, "seed": report["seed"], "members": made["members"]},
     )
-    image_id = np.repeat(first.image_ids, np.diff(boxes.offsets))
-    write_predictions(
-        folder / "oof.parquet", Predictions(image_id, boxes.labels, boxes.scores, boxes.boxes_xyxy, meta)
-    )
+    table = Predictions(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets, meta)
+    write_predictions(folder / "oof.parquet", table)
     write_recipe(folder, tuned.recipe, made | {"oof_digest": file_digest(folder / "oof.parquet")})
     write_json(folder / "report.json", report)

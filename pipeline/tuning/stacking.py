@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.ensembles.recipe import in_order, to_be_rescored
+from pipeline.boxes import Boxes
+from pipeline.ensembles.recipe import to_be_rescored
 from pipeline.ensembles.rescoring import LEAST, fit_rescoring, rescored
 from pipeline.ensembles.tables import Fusion
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.metrics import rightness
-from pipeline.scoring.truth import HasBoxes, ImageBoxes, found_of
 from pipeline.tuning.candidates import Candidate, start
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.parts import Partition
@@ -37,7 +37,7 @@ MOST_BYTES = 2 << 30  # of features that are kept; others are made again
 class Base:
     """A candidate's fused boxes with their features; image (n,) is the place of each box's image."""
 
-    boxes: ImageBoxes
+    boxes: Boxes
     rows: NDArray[np.float32]
     right: NDArray[np.float64]
     image: NDArray[np.int64]
@@ -91,8 +91,8 @@ class Stacking:
         engine = self.engine
         recipe, sources = engine.recipe(candidate, 0), engine.sources_of(candidate)
         boxes, rows = to_be_rescored(recipe, sources, engine.truth.sizes, engine.truth.n_classes)
-        image = np.repeat(np.arange(len(engine.truth.image_ids)), np.diff(boxes.offsets))
-        return Base(boxes, rows, rightness(found_of(boxes, engine.truth), engine.truth, engine.metric), image)
+        image = boxes.image_index()
+        return Base(boxes, rows, rightness(boxes, engine.truth, engine.metric), image)
 
     def _key(self, p: int, k: int, j: int = -1) -> Any:
         parts = (k,) if j < 0 else tuple(sorted((k, j)))
@@ -158,15 +158,15 @@ class Stacking:
                         mine[self._key(p, k, j)] = (partition.part != k) & (partition.part != j)
         return list(jobs.values())
 
-    def outer_boxes(self, p: int, k: int) -> ImageBoxes:
+    def outer_boxes(self, p: int, k: int) -> Boxes:
         """Part k's boxes with the scores of the model that did not see it; the others mean nothing."""
         base = self.base(self.row_of(p, k))
         here = self.partitions[p].part[base.image] == k
         scores = np.full(len(base.rows), LEAST, np.float32)
         scores[here] = rescored(self.models[self._key(p, k)], base.rows[here])
-        return in_order(base.boxes, scores)
+        return base.boxes.with_scores(scores)
 
-    def inner_boxes(self, p: int, k: int) -> ImageBoxes:
+    def inner_boxes(self, p: int, k: int) -> Boxes:
         """Each other part's boxes with the scores of the model that saw neither it nor part k."""
         base = self.base(self.row_of(p, k))
         part = self.partitions[p].part[base.image]
@@ -175,10 +175,10 @@ class Stacking:
             if j != k:
                 here = part == j
                 scores[here] = rescored(self.models[self._key(p, k, j)], base.rows[here])
-        return in_order(base.boxes, scores)
+        return base.boxes.with_scores(scores)
 
 
-def of_images(pieces: Sequence[tuple[HasBoxes, NDArray[np.bool_]]]) -> ImageBoxes:
+def of_images(pieces: Sequence[tuple[Boxes, NDArray[np.bool_]]]) -> Boxes:
     """Boxes put together from several results over the same images: each gives those of its images.
 
     pieces: (boxes, (m,) whose images are taken from them), each image from at most one.
@@ -186,10 +186,10 @@ def of_images(pieces: Sequence[tuple[HasBoxes, NDArray[np.bool_]]]) -> ImageBoxe
     m = len(pieces[0][1])
     parts: list[tuple[NDArray[Any], ...]] = []
     for boxes, mine in pieces:
-        image = np.repeat(np.arange(m), np.diff(boxes.offsets))
+        image = boxes.image_index()
         keep = mine[image]
         parts.append((image[keep], boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep]))
     image, corners, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(image, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=m))])
-    return ImageBoxes(corners[order], scores[order], labels[order], offsets)
+    return Boxes(corners[order], scores[order], labels[order], offsets)
