@@ -25,11 +25,13 @@ print(sum(len(kernel.stats.cache_misses) for kernel in (driver.fuse_images, grou
 # Stands in for machine code, which takes 15 s to make.
 CACHE_ENTRY = """
 from pipeline.fusion import driver, grouping
+from pipeline.kernels import order
+key = getattr(order, "Key", "key")
 for kernel in (driver.fuse_images, grouping.pack_images):
     if {save}:
         kernel._cache._impl.locator.ensure_cache_path()
-        kernel._cache._cache_file.save("key", "machine code")
-    print(kernel._cache._cache_file.load("key"))
+        kernel._cache._cache_file.save(key, "machine code")
+    print(kernel._cache._cache_file.load(key))
 """
 
 
@@ -52,15 +54,21 @@ def test_the_first_call_of_a_later_process_compiles_nothing():
     assert int(run(FIRST_CALL)) == 0
 
 
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of what compiled code is made of, which a test may edit."""
+    folder = tmp_path / "pipeline"
+    for name in ("fusion", "kernels"):
+        shutil.copytree(ROOT / "pipeline" / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("errors.py", "boxes.py"):
+        shutil.copy(ROOT / "pipeline" / name, folder)
+    (folder / "__init__.py").touch()
+    return folder
+
+
 @pytest.mark.parametrize("edited", ["fusion/overlap.py", "fusion/wbf.py", "kernels/order.py"])
-def test_the_cache_outlives_a_process_and_not_an_edit(tmp_path, edited):
+def test_the_cache_outlives_a_process_and_not_an_edit(tmp_path, copy, edited):
     """An edit of a helper's file must reach the kernel that calls it from another file."""
-    copy = tmp_path / "pipeline"
-    quiet = shutil.ignore_patterns("__pycache__")
-    for folder in ("fusion", "kernels"):
-        shutil.copytree(ROOT / "pipeline" / folder, copy / folder, ignore=quiet)
-    shutil.copy(ROOT / "pipeline" / "errors.py", copy)
-    (copy / "__init__.py").touch()
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
     kept, gone = ["machine code"] * 2, ["None"] * 2
     assert run(CACHE_ENTRY.format(save=True), tmp_path, **environment).split("\n")[:2] == kept
@@ -68,6 +76,17 @@ def test_the_cache_outlives_a_process_and_not_an_edit(tmp_path, edited):
     with (copy / edited).open("a") as file:
         file.write("\n# edited\n")
     assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == gone
+
+
+def test_the_cache_of_older_code_with_other_classes_is_not_read(tmp_path, copy):
+    """The cache names the classes of a kernel's arguments, which newer code may have renamed."""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    order = copy / "kernels" / "order.py"
+    text = order.read_text()
+    order.write_text(text + "\n\nclass Key:\n    pass\n")
+    assert run(CACHE_ENTRY.format(save=True), tmp_path, **environment).split("\n")[:2] == ["machine code"] * 2
+    order.write_text(text)
+    assert run(CACHE_ENTRY.format(save=False), tmp_path, **environment).split("\n")[:2] == ["None"] * 2
 
 
 def test_numba_finds_scipy_for_those_who_need_it():

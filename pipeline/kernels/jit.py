@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import njit
 from numba.np import linalg
 
@@ -48,10 +49,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` when it is first called from Python; keep the machine code on disk."""
     dispatcher = njit(cache=True, **_COMMON)(function)
     cache_file: Any = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if not hasattr(cache_file, "_source_stamp"):
+    if not (hasattr(cache_file, "_source_stamp") and hasattr(cache_file, "_version")):
         # This Numba keeps its stamp elsewhere: compiling anew beats running stale code.
         return njit(**_COMMON)(function)
-    cache_file._source_stamp = stamp_of(Path(function.__code__.co_filename).parent)
+    stamp = stamp_of(Path(function.__code__.co_filename).parent)
+    cache_file._source_stamp = stamp
+    # Numba compares the version before it loads the index, whose classes other code may lack.
+    cache_file._version = f"{numba.__version__} {stamp}"
     return dispatcher
 
 
