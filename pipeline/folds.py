@@ -6,88 +6,19 @@ are opened for `--groups near` only. With several strategies the first makes fol
 stages use; the others are written beside it under their own names, to be compared.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import cli
 from pipeline.data.contact import draw_pairs
-from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.dataset import load_dataset
 from pipeline.data.photos import photos_of
-from pipeline.data.profile import Profile, load_profile
-from pipeline.data.runs import trained_on
-from pipeline.data.split import COLUMNS
-from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, folds_csv, shown, write_json, write_text
-from pipeline.splits import STRATEGIES, content_of, split_images
-from pipeline.splits.card import balance_card, balance_table
-from pipeline.splits.groups import Links, find_links, join, split_bursts
-from pipeline.splits.picture import draw_balance
-
-
-def make_folds(
-    profile: Profile,
-    train: Dataset,
-    n_folds: int,
-    seed: int,
-    strategy: str,
-    *,
-    links: list[Links] | None = None,
-    name: str = "folds",
-    overwrite: bool = False,
-) -> tuple[Path, dict[str, Any]]:
-    """Write a fold file, its card and its picture; returns the fold file's path and the card.
-
-    Raises PipelineError when runs were trained on the split that is there, unless `overwrite`.
-    """
-    images, boxes, links = train.images, train.annotations, links or []
-    ids = images["image_id"].to_numpy(np.int64)
-    content = content_of(
-        ids,
-        boxes["image_id"].to_numpy(np.int64),
-        boxes["label"].to_numpy(np.int64),
-        boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64),
-        len(profile.classes),
-        join(ids, links),
-    )
-    fold = split_images(content, strategy, n_folds, seed)
-    table = images[["image_id", "file_name"]].assign(fold=fold, group=content.group)
-    text = io.StringIO()
-    table[COLUMNS].to_csv(text, index=False, lineterminator="\n")
-    path = folds_csv(profile.name).with_name(f"{name}.csv")
-    if not overwrite:
-        check_unused(profile.name, path, text.getvalue())
-    card: dict[str, Any] = {
-        "competition": profile.name,
-        "strategy": strategy,
-        "seed": seed,
-        "image_digest": train.digest,
-    }
-    card |= balance_card(content, fold, n_folds, profile.classes)
-    card["groups"] |= {
-        "by": [link.text for link in links],
-        "joined_pairs": [len(link.pairs) for link in links],
-    }
-    card["bursts"] = split_bursts(train, fold)
-    card["findings"] = train.findings.as_json()
-    write_text(path, text.getvalue())
-    write_json(path.with_suffix(".json"), card | {"digest": file_digest(path)})
-    draw_balance(path.with_suffix(".png"), profile.title, card)
-    return path, card
-
-
-def check_unused(competition: str, path: Path, text: str) -> None:
-    """Raise PipelineError when a run was trained on the split in `path` and `text` is another one."""
-    if not path.is_file() or path.read_bytes() == text.encode():
-        return
-    if runs := trained_on(competition, file_digest(path)):
-        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-        raise PipelineError(
-            f"{shown(path)}: {shown(runs[0].folder)}{more} trained on this split, which another would "
-            "replace; OVERWRITE=1 (--overwrite) replaces it, and those runs have to be trained again"
-        )
+from pipeline.data.profile import load_profile
+from pipeline.paths import folds_csv, shown
+from pipeline.splits import STRATEGIES
+from pipeline.splits.card import balance_table
+from pipeline.splits.fold_file import SplitPlan, make_folds
+from pipeline.splits.groups import find_links
 
 
 def show(path: Path, card: dict[str, Any]) -> None:
@@ -132,16 +63,9 @@ def main(argv: list[str] | None = None) -> None:
     links = find_links(profile, train, wanted)
     for place, strategy in enumerate(options.strategy):
         grouped = strategy == "groups" or "groups" not in options.strategy
-        path, card = make_folds(
-            profile,
-            train,
-            options.k,
-            options.seed,
-            strategy,
-            links=links if grouped else [],
-            name="folds" if place == 0 else strategy,
-            overwrite=options.overwrite,
-        )
+        plan = SplitPlan(strategy, options.k, options.seed, tuple(links) if grouped else ())
+        name = "folds" if place == 0 else strategy
+        path, card = make_folds(profile, train, plan, name, options.overwrite)
         show(path, card)
     photos = photos_of(profile, "train", train.images)
     for link in links:

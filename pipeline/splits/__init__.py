@@ -1,4 +1,4 @@
-"""Ways to split the train images into folds: a function each, in one table; groups; balance; card."""
+"""Splitting the train images into folds: strategies, groups, balance, the card and the fold file."""
 
 from pipeline.splits.content import Content, content_of, split_images
 from pipeline.splits.strategies import STRATEGIES, Strategy

@@ -1,4 +1,4 @@
-"""Deal units out to folds so that every count comes out even to the integer: greedy, then swaps.
+"""Assign units to folds so that every count is even to the integer: greedy assignment, then swap search.
 
 A unit is an image or a group of images that must not be separated. Its columns are counts: boxes of
 each class, boxes of each size, images of each kind. Column c with n_c in all has its best possible
@@ -7,21 +7,31 @@ split when every one of K folds holds floor(n_c / K) or ceil(n_c / K). The cost 
     sum over folds k and columns c of weight_c * (distance of N_kc from that range)^2
     + MISSING for each class that fold k lacks though units hold it,
 
-zero at the integer floor. Units are dealt greedily, the largest shares of a column first; then units
-of two folds change places whenever that does not raise the cost, for the columns that cost most. The
-sizes of folds stay within bounds: they end within one image of each other where units are single
-images, else within the largest group, and as near as swaps bring them.
+zero at the integer floor. Units are assigned greedily, the largest shares of a column first. Then
+units of two folds are swapped whenever that does not raise the cost, for the columns that cost most.
+The sizes of folds end within one image of each other where units are single images, else within the
+largest group, and as near as swaps bring them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.splits import dealing
+from pipeline.splits.assignment import (
+    Assignment,
+    Targets,
+    UnitRows,
+    assign_greedily,
+    even_sizes,
+    largest_share,
+    swap_search,
+    to_columns,
+    to_rows,
+)
 
 Ints = NDArray[np.int64]
 MISSING = 100.0  # above any sum of squared relative deviations that a swap may save
-SIZE = 10.0  # weight of the sizes of folds beside that of a class, where there are groups
-LEAST_TRIALS, MOST_TRIALS, TRIALS_PER_UNIT = 20_000, 400_000, 400  # it ends sooner at a cost of zero
+SIZE_WEIGHT = 10.0  # of the sizes of folds, relative to a class, where there are groups
+MIN_TRIALS, MAX_TRIALS, TRIALS_PER_UNIT = 20_000, 400_000, 400  # it ends sooner at a cost of zero
 
 
 def fair_share(total: int, parts: int, largest: Ints) -> tuple[int, int]:
@@ -59,17 +69,18 @@ def balance(
     if size.max() > 1:  # swaps of single images leave the sizes as they are; of groups, they are a column
         counts = np.concatenate([counts, size[:, None]], axis=1)
         low, high = np.append(low, low_size), np.append(high, high_size)
-        weight, missing = np.append(weight, SIZE * (n_folds / images) ** 2), np.append(missing, 0.0)
-    units = dealing.to_rows(np.ascontiguousarray(counts))
-    share = dealing.largest_share(*units, counts.sum(axis=0))
+        weight, missing = np.append(weight, SIZE_WEIGHT * (n_folds / images) ** 2), np.append(missing, 0.0)
+    starts, columns, amounts = to_rows(np.ascontiguousarray(counts))
+    units = UnitRows(starts, columns, amounts, size)
+    share = largest_share(units, counts.sum(axis=0))
     shuffled = rng.permutation(len(counts))
     order = shuffled[np.lexsort((-share[shuffled], -size[shuffled]))]
-    rules = (low, high, weight, missing)
-    fold = np.full(len(counts), -1, np.int32)
-    split = (fold, np.zeros((n_folds, counts.shape[1]), np.int64), np.zeros(n_folds, np.int64))
-    dealing.deal(*units, size, order, *rules, low_size, high_size, *split)
-    dealing.even_sizes(*units, size, order, *split)
-    trials = min(max(LEAST_TRIALS, TRIALS_PER_UNIT * len(counts)), MOST_TRIALS)
-    by_column = dealing.to_columns(*units[:2], counts.shape[1])
-    dealing.improve(*units, *by_column, size, *rules, *split, trials, int(rng.integers(1, 2**62)))
-    return fold
+    targets = Targets(low, high, weight, missing)
+    sums = (np.zeros((n_folds, counts.shape[1]), np.int64), np.zeros(n_folds, np.int64))
+    split = Assignment(np.full(len(counts), -1, np.int32), *sums)
+    assign_greedily(units, order, targets, low_size, high_size, split)
+    even_sizes(units, order, split)
+    trials = min(max(MIN_TRIALS, TRIALS_PER_UNIT * len(counts)), MAX_TRIALS)
+    by_column = to_columns(starts, columns, counts.shape[1])
+    swap_search(units, *by_column, targets, split, trials, int(rng.integers(1, 2**62)))
+    return split.fold

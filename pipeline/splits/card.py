@@ -1,4 +1,4 @@
-"""What a split is like in numbers: how even it is, how even it could be, and what could not be met."""
+"""The card of a split: how even it is, how even it could be, and what could not be met."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def balance_card(
 
 def not_met(content: Content, fold: NDArray[np.int32], n_folds: int, classes: tuple[str, ...]) -> list[str]:
     """A sentence for everything that an even split would have and this one cannot or does not."""
-    said = []
+    sentences = []
     groups, unit = np.unique(content.group, return_inverse=True)
     grouped = len(groups) < len(unit)
     noun = "group" if grouped else "photo"
@@ -84,24 +84,24 @@ def not_met(content: Content, fold: NDArray[np.int32], n_folds: int, classes: tu
         lacking = ", ".join(map(str, np.flatnonzero(held[:, c] == 0)))
         most, share = int(boxes[:, c].max()), -(-total // n_folds)
         if total == 0:
-            said.append(f"{name}: no box in the train set")
+            sentences.append(f"{name}: no box in the train set")
         elif holders < n_folds:
             who = f"{holders} {noun}s hold" if holders > 1 else f"one {noun} holds"
-            said.append(f"{name}: only {who} it; none in fold {lacking}")
+            sentences.append(f"{name}: only {who} it; none in fold {lacking}")
         elif lacking:
-            said.append(f"{name}: {holders} {noun}s hold it, but none is in fold {lacking}")
+            sentences.append(f"{name}: {holders} {noun}s hold it, but none is in fold {lacking}")
         if most > share and holders >= n_folds:
-            said.append(
+            sentences.append(
                 f"{name}: one {noun} holds {most} of {total} boxes, an even share is {share}; the integer "
                 "floor is out of reach"
             )
     images = np.bincount(unit)
     if images.max() > -(-len(unit) // n_folds):
-        said.append(
+        sentences.append(
             f"the largest group holds {images.max()} of {len(unit)} images, more than an even fold; its "
             "fold is larger than the others"
         )
-    return said
+    return sentences
 
 
 def balance_table(card: dict[str, Any]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ KINDS = {"0": 0, "1": 1, "2-3": 3, "4-7": 7, "8-15": 15, "16+": np.inf}  # boxes
 
 @dataclass(frozen=True)
 class Content:
-    """What the images of a train set hold, a row an image, in any order.
+    """The boxes of each image of a train set, one row per image, in any order.
 
     image_id (n,), unique. boxes (n, C): boxes of each class. sizes (n, 3): boxes of each of `SIZES`.
     group (n,): equal numbers for images that must not be separated.
@@ -83,10 +83,10 @@ def split_images(content: Content, strategy: str, n_folds: int, seed: int) -> ND
             f"{n_folds} folds of {n} images in {m} group{'s' * (m > 1)} that must not be split: take fewer "
             "folds, or narrower groups (a smaller threshold)"
         )
-    dealt = STRATEGIES[strategy](units, n_folds, seed)
-    if empty := sorted(set(range(n_folds)) - set(dealt.tolist())):
+    folds = STRATEGIES[strategy](units, n_folds, seed)
+    if empty := sorted(set(range(n_folds)) - set(folds.tolist())):
         raise PipelineError(
             f"strategy {strategy} leaves fold {empty[0]} of {n_folds} without an image; take fewer folds, "
             "or STRATEGY=boxes"
         )
-    return dealt[unit]
+    return folds[unit]

@@ -5,7 +5,7 @@ through others, form a group. `GROUPS=` names one or more: `bursts:10`, `near:56
 `csv:mine.csv`, joined by commas.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ def bursts(profile: Profile, train: Dataset, option: str) -> Links:
     times = capture_times(train.images)
     if not len(times):
         raise PipelineError(
-            f"{train.findings.source}: no image has a date_captured, so bursts cannot be told; "
-            "GROUPS=near compares the photos, GROUPS=csv:FILE takes your own groups"
+            f"{train.findings.source}: no image has a date_captured, so bursts cannot be found; "
+            "GROUPS=near compares the photos, GROUPS=csv:FILE reads your own groups"
         )
     unknown = len(train.images) - len(times)
     text = f"photos taken within {seconds:g} s of each other"
@@ -78,8 +78,8 @@ def near(profile: Profile, train: Dataset, option: str) -> Links:
     """Photos whose perceptual hashes differ in at most so many of 256 bits. Reads all photos."""
     threshold = int(_number("near", option, NEAR))
     hashes = hash_photos(photos_of(profile, "train", train.images))
-    found = near_pairs(hashes, threshold)
-    return Links(found[:, :2], f"photos whose hashes differ in at most {threshold} of 256 bits", found[:, 2])
+    pairs = near_pairs(hashes, threshold)
+    return Links(pairs[:, :2], f"photos whose hashes differ in at most {threshold} of 256 bits", pairs[:, 2])
 
 
 def column(profile: Profile, train: Dataset, option: str) -> Links:
@@ -109,16 +109,16 @@ def table(profile: Profile, train: Dataset, option: str) -> Links:
         )
     unknown = ~rows[key].isin(train.images[key])
     if unknown.any():
-        where = int(np.flatnonzero(unknown)[0])
+        row = int(np.flatnonzero(unknown)[0])
         raise PipelineError(
-            f"{shown(path)}: row {where + 2}: {key} {rows[key].iloc[where]} is not in the train set"
+            f"{shown(path)}: row {row + 2}: {key} {rows[key].iloc[row]} is not in the train set"
         )
     if rows[key].duplicated().any():
         raise PipelineError(
             f"{shown(path)}: {key} {rows[key][rows[key].duplicated()].iloc[0]} is there twice"
         )
-    mine = train.images[key].map(rows.set_index(key)["group"])
-    return Links(_same(mine), f"groups of {path.name}")
+    group = train.images[key].map(rows.set_index(key)["group"])
+    return Links(_same(group), f"groups of {path.name}")
 
 
 Grouping = Callable[[Profile, Dataset, str], Links]
@@ -138,7 +138,7 @@ def find_links(profile: Profile, train: Dataset, groupings: Iterable[str]) -> li
     return links
 
 
-def join(image_id: Ints, links: list[Links]) -> Ints:
+def join(image_id: Ints, links: Sequence[Links]) -> Ints:
     """(n,) group of each image: the smallest image id that it is linked to; ids ascend."""
     n = len(image_id)
     pairs = np.concatenate([np.empty((0, 2), np.int64), *(link.pairs for link in links)])

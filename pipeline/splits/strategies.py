@@ -1,4 +1,4 @@
-"""Split strategies: how units (images, or groups of images that belong together) are dealt to folds.
+"""Split strategies: how units (images, or groups of images that belong together) are assigned to folds.
 
 A strategy sees the units in the order of their smallest image id and returns the fold of each. A new
 one is a function and an entry in `STRATEGIES`; `make folds STRATEGY=<name>` finds it, and the tests
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from pipeline.splits.balance import balance
 
 Ints = NDArray[np.int64]
-MAX_BINS = 3  # multilabel: count bins a class beyond "none"
-ASIDE = 1e-4  # boxes: weight of box sizes and numbers of boxes beside that of the classes
+MAX_BINS = 3  # multilabel: count bins per class beyond "none"
+SIDE_WEIGHT = 1e-4  # boxes: weight of box sizes and numbers of boxes, relative to the classes
 
 
 @dataclass(frozen=True)
 class Units:
-    """What a strategy may look at, a row a unit.
+    """What a strategy may look at, one row per unit.
 
     boxes (m, C): boxes of each class; sizes (m, B): boxes of each size; kinds (m, Q): images of each
     kind (by their number of boxes); images (m,): number of images.
@@ -42,7 +42,7 @@ def boxes(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
     """
     columns = np.concatenate([units.boxes, units.sizes, units.kinds], axis=1)
     is_class = np.arange(columns.shape[1]) < units.boxes.shape[1]
-    weight = (n_folds / np.maximum(columns.sum(axis=0), 1)) ** 2 * np.where(is_class, 1.0, ASIDE)
+    weight = (n_folds / np.maximum(columns.sum(axis=0), 1)) ** 2 * np.where(is_class, 1.0, SIDE_WEIGHT)
     return balance(columns, units.images, weight, is_class, n_folds, seed)
 
 
@@ -77,9 +77,9 @@ def count_bins(counts: Ints) -> Ints:
 
 
 def kfold(units: Units, n_folds: int, seed: int) -> NDArray[np.int32]:
-    """At random; only the numbers of images are even. What the others are compared with."""
-    nothing = np.zeros((len(units.images), 0), np.int64)
-    return balance(nothing, units.images, np.zeros(0), np.zeros(0, np.bool_), n_folds, seed)
+    """At random; only the numbers of images are even. The baseline of the others."""
+    no_columns = np.zeros((len(units.images), 0), np.int64)
+    return balance(no_columns, units.images, np.zeros(0), np.zeros(0, np.bool_), n_folds, seed)
 
 
 # `groups` is `boxes` that insists on groups: the stage looks for bursts where none are named.

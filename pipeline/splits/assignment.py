@@ -1,13 +1,45 @@
-"""The compiled part of `balance.py`: greedy dealing and the search by swaps.
+"""The compiled part of `balance.py`: greedy assignment of units to folds, and the swap search."""
 
-Units are rows of (column, amount): unit u holds the entries starts[u] to starts[u + 1] of `columns`
-and `amounts`. `fold` (units,), `held` (folds, columns) and `sizes` (folds,) are the split so far and
-are changed in place.
-"""
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.kernels.jit import inlined, kernel
+
+Ints = NDArray[np.int64]
+
+
+class UnitRows(NamedTuple):
+    """The counts of each unit that are not zero: unit u has the entries starts[u]:starts[u + 1].
+
+    columns, amounts: one per entry. size (units,): images in each unit.
+    """
+
+    starts: Ints
+    columns: Ints
+    amounts: Ints
+    size: Ints
+
+
+class Targets(NamedTuple):
+    """What a fold should hold of each column, (columns,): a number from low to high, and what else costs."""
+
+    low: Ints
+    high: Ints
+    weight: NDArray[np.float64]
+    missing: NDArray[np.float64]
+
+
+class Assignment(NamedTuple):
+    """The split so far, which is changed in place.
+
+    fold (units,), -1 for none; held (folds, columns): the sums of counts; sizes (folds,): images.
+    """
+
+    fold: NDArray[np.int32]
+    held: Ints
+    sizes: Ints
 
 
 @kernel
@@ -48,12 +80,12 @@ def to_columns(starts, columns, width):
 
 
 @kernel
-def largest_share(starts, columns, amounts, totals):
-    """The largest part of any column that each unit holds: units of rare classes come first."""
-    share = np.zeros(len(starts) - 1)
+def largest_share(units, totals):
+    """(units,) the largest share of any column that each unit holds: units of rare classes come first."""
+    share = np.zeros(len(units.starts) - 1)
     for u in range(len(share)):
-        for e in range(starts[u], starts[u + 1]):
-            share[u] = max(share[u], amounts[e] / totals[columns[e]])
+        for e in range(units.starts[u], units.starts[u + 1]):
+            share[u] = max(share[u], units.amounts[e] / totals[units.columns[e]])
     return share
 
 
@@ -65,24 +97,23 @@ def _cost(number, low, high, weight, missing):
 
 
 @inlined
-def _put(u, k, starts, columns, amounts, size, fold, held, sizes):
-    """Put unit u into fold k, out of the fold that it is in."""
-    before = fold[u]
-    for e in range(starts[u], starts[u + 1]):
-        held[k, columns[e]] += amounts[e]
+def _move(u, k, units, split):
+    """Move unit u to fold k, out of the fold that it is in."""
+    before = split.fold[u]
+    for e in range(units.starts[u], units.starts[u + 1]):
+        split.held[k, units.columns[e]] += units.amounts[e]
         if before >= 0:
-            held[before, columns[e]] -= amounts[e]
-    sizes[k] += size[u]
+            split.held[before, units.columns[e]] -= units.amounts[e]
+    split.sizes[k] += units.size[u]
     if before >= 0:
-        sizes[before] -= size[u]
-    fold[u] = k
+        split.sizes[before] -= units.size[u]
+    split.fold[u] = k
 
 
 @kernel
-def deal(
-    starts, columns, amounts, size, order, low, high, weight, missing, low_size, high_size, fold, held, sizes
-):
+def assign_greedily(units, order, targets, low_size, high_size, split):
     """Put each unit where the classes need it most, as long as folds of a fair size remain possible."""
+    held, sizes, size = split.held, split.sizes, units.size
     n_folds = len(sizes)
     spare = max(size.sum() - low_size * n_folds, 0)  # folds that may hold one image more
     for place in range(len(order)):
@@ -96,25 +127,26 @@ def deal(
             if sizes[k] + size[u] > limit:
                 continue
             change = 0.0
-            for e in range(starts[u], starts[u + 1]):
-                c = columns[e]
-                # Towards the even share and not only to the range: what is dealt later must fit too.
-                need = (low[c] + high[c]) * 0.5 - held[k, c]
-                change += weight[c] * amounts[e] * (amounts[e] - 2 * need)
-                change -= missing[c] if held[k, c] == 0 else 0.0
+            for e in range(units.starts[u], units.starts[u + 1]):
+                c = units.columns[e]
+                # Towards the even share and not only to the range: later units must fit too.
+                need = (targets.low[c] + targets.high[c]) * 0.5 - held[k, c]
+                change += targets.weight[c] * units.amounts[e] * (units.amounts[e] - 2 * need)
+                change -= targets.missing[c] if held[k, c] == 0 else 0.0
             if change < best_cost or (change == best_cost and sizes[k] < sizes[best]):
                 best, best_cost = k, change
         if best < 0:
             best = np.argmin(sizes)
-        _put(u, best, starts, columns, amounts, size, fold, held, sizes)
+        _move(u, best, units, split)
 
 
 @kernel
-def even_sizes(starts, columns, amounts, size, order, fold, held, sizes):
+def even_sizes(units, order, split):
     """Move units from the largest fold to the smallest while that brings the two closer.
 
     It ends with folds within the largest unit of each other, and none empty.
     """
+    sizes, size = split.sizes, units.size
     moved = True
     while moved:
         moved = False
@@ -123,12 +155,12 @@ def even_sizes(starts, columns, amounts, size, order, fold, held, sizes):
         best = -1
         for place in range(len(order) - 1, -1, -1):
             u = order[place]
-            if fold[u] == large and size[u] < gap:
+            if split.fold[u] == large and size[u] < gap:
                 after = abs(gap - 2 * size[u])
                 if best < 0 or after < abs(gap - 2 * size[best]):
                     best = u
         if best >= 0:
-            _put(best, small, starts, columns, amounts, size, fold, held, sizes)
+            _move(best, small, units, split)
             moved = True
 
 
@@ -155,36 +187,22 @@ def _unit_of(k, first, last, units, fold, state, tries):
 
 
 @inlined
-def _note(u, sign, starts, columns, amounts, change, touched, n):
+def _add_change(u, sign, units, change, touched, n):
     """Add sign * the counts of unit u to `change`; `touched[:n]` are the columns in it. Returns n."""
-    for e in range(starts[u], starts[u + 1]):
-        c = columns[e]
+    for e in range(units.starts[u], units.starts[u + 1]):
+        c = units.columns[e]
         if change[c] == 0:
             touched[n] = c
             n += 1
-        change[c] += sign * amounts[e]
+        change[c] += sign * units.amounts[e]
     return n
 
 
 @kernel
-def improve(
-    starts,
-    columns,
-    amounts,
-    column_starts,
-    column_units,
-    size,
-    low,
-    high,
-    weight,
-    missing,
-    fold,
-    held,
-    sizes,
-    trials,
-    seed,
-):
+def swap_search(units, column_starts, column_units, targets, split, trials, seed):
     """Swap units between a fold that has more of a column and one that has less, worst columns first."""
+    fold, held, sizes, size = split.fold, split.held, split.sizes, units.size
+    low, high, weight, missing = targets.low, targets.high, targets.weight, targets.missing
     n_folds, width = held.shape
     n = len(size)
     if width == 0:
@@ -230,8 +248,8 @@ def improve(
             continue
         if sizes[b] + growth < smallest or sizes[a] - growth > largest:
             continue
-        filled = _note(u, 1, starts, columns, amounts, change, touched, 0)
-        filled = _note(v, -1, starts, columns, amounts, change, touched, filled)
+        filled = _add_change(u, 1, units, change, touched, 0)
+        filled = _add_change(v, -1, units, change, touched, filled)
         delta = 0.0
         for i in range(filled):
             c = touched[i]
@@ -242,8 +260,8 @@ def improve(
                 delta -= _cost(held[a, c], low[c], high[c], weight[c], missing[c])
                 delta -= _cost(held[b, c], low[c], high[c], weight[c], missing[c])
         if delta <= 0:
-            _put(u, b, starts, columns, amounts, size, fold, held, sizes)
-            _put(v, a, starts, columns, amounts, size, fold, held, sizes)
+            _move(u, b, units, split)
+            _move(v, a, units, split)
             for i in range(filled):
                 c = touched[i]
                 cost[c] = 0.0
