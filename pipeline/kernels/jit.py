@@ -9,40 +9,16 @@ layer has to be loaded, a fork is harmless, and the machine code is the same for
 many.
 """
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import njit
-from numba.np import linalg
 
 from pipeline.kernels.stamp import stamp_of
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-
-def _load_numba_without_scipy() -> None:
-    """Load the slowest part of Numba's first call without importing scipy.linalg.
-
-    Numba imports it there, 0.2 s of a process that may live for one, only to learn whether it
-    exists. Here it is looked up instead; who uses it through Numba gets it imported as always.
-    """
-
-    def look_up() -> None:
-        if find_spec("scipy") is None:
-            raise ImportError("scipy")
-
-    if "numba.np.arraymath" not in sys.modules and hasattr(linalg, "ensure_blas"):
-        imports_it = linalg.ensure_blas
-        linalg.ensure_blas = look_up
-        try:
-            import_module("numba.np.arraymath")
-        finally:
-            linalg.ensure_blas = imports_it
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -63,6 +39,3 @@ def inlined(function: Callable[..., Any]) -> Any:
     """Compile `function` as a part of the kernels that call it; it has no cache of its own."""
     wrappers: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return njit(forceinline=True, **wrappers, **_COMMON)(function)
-
-
-_load_numba_without_scipy()
