@@ -77,13 +77,6 @@ def sorted_rows(
     return np.lexsort([labels, *boxes_xyxy.T[::-1], -scores, image])
 
 
-def xywh_to_xyxy(boxes_xywh: FloatArray) -> FloatArray:
-    """(n, 4) left, top, width, height -> (n, 4) left, top, right, bottom, same unit."""
-    boxes = np.array(boxes_xywh, copy=True).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
-
-
 def xyxy_to_xywh(boxes_xyxy: FloatArray) -> FloatArray:
     """(n, 4) left, top, right, bottom -> (n, 4) left, top, width, height, same unit."""
     boxes = np.array(boxes_xyxy, copy=True).reshape(-1, 4)

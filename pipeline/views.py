@@ -72,10 +72,6 @@ class View:
             image = _PRIMITIVES[step][0](image)
         return np.ascontiguousarray(image)
 
-    def apply_boxes(self, boxes_xyxy: Boxes, width: int, height: int) -> Boxes:
-        """(n, 4) pixels of the photo (width x height) -> pixels of the viewed photo."""
-        return _chain_boxes(self.chain, boxes_xyxy, width, height)
-
     def undo_boxes(self, boxes_xyxy: Boxes, width: int, height: int) -> Boxes:
         """(n, 4) pixels of the viewed photo -> pixels of the photo, which is width x height."""
         if self.chain.count("turn") % 2:

@@ -5,22 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.boxes import Boxes, area, clip, iou, xywh_to_xyxy, xyxy_to_xywh
+from pipeline.boxes import Boxes, area, clip, iou, xyxy_to_xywh
 
 quarters = st.integers(-400, 400).map(lambda n: n / 4)  # exact in floats, so sums are too
 some_boxes = st.integers(0, 5).flatmap(lambda n: arrays(np.float64, (n, 4), elements=quarters))
 
 
 def test_sides_are_differences_of_corners():
-    np.testing.assert_array_equal(xyxy_to_xywh(np.array([[1.0, 2, 4, 8]])), [[1, 2, 4 - 1, 8 - 2]])
-    np.testing.assert_array_equal(xywh_to_xyxy(np.array([[1.0, 2, 3, 6]])), [[1, 2, 1 + 3, 2 + 6]])
-
-
-@given(some_boxes)
-def test_corners_to_sides_and_back(boxes):
-    before = boxes.copy()
-    np.testing.assert_array_equal(xywh_to_xyxy(xyxy_to_xywh(boxes)), boxes)
-    np.testing.assert_array_equal(boxes, before)  # the caller's array is left alone
+    boxes = np.array([[1.0, 2, 4, 8]])
+    np.testing.assert_array_equal(xyxy_to_xywh(boxes), [[1, 2, 4 - 1, 8 - 2]])
+    assert boxes.tolist() == [[1, 2, 4, 8]]  # the caller's array is left alone
 
 
 def test_clip_with_a_size_for_each_box():

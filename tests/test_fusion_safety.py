@@ -59,7 +59,7 @@ def test_repairs_are_counted_and_harm_no_other_box(method, box, score, name, kep
 def test_a_clean_table_reports_nothing():
     rows = random_rows(3)
     report = pack(*rows.arrays(), n_sources=3, sizes=rows.sizes).report
-    assert report.repairs == 0
+    assert (report.below_floor, report.zero_weight_rows) == (0, 0)
     assert report.lines() == []
 
 

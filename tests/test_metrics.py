@@ -192,17 +192,6 @@ def test_images_that_the_truth_lacks(recycle):
         score(table, few, parse_metric("map50"))
 
 
-def test_the_truth_of_some_images_is_that_of_these_images():
-    crowd = [[False, True], [], [True], [False]]
-    truth = [[(2, A), (0, B)], [], [(1, A)], [(1, B)]]
-    part, places = truth_of(truth, crowd).on(np.array([0, 2, 3])), [0, 2, 3]
-    alone = truth_of([truth[i] for i in places], [crowd[i] for i in places])
-    for mine, other in zip(part.rows, alone.rows, strict=True):
-        np.testing.assert_array_equal(mine, other)
-    assert part.image_ids.tolist() == places
-    assert part.counts.tolist() == alone.counts.tolist() == [0, 1, 1]
-
-
 def test_a_bootstrap_holds_the_binomial_spread_of_a_made_up_case():
     """n images, one truth each, each found with certainty or not at all: AP is nearly the share."""
     n = 400

@@ -40,11 +40,6 @@ class Report:
         "capped_scores": "fused boxes mended, score above 1 set to 1",
     }
 
-    @property
-    def repairs(self) -> int:
-        """How many repairs there were in all."""
-        return sum(getattr(self, name) for name in self._REPAIRS)
-
     def lines(self) -> list[str]:
         """One line for each kind of repair that happened: what was done, why, how often."""
         counted = [(getattr(self, name), text) for name, text in self._REPAIRS.items()]

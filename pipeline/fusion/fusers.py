@@ -23,40 +23,19 @@ class Fuser:
     """An entry of the table: the kernel's number for the method and how it scales weights.
 
     `scale`: AS_GIVEN, by the TOTAL or by the HIGHEST of the image's weights; `scale_unset` is the
-    same where no weights were given. `about`: one line for a help text.
+    same where no weights were given.
     """
 
     method: int
     scale: int
     scale_unset: int
-    about: str
 
 
 FUSERS: dict[str, Fuser] = {
-    "wbf": Fuser(
-        driver.WBF,
-        driver.AS_GIVEN,
-        driver.AS_GIVEN,
-        "weighted boxes fusion: clusters' mean boxes, scored by `conf_type`",
-    ),
-    "nms": Fuser(
-        driver.NMS,
-        driver.BY_TOTAL,
-        driver.AS_GIVEN,
-        "non-maximum suppression: the best box of each place, as it is",
-    ),
-    "soft_nms": Fuser(
-        driver.SOFT_NMS,
-        driver.BY_TOTAL,
-        driver.AS_GIVEN,
-        "soft NMS: all boxes, their scores decayed by overlap with better ones",
-    ),
-    "nmw": Fuser(
-        driver.NMW,
-        driver.BY_HIGHEST,
-        driver.BY_HIGHEST,
-        "non-maximum weighted: means around each best box, with its score",
-    ),
+    "wbf": Fuser(driver.WBF, driver.AS_GIVEN, driver.AS_GIVEN),
+    "nms": Fuser(driver.NMS, driver.BY_TOTAL, driver.AS_GIVEN),
+    "soft_nms": Fuser(driver.SOFT_NMS, driver.BY_TOTAL, driver.AS_GIVEN),
+    "nmw": Fuser(driver.NMW, driver.BY_HIGHEST, driver.BY_HIGHEST),
 }
 SOFT_KINDS = ("linear", "gaussian")
 

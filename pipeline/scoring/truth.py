@@ -47,25 +47,6 @@ class Truth:
         """(n_classes,) true boxes of each class, crowd boxes not counted."""
         return np.bincount(self.rows.labels[~self.rows.crowd], minlength=self.n_classes)
 
-    def on(self, places: NDArray[np.intp]) -> "Truth":
-        """The truth on some of the images, given by their rising places in `image_ids`."""
-        first, last = self.rows.offsets[places], self.rows.offsets[places + 1]
-        rows = _spans(first, last)
-        part = TruthRows(
-            self.rows.boxes_xywh[rows],
-            self.rows.labels[rows],
-            self.rows.crowd[rows],
-            np.concatenate([[0], np.cumsum(last - first)]),
-        )
-        return Truth(part, self.image_ids[places], self.sizes[places], self.n_classes, self.row_of[rows])
-
-
-def _spans(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All rows of the spans first[i]:last[i], one span after another."""
-    sizes = last - first
-    starts = np.repeat(first - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-    return np.arange(sizes.sum()) + starts
-
 
 def group_truth(
     annotations: pd.DataFrame, images: pd.DataFrame, image_ids: NDArray[np.int32], n_classes: int

@@ -9,8 +9,6 @@ from pipeline.data.metric import MetricSpec
 from pipeline.scoring.assessing import Entry
 from pipeline.scoring.bootstrap import RESAMPLES
 
-MEASURES = ("score", "precision", "recall", "f1", "true", "false", "missed")
-
 
 def show_scores(metric: MetricSpec, classes: tuple[str, ...], entries: Mapping[str, Entry]) -> None:
     """One column a table, one row a measure and class; intervals and losses by export below."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.predictions import Predictions, join_predictions, source_digest
+from pipeline.data.predictions import Predictions, join_predictions
 from pipeline.ensembles.tables import check_members
 from pipeline.errors import PipelineError
 
@@ -24,11 +24,6 @@ class Member:
     @property
     def name(self) -> str:
         return f"{self.model}/{self.view}"
-
-    @property
-    def digests(self) -> list[str]:
-        """Of its files, or of its boxes where there is no file."""
-        return sorted(source_digest(table).get("digest", "") for table in self.tables)
 
 
 def make_members(tables: Sequence[Predictions]) -> tuple[list[Member], list[str]]:

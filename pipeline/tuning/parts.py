@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 
-PARTS, PARTITIONS = 5, 5
+PARTS = 5
 
 
 @dataclass(frozen=True)
