@@ -8,6 +8,7 @@ submitted (--kernel owner/name --kernel-version 3). A competition without an API
 file's path; `score` then records what its site said.
 """
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def by_hand(profile: Profile, path: Path) -> None:
     print(
         f"\n'{profile.name}' has no API: nothing was uploaded. Upload this file on its site by hand"
         f"{f' ({budget})' if budget else ''}:\n  {path}\nthen record what the site said:\n"
-        f"  make score COMP={profile.name} FILE={shown(path)} PUBLIC=0.1234 PRIVATE="
+        f"  make record-score COMP={profile.name} FILE={shlex.quote(shown(path))} PUBLIC=0.1234 PRIVATE="
     )
 
 

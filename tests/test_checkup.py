@@ -1,4 +1,4 @@
-"""`make data`: what is wrong with photos, boxes and splits is found, shown, and left as it is."""
+"""`make check-data`: what is wrong with photos, boxes and splits is found, shown, and left as it is."""
 
 import hashlib
 import json
