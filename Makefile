@@ -14,7 +14,7 @@ help: ## print the targets
 	@echo "COMP= is the competition (recycle), ROOT= the folder of its data; lists take spaces and commas."
 
 .PHONY: setup setup-ensemble full any doctor lock
-setup: full ## make .venv from requirements.txt (every target does it when it is needed)
+setup: full ## make .venv from requirements.txt (every other target does it when needed)
 setup-ensemble: ## the same without torch: enough for all but train, train-all, predict, demo, test
 	@scripts/setup.sh ensemble
 full:
@@ -33,17 +33,17 @@ demo: full ## the whole pipeline on the embedded competition: no data, no GPU, a
 .PHONY: check-data data folds train train-all predict evaluate cost tune ensemble submission
 check-data data: any ## look for faults in photos, boxes and splits before training; changes nothing
 	@$(PY) -m pipeline.checkup --from-make
-folds: any ## split the train images: K=5 SEED=0 STRATEGY="boxes groups" GROUPS=bursts:10,near
+folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,groups GROUPS=bursts:10,near]
 	@$(PY) -m pipeline.folds --from-make
-train: full ## train: MODEL= FOLD=0 (0,1,2 or folds) [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= SET="key=value"]
+train: full ## train MODEL= on FOLD=0 (or 0,1 or folds): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= SET="key=value"]
 	@$(PY) -m pipeline.train --from-make
-train-all: full ## train and predict MODEL="a b" on FOLD=folds, side by side on Ray: [GPUS= NODES= VIEWS=]
+train-all: full ## train and predict MODEL=a,b on FOLD=folds, side by side on Ray: [GPUS= NODES= VIEWS=]
 	@$(PY) -m pipeline.launch --from-make
-predict: full ## predict: MODEL= FOLD=0 SPLIT=oof,test VIEWS=identity,hflip,rot90,scale1.25
+predict: full ## predict with MODEL= FOLD=0: SPLIT=oof,test VIEWS=identity,hflip,rot90,scale1.25
 	@$(PY) -m pipeline.predict --from-make
-evaluate: any ## score MODEL= [FOLD=] (its views and their fusion), ENSEMBLE=final, or FILES="a.parquet b.parquet"
+evaluate: any ## score MODEL= [FOLD=] (its views and their fusion), ENSEMBLE=final, or FILES=a.parquet,b.parquet
 	@$(PY) -m pipeline.evaluate --from-make
-cost: $(if $(PIPE_MODEL)$(PIPE_MODELS),full,any) ## parameters, FLOPs, photos a second: MODEL= FOLD=0; no MODEL: all
+cost: $(if $(PIPE_MODEL)$(PIPE_MODELS),full,any) ## parameters, FLOPs, photos per second: MODEL= FOLD=0; else all models
 	@$(PY) -m pipeline.cost --from-make
 tune: any ## choose how an ensemble is fused, and what that is worth: ENSEMBLE= BUDGET=300 TRIALS= SEED=
 	@$(PY) -m pipeline.tune --from-make
@@ -66,7 +66,7 @@ ledger: any ## all submissions of COMP, today's budget, and two picks for the en
 .PHONY: test test-fast lint bench bench-train
 test: full lint ## lint, types and all tests
 	@$(PY) -m pytest
-test-fast: full lint ## lint, types and the tests that take no training: about a minute and a half
+test-fast: full lint ## lint, types and the quick tests: under two minutes
 	@$(PY) -m pytest -m "not slow"
 lint: full ## lint and types
 	@$(PY) -m ruff check .

@@ -12,6 +12,16 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = Path(__file__).with_name("slow.txt")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt names by file, or by file and function."""
+    names = {line for line in SLOW.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
+    for item in items:
+        test = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+        if names & {item.path.name, test}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

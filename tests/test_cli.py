@@ -148,6 +148,13 @@ def test_a_fault_of_ours_keeps_its_traceback():
         cli.run(main)
 
 
+@pytest.fixture(autouse=True)
+def no_variables_of_make(monkeypatch):
+    """These tests may themselves be run by make, which hands its variables on."""
+    for name in [name for name in os.environ if name.startswith("PIPE_")]:
+        monkeypatch.delenv(name)
+
+
 def stage_arguments():
     """A parser with each kind of argument that the stages have."""
     arguments = cli.parser("A stage.")

@@ -137,3 +137,11 @@ def test_every_variable_is_an_option_of_a_stage(capsys):
     flags = {flag.strip("-").replace("-", "_").upper() for flag in re.findall(r"--[a-z-]+", said)}
     positional = {"FILE", "FILES"}  # of check, of evaluate and tune
     assert set(VARIABLES) - flags - positional == {"BENCH", "PYTHON"}
+
+
+def test_what_test_fast_leaves_out_is_there():
+    """A test that was renamed would be run again, and make test-fast be slow."""
+    tests = MAKEFILE.parent / "tests"
+    for line in (tests / "slow.txt").read_text(encoding="utf-8").splitlines():
+        file, _, name = line.partition("::")
+        assert line.startswith("#") or f"def {name}" in (tests / file).read_text(encoding="utf-8"), line
