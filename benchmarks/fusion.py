@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.workload import N_SOURCES, SIDE, Workload, fusion_workload
-from pipeline.fusion import Fused, fuse, fuse_arrays, pack
+from pipeline.fusion import Fused, fuse, pack
 from pipeline.kernels.threads import thread_count
 
 IOU = 0.55
@@ -200,6 +200,11 @@ def _measure(
     options: dict[str, Any] = {"method": contest.method, "skip": skip, "iou": IOU} | contest.options
     clock = time.process_time
     ours = Times()
+
+    def pack_and_fuse(threads: int | None) -> Fused:
+        rows = pack(*flat, n_sources=N_SOURCES, floor=skip, threads=threads)
+        return fuse(rows, threads=threads, **options)
+
     peers = {name: (np.inf, 0) for name, library, _ in libraries if library is not None}
     for _ in range(rounds):
         seconds, fused = _clocked(lambda: fuse(packed, threads=1, **options), clock)
@@ -213,11 +218,11 @@ def _measure(
                 total += seconds
                 same += _agrees(fused, int(image), result)
             peers[name] = (min(peers[name][0], total), same)
-        once = _clocked(lambda: fuse_arrays(*flat, n_sources=N_SOURCES, threads=1, **options), clock)
+        once = _clocked(lambda: pack_and_fuse(threads=1), clock)
         ours.single = min(ours.single, once[0])
         wall = time.perf_counter
         ours.reused_all = min(ours.reused_all, _clocked(lambda: fuse(packed, **options), wall)[0])
-        once = _clocked(lambda: fuse_arrays(*flat, n_sources=N_SOURCES, **options), wall)
+        once = _clocked(lambda: pack_and_fuse(threads=None), wall)
         ours.single_all = min(ours.single_all, once[0])
     title = "-".join([contest.method, *contest.options.values()])
     print(

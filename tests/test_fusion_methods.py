@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from fusing import fuse_arrays
 
-from pipeline.fusion import CONF_TYPES, FUSERS, fuse, fuse_arrays, pack
+from pipeline.fusion import CONF_TYPES, FUSERS, fuse, pack
 
 A = [10, 10, 110, 110]  # 100 x 100
 B = [20, 10, 120, 110]  # IoU with A: 90 * 100 / (2 * 10000 - 9000) = 9 / 11
@@ -161,7 +162,7 @@ def test_avg_never_goes_above_one():
     fused = fuse(boxes, weights=[2, 1], conf_type="avg")
     assert fused.scores.tolist() == [1.0]
     assert fused.report.capped_scores == 1
-    assert fused.report.lines() == ["fused boxes mended, score above 1 set to 1: 1"]
+    assert fused.report.lines() == ["fused boxes repaired, score above 1 set to 1: 1"]
 
 
 def test_allows_overflow_counts_every_box_up_to_one():
@@ -206,9 +207,9 @@ def test_iou_does_not_depend_on_the_unit():
         assert len(fused.scores) == 2
 
 
-def test_one_call_equals_pack_and_fuse():
+def test_rows_below_the_floor_change_nothing():
     rows = ([A, B, FAR, A], [0.9, 0.6, 0.04, 0.5], [0, 0, 0, 1], [0, 1, 1, 0], [0, 3, 4])
-    once = fuse_arrays(*rows, n_sources=2, skip=0.05, weights=[1, 2], iou=0.6)
+    once = fuse(pack(*rows, n_sources=2, floor=0.05), skip=0.05, weights=[1, 2], iou=0.6)
     twice = fuse(pack(*rows, n_sources=2), skip=0.05, weights=[1, 2], iou=0.6)
     np.testing.assert_array_equal(once.boxes_xyxy, twice.boxes_xyxy)
     np.testing.assert_array_equal(once.scores, twice.scores)

@@ -5,12 +5,13 @@ import time
 
 import numpy as np
 import pytest
+from fusing import fuse_arrays
 from fusion_oracle import random_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.fusion import CONF_TYPES, FUSERS, fuse, fuse_arrays, pack
+from pipeline.fusion import CONF_TYPES, FUSERS, fuse, pack
 
 A = [10.0, 10.0, 110.0, 110.0]
 NAN, INF = float("nan"), float("inf")
@@ -77,9 +78,9 @@ TWO = {
     "n_sources": 2,
 }
 ERRORS = [
-    ({"scores": [0.9]}, "scores: expected one value a box"),
-    ({"labels": [0, 1, 2]}, "labels: expected one value a box"),
-    ({"source": [[0, 1]]}, "source: expected one value a box"),
+    ({"scores": [0.9]}, "scores: expected one value per box"),
+    ({"labels": [0, 1, 2]}, "labels: expected one value per box"),
+    ({"source": [[0, 1]]}, "source: expected one value per box"),
     ({"boxes_xyxy": [[1, 2, 3], [1, 2, 3]]}, "boxes_xyxy: expected numbers of shape"),
     ({"boxes_xyxy": [["a"] * 4] * 2}, "boxes_xyxy: expected numbers of shape"),
     ({"scores": [0.9, 1.5]}, "scores, row 1: 1.5, expected 0 to 1"),

@@ -14,8 +14,8 @@ FOLDER = ROOT / "pipeline" / "fusion"
 OURS = ("fusion", "kernels", "errors", "boxes")
 FIRST_CALL = """
 import sys
-from pipeline.fusion import driver, fuse_arrays, grouping
-fused = fuse_arrays([[0, 0, 9, 9]], [0.5], [0], [0], [0, 1], n_sources=1)
+from pipeline.fusion import driver, fuse, grouping, pack
+fused = fuse(pack([[0, 0, 9, 9]], [0.5], [0], [0], [0, 1], n_sources=1))
 assert len(fused.scores) == 1
 for heavy in ("torch", "pandas", "ensemble_boxes"):
     assert heavy not in sys.modules, heavy

@@ -19,8 +19,8 @@ CAPPED, ZERO_WEIGHT = range(2)  # places in the counts of a chunk
 N_COUNTS = 2
 
 
-class Settings(NamedTuple):
-    """What a fuser may be told, in the types that the kernels are compiled for."""
+class Parameters(NamedTuple):
+    """The parameters of a fuser, in the types that the kernels are compiled for."""
 
     method: int
     normalise: int
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The sources' weights, the highest 1; `ranks` counts higher ones, `order` is from the highest.
+    """The sources' weights, the highest 1; `ranks` counts higher ones, `order` starts with the highest.
 
     Each (n_sources,).
     """
@@ -83,8 +83,8 @@ class Out(NamedTuple):
 
 
 @inlined
-def _image_weights(image, weights, present, mine, normalise):
-    """The image's weights, written to `mine`: absent sources get 0.
+def _image_weights(image, weights, present, out, normalise):
+    """The image's weights, written to `out`: absent sources get 0.
 
     Summed from the highest to the lowest, so that the order of sources does not move the last bit.
     """
@@ -95,15 +95,15 @@ def _image_weights(image, weights, present, mine, normalise):
         weight = weights.values[source]
         if present.shape[0] > 0 and not present[image, source]:
             weight = 0.0
-        mine[source] = weight
+        out[source] = weight
         total += weight
         highest = max(highest, weight)
         count += weight > 0.0
     if normalise != AS_GIVEN and total > 0.0:
         by = total if normalise == BY_TOTAL else highest
-        for source in range(len(mine)):
-            mine[source] /= by
-    return Image(mine, total, highest, count)
+        for source in range(len(out)):
+            out[source] /= by
+    return Image(out, total, highest, count)
 
 
 @inlined
@@ -143,19 +143,19 @@ def _reorder(table, lo, hi, weights, keys, spare, digits, weighted, tags, rows):
 
 
 @inlined
-def _fuse_group(rows, lo, hi, image, settings, scratch, out):
+def _fuse_group(rows, lo, hi, image, parameters, scratch, out):
     """A new fuser gets its line here."""
-    if settings.method == WBF:
-        return wbf_group(rows, lo, hi, image, settings, scratch, out)
-    if settings.method == NMS:
-        return nms_group(rows, lo, hi, image, settings, scratch, out)
-    if settings.method == SOFT_NMS:
-        return soft_nms_group(rows, lo, hi, image, settings, scratch, out)
-    return nmw_group(rows, lo, hi, image, settings, scratch, out)
+    if parameters.method == WBF:
+        return wbf_group(rows, lo, hi, image, parameters, scratch, out)
+    if parameters.method == NMS:
+        return nms_group(rows, lo, hi, image, parameters, scratch, out)
+    if parameters.method == SOFT_NMS:
+        return soft_nms_group(rows, lo, hi, image, parameters, scratch, out)
+    return nmw_group(rows, lo, hi, image, parameters, scratch, out)
 
 
 @kernel
-def fuse_images(first, last, table, weights, present, settings, boxes_xyxy, scores, labels, sizes, counts):
+def fuse_images(first, last, table, weights, present, parameters, boxes_xyxy, scores, labels, sizes, counts):
     """Fuse images first..last-1; write them one after another from image_rows[first] on.
 
     sizes[i] becomes image i's number of fused boxes; `counts` (N_COUNTS,) is this chunk's.
@@ -191,16 +191,16 @@ def fuse_images(first, last, table, weights, present, settings, boxes_xyxy, scor
         np.empty(largest, np.float32),
         np.empty(largest, np.int16),
     )
-    mine = np.empty(len(weights.values), np.float64)
+    image_weights = np.empty(len(weights.values), np.float64)
     to = table.image_rows[first]
     for number in range(first, last):
-        image = _image_weights(number, weights, present, mine, settings.normalise)
+        image = _image_weights(number, weights, present, image_weights, parameters.normalise)
         out.n[0] = 0
         for group in range(table.group_first[number], table.group_first[number + 1]):
             lo = table.group_rows[group, 0]
-            hi = _end_of_prefix(table.scores, lo, table.group_rows[group, 1], settings.skip)
+            hi = _end_of_prefix(table.scores, lo, table.group_rows[group, 1], parameters.skip)
             rows = direct
-            if not settings.same_weights:
+            if not parameters.same_weights:
                 kept = _reorder(
                     table,
                     lo,
@@ -218,7 +218,7 @@ def fuse_images(first, last, table, weights, present, settings, boxes_xyxy, scor
                 lo = 0
                 hi = kept
             if lo < hi:
-                n = _fuse_group(rows, lo, hi, image, settings, scratch, out)
+                n = _fuse_group(rows, lo, hi, image, parameters, scratch, out)
                 label = np.int32(table.group_labels[group])
                 for k in range(out.n[0], out.n[0] + n):
                     out.labels[k] = label

@@ -1,4 +1,4 @@
-"""One call for all fusers, over packed boxes or over raw ones."""
+"""One call for all fusers, over packed boxes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.boxes import Boxes
 from pipeline.errors import PipelineError
 from pipeline.fusion import driver
-from pipeline.fusion.checks import Report, checked_number, checked_weights
+from pipeline.fusion.inputs import FusionReport, checked_number, checked_weights
 from pipeline.fusion.overlap import part_of
-from pipeline.fusion.packing import Packed, pack
+from pipeline.fusion.packing import Packed
 from pipeline.fusion.wbf import CONF_TYPES
 from pipeline.kernels.threads import chunks, over_chunks, run, thread_count
 
@@ -22,8 +22,8 @@ from pipeline.kernels.threads import chunks, over_chunks, run, thread_count
 class Fuser:
     """An entry of the table: the kernel's number for the method and how it scales weights.
 
-    `scale`: AS_GIVEN, by the TOTAL or by the HIGHEST of the image's weights; `scale_unset` is the
-    same where no weights were given.
+    `scale`: AS_GIVEN, by the TOTAL or by the HIGHEST of the image's weights; `scale_unset`: the same
+    where no weights were given.
     """
 
     method: int
@@ -44,7 +44,7 @@ SOFT_KINDS = ("linear", "gaussian")
 class Fused(Boxes):
     """Fused boxes, sorted as a prediction table is; `report`: what was left out or repaired."""
 
-    report: Report
+    report: FusionReport
 
 
 def fuse(
@@ -64,10 +64,10 @@ def fuse(
 
     method: a name in FUSERS. iou: boxes match above this IoU, 0 to 1. skip: boxes with a lower
     score are left out (for `soft_nms` also those whose decayed score is not above it); not lower
-    than the floor of the packing. weights: one number a source, 0 or more; None: all 1 for `wbf`
+    than the floor of the packing. weights: one number per source, 0 or more; None: all 1 for `wbf`
     and `nmw`, and scores as they are for `nms` and `soft_nms`. A source with weight 0 takes no
     part. conf_type: how `wbf` scores a cluster, a name in CONF_TYPES (see `wbf.py`).
-    allows_overflow: for `avg`, counts all boxes of a cluster instead of at most one a source; a
+    allows_overflow: for `avg`, counts all boxes of a cluster instead of at most one per source; a
     score never goes above 1 all the same. sigma: width of the gaussian of `soft_nms`.
     soft: "linear" or "gaussian". threads: None for all cores.
 
@@ -77,7 +77,7 @@ def fuse(
     _check_names(method=(method, tuple(FUSERS)), conf_type=(conf_type, CONF_TYPES), soft=(soft, SOFT_KINDS))
     fuser = FUSERS[method]
     threshold = checked_number(iou, "iou", 0.0, 1.0)
-    chosen = driver.Settings(
+    chosen = driver.Parameters(
         method=fuser.method,
         normalise=fuser.scale_unset if weights is None else fuser.scale,
         same_weights=bool((given == given[0]).all()),
@@ -125,8 +125,8 @@ def _closed_up(
 ) -> slice:
     """Move the chunks' results together, each written from its first image's first row on.
 
-    They close up around the middle one, so that both sides can move at once. Returns where they
-    are then.
+    They are moved towards the middle one, so that both sides can move at once. Returns the rows
+    where they are then.
     """
     if not ranges:
         return slice(0, 0)
@@ -150,8 +150,8 @@ def _closed_up(
     return slice(shift, shift + int(offsets[-1]))
 
 
-def _check_names(**asked: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, known) in asked.items():
+def _check_names(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, known) in options.items():
         if value not in known:
             raise PipelineError(f"{name}={value!r}: expected one of {', '.join(known)}")
 
@@ -164,39 +164,3 @@ def _checked_skip(skip: float, floor: float) -> np.float32:
             "ones out; pass a skip of at least that, or pack again with a lower floor"
         )
     return lowest
-
-
-def fuse_arrays(
-    boxes_xyxy: ArrayLike,
-    scores: ArrayLike,
-    labels: ArrayLike,
-    source: ArrayLike,
-    offsets: ArrayLike,
-    *,
-    n_sources: int,
-    n_labels: int | None = None,
-    present: ArrayLike | None = None,
-    sizes: ArrayLike | None = None,
-    method: str = "wbf",
-    skip: float = 0.001,
-    threads: int | None = None,
-    **options: Any,
-) -> Fused:
-    """Pack and fuse in one call; only the rows that reach `skip` are packed.
-
-    The arguments are those of `pack` and, as `options`, the others of `fuse`.
-    """
-    packed = pack(
-        boxes_xyxy,
-        scores,
-        labels,
-        source,
-        offsets,
-        n_sources=n_sources,
-        n_labels=n_labels,
-        present=present,
-        sizes=sizes,
-        floor=skip,
-        threads=threads,
-    )
-    return fuse(packed, method, skip=skip, threads=threads, **options)

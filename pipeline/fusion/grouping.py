@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.kernels.jit import kernel
 from pipeline.kernels.order import key_of, row_of, settle_ties, sort_keys
 
-# Places in the table of counts that `pack_images` fills, one row a chunk.
+# Places in the table of counts that `pack_images` fills, one row per chunk.
 BELOW, SCORE_NAN, SCORE_ZERO, BOX_NAN, INVERTED, OUTSIDE, EMPTY, ABSENT = range(8)
 N_COUNTS = 8
 
@@ -61,7 +61,7 @@ def count_rows(first, last, scores, offsets, floor, counts):
 def pack_images(first, last, raw, floor, n_labels, table, counts):
     """Fill the table's rows and groups of images first..last-1, and this chunk's counts.
 
-    Three steps an image: copy the good rows; sort them by score and deal them out to their labels,
+    Three steps per image: copy the good rows; sort them by score and distribute them to their labels,
     which keeps that order; put equal scores of a label into the declared order.
     """
     has_sizes = raw.sizes.shape[0] > 0

@@ -5,7 +5,7 @@ from pipeline.kernels.jit import inlined
 
 
 @inlined
-def nms_group(rows, lo, hi, image, settings, scratch, out):
+def nms_group(rows, lo, hi, image, parameters, scratch, out):
     """Suppress in the rows lo..hi-1, best first; return the number of boxes written."""
     n = 0
     start = out.n[0]
@@ -14,7 +14,7 @@ def nms_group(rows, lo, hi, image, settings, scratch, out):
         y1 = rows.boxes_xyxy[row, 1]
         x2 = rows.boxes_xyxy[row, 2]
         y2 = rows.boxes_xyxy[row, 3]
-        if any_match(scratch.blocks, n, x1, y1, x2, y2, settings.iou, settings.part):
+        if any_match(scratch.blocks, n, x1, y1, x2, y2, parameters.iou, parameters.part):
             continue
         put(scratch.blocks, n, x1, y1, x2, y2)
         out.boxes_xyxy[start + n, 0] = x1

@@ -12,7 +12,7 @@ from pipeline.kernels.jit import inlined
 
 
 @inlined
-def nmw_group(rows, lo, hi, image, settings, scratch, out):
+def nmw_group(rows, lo, hi, image, parameters, scratch, out):
     """Fuse the rows lo..hi-1, best first; return the number of boxes written."""
     sums = scratch.sums  # columns: weight, then the four corners times weight
     n = 0
@@ -23,7 +23,7 @@ def nmw_group(rows, lo, hi, image, settings, scratch, out):
         x2 = rows.boxes_xyxy[row, 2]
         y2 = rows.boxes_xyxy[row, 3]
         score = image.weights[rows.source[row]] * rows.scores[row]
-        at, iou = best_match(scratch.blocks, n, x1, y1, x2, y2, settings.iou, settings.part)
+        at, iou = best_match(scratch.blocks, n, x1, y1, x2, y2, parameters.iou, parameters.part)
         if at < 0:
             at = n
             n += 1

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.fusion import checks, grouping
-from pipeline.fusion.checks import Report
+from pipeline.fusion import grouping, inputs
 from pipeline.fusion.grouping import Raw, Table
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 
@@ -17,7 +16,7 @@ class Packed:
     """Boxes ready to be fused, as often as wanted, with any weights and thresholds.
 
     Made by `pack`. `present` (m, n_sources) bool, or no rows when every source predicted every
-    image. `floor`: the lowest score that was let in. `report`: what was left out and mended.
+    image. `floor`: rows with a lower score were left out. `report`: what was left out and repaired.
     """
 
     table: Table
@@ -25,7 +24,7 @@ class Packed:
     n_labels: int
     present: NDArray[np.bool_]
     floor: float
-    report: Report
+    report: inputs.FusionReport
 
     @property
     def n_images(self) -> int:
@@ -56,16 +55,16 @@ def pack(
     tables that were put one after another: the rows of image i in part p are
     offsets[p, i]:offsets[p, i+1], so ten prediction tables need not be merged first.
     present: (m, n_sources) bool, whether a source predicted an image at all; only those count in
-    that image's total weight. None: all did, and a source without boxes there found nothing.
+    that image's total weight. None: all did, and a source without boxes there detected nothing.
     sizes: (m, 2) width and height, to clip boxes to their image. None: no clipping.
     floor: rows with a lower score are left out before anything else is done.
 
-    Raises PipelineError for what the package's docstring calls an error; its repairs are counted
+    Raises PipelineError for the errors that the package's docstring lists; its repairs are counted
     in the `report` of the result.
     """
-    boxes = checks.checked_boxes(boxes_xyxy)
+    boxes = inputs.checked_boxes(boxes_xyxy)
     n = len(boxes)
-    rows = checks.checked_offsets(offsets, n)
+    rows = inputs.checked_offsets(offsets, n)
     m = rows.shape[1] - 1
     if not 1 <= n_sources <= 32768:
         raise PipelineError(f"n_sources={n_sources}: expected 1 to 32768")
@@ -73,16 +72,16 @@ def pack(
         raise PipelineError(f"n_labels={n_labels}: expected 1 to 32768")
     raw = Raw(
         boxes,
-        checks.checked_scores(scores, n),
-        checks.checked_integers(labels, n, "labels", n_labels),
-        checks.checked_integers(source, n, "source", n_sources),
+        inputs.checked_scores(scores, n),
+        inputs.checked_integers(labels, n, "labels", n_labels),
+        inputs.checked_integers(source, n, "source", n_sources),
         rows,
-        checks.checked_sizes(sizes, m),
-        checks.checked_present(present, m, n_sources),
+        inputs.checked_sizes(sizes, m),
+        inputs.checked_present(present, m, n_sources),
     )
     if n_labels is None:
         n_labels = int(raw.labels.max()) + 1 if n else 1
-    lowest = np.float32(checks.checked_number(floor, "floor", 0.0, 1.0))
+    lowest = np.float32(inputs.checked_number(floor, "floor", 0.0, 1.0))
 
     n_threads = thread_count(threads)
     per_image = np.diff(rows, axis=1).sum(axis=0)
@@ -104,7 +103,7 @@ def pack(
 
 
 def _empty_table(kept: NDArray[np.int64], n_labels: int) -> Table:
-    """Room for `kept` rows an image, without values."""
+    """An empty table with room for `kept` rows per image."""
     image_rows = np.concatenate([[0], np.cumsum(kept)])
     group_first = np.concatenate([[0], np.cumsum(np.minimum(kept, n_labels))])
     total = int(image_rows[-1])
@@ -119,14 +118,14 @@ def _empty_table(kept: NDArray[np.int64], n_labels: int) -> Table:
     )
 
 
-def _report(counts: NDArray[np.int64]) -> Report:
+def _report(counts: NDArray[np.int64]) -> inputs.FusionReport:
     total = [int(count) for count in counts.sum(axis=0)]
     if total[grouping.ABSENT]:
         raise PipelineError(
             f"present: {total[grouping.ABSENT]} rows belong to a source that is marked as absent "
             "for their image; mark it as present or leave its rows out"
         )
-    return Report(
+    return inputs.FusionReport(
         below_floor=total[grouping.BELOW],
         non_finite_scores=total[grouping.SCORE_NAN],
         zero_scores=total[grouping.SCORE_ZERO],

@@ -1,7 +1,7 @@
 """Soft-NMS of one group (Bodla et al. 2017, arXiv 1704.04503), lazily.
 
 The rule: take the box with the highest score, lower the scores of all that remain by their overlap
-with it, repeat. Here a box is brought up to date with the boxes taken since its last visit only
+with it, repeat. Here the score of a box is updated, by the boxes taken since its last update, only
 when its (then too high) score makes it the next candidate. Scores never rise, so if it is still the
 highest it is the one; else it goes back into a heap. Boxes that fall to the threshold are never
 looked at again. Equal scores: the box that came first in the declared order.
@@ -52,10 +52,10 @@ def _drop_top(heap, n, scores):
 
 
 @inlined
-def _decay(blocks, visited, n, x1, y1, x2, y2, score, settings):
+def _decay(blocks, visited, n, x1, y1, x2, y2, score, parameters):
     """`score` lowered by its box's overlap with the taken boxes visited..n-1."""
     area = (x2 - x1) * (y2 - y1)
-    part = settings.part if settings.linear else np.float32(0.0)
+    part = parameters.part if parameters.linear else np.float32(0.0)
     squares = 0.0
     for block in range(visited >> LANE_BITS, (n + LANES - 1) >> LANE_BITS):
         mask = lanes_over(blocks, block, x1, y1, x2, y2, area, part)
@@ -64,21 +64,21 @@ def _decay(blocks, visited, n, x1, y1, x2, y2, score, settings):
         while mask != 0:
             iou = exact_iou(blocks, (block << LANE_BITS) + lowest_bit(mask), x1, y1, x2, y2)
             mask &= mask - np.uint32(1)
-            if not settings.linear:
+            if not parameters.linear:
                 squares += iou * iou
-            elif iou > settings.iou:
+            elif iou > parameters.iou:
                 score *= 1.0 - iou
-        if score <= settings.skip:
+        if score <= parameters.skip:
             break  # lost already
-    return score if settings.linear else score * math.exp(-squares / settings.sigma)
+    return score if parameters.linear else score * math.exp(-squares / parameters.sigma)
 
 
 @inlined
-def soft_nms_group(rows, lo, hi, image, settings, scratch, out):
+def soft_nms_group(rows, lo, hi, image, parameters, scratch, out):
     """Decay the rows lo..hi-1, best first; return the number of boxes written.
 
     linear: score x (1 - IoU) where the IoU is above the threshold. gaussian: score x
-    exp(-IoU^2 / sigma). Boxes whose decayed score is above `settings.skip` stay.
+    exp(-IoU^2 / sigma). Boxes whose decayed score is above `parameters.skip` stay.
     """
     scores, heap, visited = scratch.decayed, scratch.heap, scratch.visited
     start = out.n[0]
@@ -97,17 +97,17 @@ def soft_nms_group(rows, lo, hi, image, settings, scratch, out):
             item = heap[0]
             _drop_top(heap, waiting, scores)
             waiting -= 1
-        if not scores[item] > settings.skip:
+        if not scores[item] > parameters.skip:
             break
         x1 = rows.boxes_xyxy[lo + item, 0]
         y1 = rows.boxes_xyxy[lo + item, 1]
         x2 = rows.boxes_xyxy[lo + item, 2]
         y2 = rows.boxes_xyxy[lo + item, 3]
-        score = _decay(scratch.blocks, visited[item], n, x1, y1, x2, y2, scores[item], settings)
+        score = _decay(scratch.blocks, visited[item], n, x1, y1, x2, y2, scores[item], parameters)
         visited[item] = n
         if score < scores[item]:
             scores[item] = score
-            if score > settings.skip:
+            if score > parameters.skip:
                 _push(heap, waiting, item, scores)
                 waiting += 1
             continue

@@ -20,7 +20,7 @@ N_SUMS = 10
 
 
 @inlined
-def wbf_group(rows, lo, hi, image, settings, scratch, out):
+def wbf_group(rows, lo, hi, image, parameters, scratch, out):
     """Fuse the rows lo..hi-1, best weighted score first; return the number of boxes written."""
     blocks, sums, seen = scratch.blocks, scratch.sums, scratch.seen
     n = 0
@@ -32,7 +32,7 @@ def wbf_group(rows, lo, hi, image, settings, scratch, out):
         source = np.int64(rows.source[row])
         weight = image.weights[source]
         score = weight * rows.scores[row]
-        at, _ = best_match(blocks, n, x1, y1, x2, y2, settings.iou, settings.part)
+        at, _ = best_match(blocks, n, x1, y1, x2, y2, parameters.iou, parameters.part)
         word = source >> 6
         bit = np.uint64(1) << np.uint64(source & 63)
         if at < 0:
@@ -79,12 +79,12 @@ def wbf_group(rows, lo, hi, image, settings, scratch, out):
     for at in range(n):
         for c in range(4):
             out.boxes_xyxy[out.n[0] + at, c] = blocks[at >> 4, c, at & 15]
-        out.scores[out.n[0] + at] = _score(sums, at, image, settings)
+        out.scores[out.n[0] + at] = _score(sums, at, image, parameters)
     return n
 
 
 @inlined
-def _score(sums, at, image, settings):
+def _score(sums, at, image, parameters):
     """The score of a cluster; `ensemble-boxes` has all of them but `votes`.
 
     votes: each source's best weighted score in the cluster, summed, by the total weight.
@@ -93,12 +93,12 @@ def _score(sums, at, image, settings):
     cluster's sources / total weight. absent_model_aware_avg: sum of weighted scores by the boxes'
     weights and those of the sources that are not in the cluster.
     """
-    conf_type = settings.conf_type
+    conf_type = parameters.conf_type
     if conf_type == _VOTES:
         return sums[at, _BESTS] / image.total
     if conf_type == _AVG:
         count = sums[at, _COUNT]
-        times = count if settings.allows_overflow else min(count, image.n_sources)
+        times = count if parameters.allows_overflow else min(count, image.n_sources)
         return sums[at, _CONF] / count * times / image.total
     if conf_type == _MAX:
         return sums[at, _TOP] / image.highest

@@ -1,1 +1,1 @@
-"""What all compiled code shares: decorators with a safe cache, threads, sorting by score."""
+"""Shared by all compiled code: decorators with a safe cache, threads, sorting by score."""

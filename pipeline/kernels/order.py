@@ -1,9 +1,9 @@
 """The declared order of boxes, and sorting by it.
 
-Boxes go by score, highest first; of equal scores by x1, y1, x2, y2, lowest first; then by a `tag`
-that the caller chooses; what is equal in all of that keeps the order it came in. Sorting is a radix
+Boxes are sorted by score, highest first; equal scores by x1, y1, x2, y2, lowest first; then by a `tag`
+that the caller chooses; boxes that are equal in all of that keep their order. Sorting is a radix
 sort of 64-bit keys: in the high half the float32 score's bits (turned, so that the highest comes
-first), in the low half the row. Runs of equal keys are put right by a merge sort that compares
+first), in the low half the row. Runs of equal keys are then sorted by a merge sort that compares
 everything, so that even 100,000 equal scores take n log n steps.
 """
 

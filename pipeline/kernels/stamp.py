@@ -1,4 +1,4 @@
-"""A digest of source code: what was made by other code is made again."""
+"""A digest of source code: results of other code are computed again."""
 
 from functools import cache
 from hashlib import sha256

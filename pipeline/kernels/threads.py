@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 
-_CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core holds nobody up
+_CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core delays no other
 
 
 def thread_count(threads: int | None) -> int:
@@ -23,14 +23,14 @@ def thread_count(threads: int | None) -> int:
     return threads
 
 
-def chunks(image_rows: NDArray[np.int64], threads: int) -> list[tuple[int, int]]:
-    """Ranges of images with about equal numbers of rows; `image_rows` (m+1,) counts up the rows."""
-    images = len(image_rows) - 1
+def chunks(offsets: NDArray[np.int64], threads: int) -> list[tuple[int, int]]:
+    """Ranges of images with about equal numbers of rows; offsets (m+1,): the first row of each image."""
+    images = len(offsets) - 1
     pieces = 1 if threads == 1 else min(images, threads * _CHUNKS_PER_THREAD)
     if pieces < 2:
         return [(0, images)] if images else []
-    inner = np.arange(1, pieces) * (int(image_rows[-1]) / pieces)
-    cuts = np.unique(np.concatenate([[0], np.searchsorted(image_rows, inner), [images]]))
+    inner = np.arange(1, pieces) * (int(offsets[-1]) / pieces)
+    cuts = np.unique(np.concatenate([[0], np.searchsorted(offsets, inner), [images]]))
     return list(pairwise(cuts.tolist()))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the input: errors that stop, and repairs that are counted."""
+"""Checks of the input: errors that stop, and repairs that are counted."""
 
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -9,15 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.errors import PipelineError
 
 _INT16_MAX = 32767
-_LEAST_WEIGHT = 1e-9
+_MIN_WEIGHT = 1e-9
 
 
 @dataclass(frozen=True)
-class Report:
-    """Counts of what packing and fusing left out or mended; all zero for a clean table.
+class FusionReport:
+    """Counts of what packing and fusing left out or repaired; all zero for a clean table.
 
-    `below_floor` and `zero_weight_rows` (rows of sources with weight 0) follow from what the caller
-    asked for; the others are repairs. A box can count as inverted, outside and empty at once.
+    `below_floor` and `zero_weight_rows` (rows of sources with weight 0) follow from the caller's
+    parameters; the others are repairs. A box can count as inverted, outside and empty at once.
     """
 
     below_floor: int = 0
@@ -34,20 +34,20 @@ class Report:
         "non_finite_scores": "boxes dropped, score NaN or infinite",
         "zero_scores": "boxes dropped, score 0",
         "non_finite_boxes": "boxes dropped, a corner NaN or infinite",
-        "inverted": "boxes mended, corners swapped that were in the wrong order",
-        "outside": "boxes mended, clipped to the image",
+        "inverted": "boxes repaired, corners swapped that were in the wrong order",
+        "outside": "boxes repaired, clipped to the image",
         "empty": "boxes dropped, no area inside the image",
-        "capped_scores": "fused boxes mended, score above 1 set to 1",
+        "capped_scores": "fused boxes repaired, score above 1 set to 1",
     }
 
     def lines(self) -> list[str]:
-        """One line for each kind of repair that happened: what was done, why, how often."""
+        """One line per kind of repair that occurred: what was done, why, how often."""
         counted = [(getattr(self, name), text) for name, text in self._REPAIRS.items()]
         return [f"{text}: {count}" for count, text in counted if count]
 
-    def plus(self, **counts: int) -> "Report":
+    def plus(self, **counts: int) -> "FusionReport":
         """This report with `counts` added to its own."""
-        return Report(**{f.name: getattr(self, f.name) + counts.get(f.name, 0) for f in fields(self)})
+        return FusionReport(**{f.name: getattr(self, f.name) + counts.get(f.name, 0) for f in fields(self)})
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -105,7 +105,7 @@ def checked_integers(values: ArrayLike, n: int, name: str, below: int | None) ->
 def _column(values: ArrayLike, n: int, name: str, kinds: str) -> NDArray[Any]:
     column = _array(values, name)
     if column.shape != (n,):
-        raise PipelineError(f"{name}: expected one value a box, shape ({n},), got shape {column.shape}")
+        raise PipelineError(f"{name}: expected one value per box, shape ({n},), got shape {column.shape}")
     if n and column.dtype.kind not in kinds:
         expected = "integers" if kinds == "iu" else "numbers"
         raise PipelineError(f"{name}: expected {expected}, got {column.dtype}")
@@ -124,7 +124,7 @@ def checked_offsets(offsets: ArrayLike, n: int) -> NDArray[np.int64]:
         raise PipelineError("offsets: expected rising row numbers, each part where the last one ended")
     if rows[0, 0] != 0 or rows[-1, -1] != n:
         raise PipelineError(
-            f"offsets: run from {rows[0, 0]} to {rows[-1, -1]}, expected 0 to {n}, one row a box"
+            f"offsets: run from {rows[0, 0]} to {rows[-1, -1]}, expected 0 to {n}, one row per box"
         )
     return frozen(rows)
 
@@ -166,7 +166,7 @@ def checked_number(value: float, name: str, low: float, high: float) -> float:
 
 
 def checked_weights(weights: ArrayLike | None, n_sources: int) -> NDArray[np.float64]:
-    """One weight a source, (n_sources,) float64, the highest 1 and none negative; ones for None.
+    """One weight per source, (n_sources,) float64, the highest 1 and none negative; ones for None.
 
     Only their ratios matter to any fuser.
     """
@@ -185,11 +185,11 @@ def checked_weights(weights: ArrayLike | None, n_sources: int) -> NDArray[np.flo
     if not values.any():
         raise PipelineError("weights: all are 0; give at least one source a weight")
     values = values / values.max()
-    wrong = (values > 0) & (values < _LEAST_WEIGHT)
+    wrong = (values > 0) & (values < _MIN_WEIGHT)
     if wrong.any():
         source = _first_row(wrong)
         raise PipelineError(
             f"weights, source {source}: {values[source]:g} of the highest, expected 0 or at least "
-            f"{_LEAST_WEIGHT:g} of it"
+            f"{_MIN_WEIGHT:g} of it"
         )
     return values
