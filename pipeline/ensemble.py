@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         card = make_ensemble(profile, name)
         folder = ensemble_dir(profile.name, name)
         print(
-            f"wrote {shown(folder)}/oof.parquet and test.parquet: {', '.join(card['models'])} over folds "
-            f"{card['folds']}, oof mAP50 {card['oof']['map50']:.4f}"
+            f"wrote {shown(folder)}/oof.parquet and test.parquet: {', '.join(card.models)} over folds "
+            f"{list(card.folds)}, oof mAP50 {card.oof.map50:.4f}"
         )
         return
     if options.output is None:

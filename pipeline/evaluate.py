@@ -22,7 +22,7 @@ from pipeline.data.predictions import Predictions, check_belongs, join_predictio
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import Run, need_runs
 from pipeline.data.split import read_split
-from pipeline.ensembles.recipe import submitted
+from pipeline.ensembles.fuse_tuned import submitted
 from pipeline.ensembles.tables import Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, runs_dir, shown, write_json

@@ -1,4 +1,4 @@
-"""Find the recipe of an ensemble from out-of-fold boxes, and say what it is honestly worth.
+"""Tune an ensemble on out-of-fold boxes, and say what it is honestly worth.
 
     python -m pipeline.tune --ensemble final --competition C            its members' trained folds
     python -m pipeline.tune A.parquet B.parquet ... --competition C -o DIR      any out-of-fold tables
@@ -6,7 +6,7 @@
 What is chosen: members, their floors, NMS, weights and calibration, the method and its settings, whether
 fused boxes are rescored by boosted trees, and the cut of scores where the metric counts every box. Each
 part of the images is scored with what was chosen without it: that is the nested score. Writes
-DIR/tuned.json (the recipe, fitted on everything), oof.parquet (the nested boxes) and report.json.
+DIR/tuned.json (the tuned ensemble, fitted on everything), oof.parquet (the nested boxes) and report.json.
 Ctrl-C ends the search with the best so far, unless DIR holds what a whole search of the same boxes
 found; the same command goes on from there. With --trials, and a budget that is not used up, the same
 seed gives the same result.

@@ -15,9 +15,10 @@ from pipeline.data.predictions import read_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run
 from pipeline.data.split import read_split
-from pipeline.ensembles import named
-from pipeline.ensembles.recipe import cook, read_recipe
+from pipeline.ensembles import config
+from pipeline.ensembles.fuse_tuned import fuse_tuned
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
+from pipeline.ensembles.tuned import read_tuned
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv, table_path
 from pipeline.tuning import nested
@@ -31,7 +32,7 @@ def write_yaml(tmp_path, monkeypatch):
     """Write configs/ensembles/final.yaml into a folder of the test's own."""
     path = tmp_path / "configs" / "ensembles" / "final.yaml"
     path.parent.mkdir(parents=True)
-    monkeypatch.setattr(named, "CONFIGS", path.parent.parent)
+    monkeypatch.setattr(config, "CONFIGS", path.parent.parent)
 
     def write(text=None, /, **changes):
         path.write_text(yaml.safe_dump(FINAL | changes) if text is None else text)
@@ -252,21 +253,32 @@ def test_an_empty_member_is_refused(runs):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"membres": "all"}, r"final\.yaml: unknown key 'membres'; known: members, method, iou, skip,"),
-        ({7: 1}, r"final\.yaml: unknown key '7'; known: members"),
-        ({"iou": 2}, r"final\.yaml: iou 2: expected a number from 0 to 1"),
+        (
+            {"membres": "all"},
+            r"final\.yaml: unknown key 'membres'; known: allows_overflow, conf_type, iou",
+        ),
+        ({7: 1}, r"final\.yaml: key 7: expected a text; put it in quotes"),
+        ({"iou": 2}, r"final\.yaml: iou 2.0: expected a number from 0 to 1"),
         ({"method": "mean"}, r"final\.yaml: method 'mean': expected one of wbf"),
-        ({"members": None}, r"final\.yaml: members None: expected all, or a list of models"),
-        ({"members": []}, r"final\.yaml: members \[\]: expected all, or a list of models"),
-        ({"members": "small"}, r"final\.yaml: members small: expected all, or a list of models"),
-        ({"members": ["small"]}, r"final\.yaml: member small: expected model, and views and weight if wan"),
-        ({"members": [{"model": "small", "wieght": 2}]}, "expected model, and views and weight if wanted"),
+        ({"members": None}, r"final\.yaml: members: expected all, or a list of models, found null"),
+        ({"members": []}, r"final\.yaml: members: expected all, or a list of models"),
+        ({"members": "small"}, r"final\.yaml: members: expected all, or a list of models, found \"small\""),
+        ({"members": ["small"]}, r'final\.yaml: members\.0: expected a mapping, found "small"'),
+        (
+            {"members": [{"model": "small", "wieght": 2}]},
+            "unknown key 'members.0.wieght'; known: model, v",
+        ),
         (
             {"members": [{"model": "small", "weight": "x"}]},
-            "member small: weight x: expected a number above 0",
+            'members.0.weight: expected a number, found "x"',
         ),
-        ({"members": [{"model": "small", "weight": 0}]}, "member small: weight 0: expected a number above 0"),
-        ({"members": [{"model": "small", "views": "hflip"}]}, "member small: views hflip: expected a list"),
+        (
+            {"members": [{"model": "small", "weight": 0}]},
+            "members.0.weight: expected greater than 0",
+        ),
+        ({"members": [{"model": "small", "views": "hflip"}]}, "members.0.views: expected a list"),
+        ({"members": [{"views": ["hflip"]}]}, "missing key 'members.0.model'"),
+        ({"allows_overflow": "false"}, 'allows_overflow: expected true or false, found "false"'),
         ({"members": [{"model": "small"}, {"model": "small"}]}, "member small: a view is named twice"),
         (
             {"members": [{"model": "small", "views": ["hflip", "hflip"]}]},
@@ -369,30 +381,30 @@ def tuned(capsys, *options):
     return ensemble_dir("recycle", "final") / "tuned"
 
 
-def test_a_tuned_recipe_is_used_and_its_nested_score_is_the_one_told(runs, capsys, monkeypatch):
+def test_a_tuned_ensemble_is_used_and_its_nested_score_is_the_one_told(runs, capsys, monkeypatch):
     monkeypatch.setattr(nested, "SURE", -1.0)
     folder = tuned(capsys)
-    recipe, made = read_recipe(folder)
-    assert recipe.rescoring is not None
+    ensemble, record = read_tuned(folder)
+    assert ensemble.rescoring is not None
     oof, test, card = make()
     assert "tuned: by" in capsys.readouterr().out
     assert card["tuned"] == file_digest(folder / "tuned.json")
-    assert card["oof"]["competition"]["value"] == made["nested"]["value"] == card["nested"]["value"]
+    assert card["oof"]["competition"]["value"] == record.nested.value == card["nested"]["value"]
     np.testing.assert_array_equal(rows_of(oof), rows_of(read_predictions(folder / "oof.parquet")))
     sizes = np.tile([float(tiny.WIDTH), float(tiny.HEIGHT)], (5, 1))
     parts = []
     for fold in range(3):
         sources = [
-            read_predictions(table_path(run_of(m.model, fold), "test", m.view)) for m in recipe.members
+            read_predictions(table_path(run_of(m.model, fold), "test", m.view)) for m in ensemble.members
         ]
-        cooked = cook(recipe, sources, sizes, 10)
+        boxes = fuse_tuned(ensemble, sources, sizes, 10)
         saved = read_predictions(ensemble_dir("recycle", "final") / "test_folds" / f"fold{fold}.parquet")
-        np.testing.assert_array_equal(saved.scores, cooked.scores)
+        np.testing.assert_array_equal(saved.scores, boxes.scores)
         parts.append(saved)
     np.testing.assert_array_equal(rows_of(test), rows_of(fuse_same_images(parts, ACROSS_FOLDS)))
 
 
-def test_a_recipe_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys):
+def test_an_ensemble_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys):
     folder = tuned(capsys)
     path = table_path(run_of("small", 1), "oof", "hflip")
     before = path.read_bytes()
@@ -412,7 +424,7 @@ def test_a_recipe_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys
     assert "tuned.json was tuned on another split" in capsys.readouterr().out
 
 
-def test_nested_boxes_of_another_recipe_are_refused(runs, capsys):
+def test_nested_boxes_of_another_tuning_are_refused(runs, capsys):
     """As a kill between writing oof.parquet and tuned.json leaves them."""
     path = tuned(capsys) / "oof.parquet"
     table = read_predictions(path)
@@ -430,7 +442,7 @@ def test_a_member_is_known_by_its_run_whatever_its_table_says(runs, capsys):
     for fold in range(3):
         shutil.copytree(run_of("small", fold), run_of("theirs", fold))
     folder = tuned(capsys)
-    assert {m.model for m in read_recipe(folder)[0].members} <= {"small", "large", "theirs"}
+    assert {m.model for m in read_tuned(folder)[0].members} <= {"small", "large", "theirs"}
     report = json.loads((folder / "report.json").read_text())
     assert ["small/identity", "theirs/identity"] in report["copies"]
     make()

@@ -11,15 +11,56 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
+from pipeline.data.ensemble_card import (
+    CardMember,
+    EnsembleCard,
+    NestedScore,
+    OofScores,
+    Score,
+    SourceTable,
+    read_ensemble_card,
+    write_ensemble_card,
+)
 from pipeline.data.records import read_json, read_record, write_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost, RecoveryNote
 from pipeline.data.runs import Run, run_of
+from pipeline.ensembles.calibration import Calibration
+from pipeline.ensembles.tables import Fusion
+from pipeline.ensembles.tuned import (
+    MemberTables,
+    TunedEnsemble,
+    TunedMember,
+    TuningRecord,
+    read_tuned,
+    write_tuned,
+)
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest
+from pipeline.paths import ensemble_dir, file_digest
 
 RUN = Run("recycle", "small", 0)
 SPEED = DeviceSpeed(fps=9.5, fps_best=12.25, best_batch=4, precision="float32", versions={"torch": "2"})
 COST = ModelCost(parameters=25, flops=77, input_size=640, speed={"a laptop": SPEED})
+
+
+SCORE = Score(metric="map50", value=0.5, low=0.4, high=0.6)
+TABLE = SourceTable(model="small", view="hflip", file="hflip.parquet", digest="?")
+NESTED = NestedScore(
+    value=0.5, partitions=(0.5,), optimism=0.01, plain=SCORE, rescoring_chosen=0, parts=5, rescored=SCORE
+)
+ENSEMBLE_CARD = EnsembleCard(
+    ensemble="final",
+    competition="recycle",
+    models=("small",),
+    folds=(0, "full"),
+    fusion={"method": "wbf", "iou": 0.5},
+    across_folds={"method": "wbf"},
+    cut=(0.1, 0.2),
+    test_table_digest="?",
+    oof=OofScores(map50=0.5, ap50={"Paper": None}, competition=SCORE),
+    members=(CardMember(model="small", fold=0, views=("hflip",), weight=1.0),),
+    tables=(TABLE,),
+    nested=NESTED,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +86,34 @@ def written_note() -> Path:
     return path
 
 
+def written_ensemble_card() -> Path:
+    write_ensemble_card(ENSEMBLE_CARD)
+    return ensemble_dir("recycle", "final") / "card.json"
+
+
+def written_tuned_ensemble() -> Path:
+    maps = Calibration("isotonic", (((0.1, 0.9), (0.2, 0.8)),))
+    members = (TunedMember("small", "hflip", 0.5, 0.01, 0.7, maps), TunedMember("large", "identity"))
+    tables = (MemberTables(member="small/hflip", tables=(TABLE,)),)
+    record = TuningRecord(
+        competition="recycle",
+        metric="map50",
+        image_digest="?",
+        members=tables,
+        nested=NESTED,
+        seed=0,
+        search="?",
+        stopped=False,
+        folds_digests=("?",),
+    )
+    folder = ensemble_dir("recycle", "final") / "tuned"
+    write_tuned(folder, TunedEnsemble(members, Fusion(), maps, "tree", (0.1, 0.2)), record)
+    return folder / "tuned.json"
+
+
 KINDS = {
+    "ensemble card": Kind(written_ensemble_card, lambda _: read_ensemble_card("recycle", "final")),
+    "tuned ensemble": Kind(written_tuned_ensemble, lambda path: read_tuned(path.parent)),
     "run card": Kind(written_card, lambda _: RUN.card()),
     "job description": Kind(written_job, lambda _: RUN.job()),
     "recovery note": Kind(written_note, lambda path: read_record(path, RecoveryNote, "train again")),

@@ -1,4 +1,4 @@
-"""Tuning: what may not see what, what is dropped, and that the recipe is the same everywhere."""
+"""Tuning: what may not see what, what is dropped, and that the ensemble is the same everywhere."""
 
 import json
 from contextlib import closing
@@ -18,8 +18,9 @@ from pipeline.data.metric import parse_metric
 from pipeline.data.predictions import join_predictions, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.ensembles.calibration import KINDS, LOWEST, fit_calibration
-from pipeline.ensembles.recipe import MemberSettings, Recipe, cook, read_recipe, write_recipe
+from pipeline.ensembles.fuse_tuned import fuse_tuned
 from pipeline.ensembles.tables import Fusion
+from pipeline.ensembles.tuned import TunedEnsemble, TunedMember, read_tuned, write_tuned
 from pipeline.errors import PipelineError
 from pipeline.paths import folds_csv
 from pipeline.scoring.cuts import CUTS
@@ -149,18 +150,18 @@ def test_nor_over_random_parts_with_cuts_and_maps_of_truth(train, home, monkeypa
 
 @pytest.mark.parametrize("sure", [-1.0, 2.0], ids=["rescored", "plain"])
 def test_the_test_path_on_held_out_photos_gives_their_boxes_bit_for_bit(train, home, monkeypatch, sure):
-    """A fold's members alone go through the recipe as they did among all folds."""
+    """A fold's members alone go through the ensemble as they did among all folds."""
     monkeypatch.setattr(nested, "SURE", sure)
     tables = made_up(train, 1, 2)
     tuned_in(home, "t", tables)
-    recipe, _ = read_recipe(home / "t")
-    assert (recipe.rescoring is None) == (sure > 1) == (recipe.output is not None)
+    ensemble, _ = read_tuned(home / "t")
+    assert (ensemble.rescoring is None) == (sure > 1) == (ensemble.output is not None)
     joined = [join_predictions(tables[:FOLDS]), join_predictions(tables[FOLDS:])]
-    whole = cook(recipe, joined, SIZES, 10)
+    whole = fuse_tuned(ensemble, joined, SIZES, 10)
     image = np.repeat(np.arange(N), np.diff(whole.offsets))
     for fold in range(FOLDS):
         mine = [tables[fold], tables[FOLDS + fold]]
-        alone = cook(recipe, mine, SIZES[: N // FOLDS], 10)
+        alone = fuse_tuned(ensemble, mine, SIZES[: N // FOLDS], 10)
         here = image % FOLDS == fold
         assert alone.scores.tobytes() == whole.scores[here].tobytes()
         assert alone.boxes_xyxy.tobytes() == whole.boxes_xyxy[here].tobytes()
@@ -262,13 +263,13 @@ def test_ctrl_c_keeps_the_best_so_far(train, home):
     settings = settings_of()
     settings.budget.stop = True
     tune(load_profile("recycle"), made_up(train, 1, 2), home / "t", settings)
-    recipe, _ = read_recipe(home / "t")
-    assert recipe.rescoring is None and len(recipe.members) == 2
+    ensemble, _ = read_tuned(home / "t")
+    assert ensemble.rescoring is None and len(ensemble.members) == 2
     report = json.loads((home / "t" / "report.json").read_text())
     assert report["stopped"] and report["rescoring"]["note"] == "stopped before rescoring was trained"
 
 
-def test_ctrl_c_does_not_replace_the_recipe_of_a_whole_run(train, home):
+def test_ctrl_c_does_not_replace_the_result_of_a_whole_run(train, home):
     tables = made_up(train, 1, 2)
     whole, _ = tuned_in(home, "t", tables, trials=10)
     before = {path.name: path.read_bytes() for path in (home / "t").glob("[!s]*")}
@@ -277,7 +278,7 @@ def test_ctrl_c_does_not_replace_the_recipe_of_a_whole_run(train, home):
     assert not whole["kept"] and tune(load_profile("recycle"), tables, home / "t", settings)["kept"]
     assert before == {path.name: path.read_bytes() for path in (home / "t").glob("[!s]*")}
     assert not tune(load_profile("recycle"), made_up(train, 1, 3), home / "t", settings)["kept"]
-    assert read_recipe(home / "t")[1]["stopped"]
+    assert read_tuned(home / "t")[1].stopped
 
 
 def test_few_photos_with_truth_and_one_member(train, home):
@@ -333,8 +334,8 @@ def test_a_metric_that_counts_false_boxes_gets_a_cut(train, home, metric):
     profile = replace(load_profile("recycle"), metric=parse_metric(metric))
     tables = made_up(train, 1, 2, noise=6)
     report = tune(profile, tables, home / "t", settings_of())
-    recipe, _ = read_recipe(home / "t")
-    assert recipe.cut is not None and min(recipe.cut) > 0.01
+    ensemble, _ = read_tuned(home / "t")
+    assert ensemble.cut is not None and min(ensemble.cut) > 0.01
     truth = group_truth(train.annotations, train.images, train.images["image_id"].to_numpy(), 10)
     uncut = max(
         score(join_predictions(rows), truth, profile.metric).value() for rows in (tables[:5], tables[5:])
@@ -398,28 +399,28 @@ def test_calibration_never_turns_an_order_round(rows, kind, per_class):
         assert (np.diff(found[labels == label][order]) >= 0).all()
 
 
-def test_a_recipe_is_read_back_as_it_was(train, home, monkeypatch):
+def test_a_tuned_ensemble_is_read_back_as_it_was(train, home, monkeypatch):
     monkeypatch.setattr(nested, "SURE", -1.0)
     tables = made_up(train, 1, 2)
     tuned_in(home, "t", tables)
-    trees, made = read_recipe(home / "t")
+    trees, made = read_tuned(home / "t")
     maps = fit_calibration("isotonic", True, SCORES, LABELS, np.ones(4), 2)
     members = (
-        MemberSettings("a", "hflip", 0.5, 0.01, 0.7, maps),
+        TunedMember("a", "hflip", 0.5, 0.01, 0.7, maps),
         replace(trees.members[0], calibration=None),
     )
-    recipe = Recipe(members, Fusion(iou=0.7), maps, trees.rescoring, (0.1,) * 10)
-    write_recipe(home / "again", recipe, made)
-    assert read_recipe(home / "again") == (recipe, made)
+    ensemble = TunedEnsemble(members, Fusion(iou=0.7), maps, trees.rescoring, (0.1,) * 10)
+    write_tuned(home / "again", ensemble, made)
+    assert read_tuned(home / "again") == (ensemble, made)
     text = home / "again" / "rescoring.txt"
     text.write_text(text.read_text().replace("tree", "shrub", 1))
     with pytest.raises(PipelineError, match=r"rescoring\.txt: not the trees that tuned\.json was saved with"):
-        read_recipe(home / "again")
+        read_tuned(home / "again")
     (home / "again" / "tuned.json").write_text("{}")
-    with pytest.raises(PipelineError, match=r"tuned\.json: damaged .*; tune again"):
-        read_recipe(home / "again")
+    with pytest.raises(PipelineError, match=r"tuned\.json: missing key .*; tune again"):
+        read_tuned(home / "again")
     with pytest.raises(PipelineError, match="not tuned yet"):
-        read_recipe(home / "nothing")
+        read_tuned(home / "nothing")
 
 
 def test_tables_are_put_together_to_members(train):

@@ -51,7 +51,7 @@ def _fold(value: Any) -> int | str:
 
 
 def _file_name(value: str) -> str:
-    if value in ("", ".", "..") or "/" in value or "\\" in value or not value.isprintable():
+    if value in ("", ".", "..") or set(value) & {"/", "\\"} or not value.isprintable() or len(value) > 60:
         raise ValueError("expected the name of a file in the same folder")
     return value
 
@@ -114,14 +114,14 @@ def read_yaml_record(
         _refuse(source, "not YAML: nested too deep", remedy)
     except (yaml.YAMLError, ValueError) as error:
         _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | None):
         _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
-    return _validated(values, model, source, remedy)
+    return _validated(values or {}, model, source, remedy)
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, atomically."""
-    write_json(path, record.model_dump(mode="json"))
+    """Write a record as JSON, atomically; keys that are None are left out."""
+    write_json(path, record.model_dump(mode="json", exclude_none=True))
 
 
 def _read_bytes(path: Path, remedy: str) -> bytes:
@@ -202,9 +202,8 @@ def _fault(error: ValidationError, model: Any) -> str:
     elif kind == "json_invalid":
         text = f"not JSON: {first['ctx']['error']}"
     else:
-        reason = str(first.get("ctx", {}).get("error") or first["msg"])
-        expected = EXPECTED.get(kind) or reason.removeprefix("Input should be ")
-        text = f"{where}: " * bool(where) + f"expected {expected.removeprefix('expected ')}"
+        expected = f"expected {EXPECTED.get(kind) or first['msg'].removeprefix('Input should be ')}"
+        text = f"{where}: " * bool(where) + str(first.get("ctx", {}).get("error") or expected)
         if kind != "value_error" or not isinstance(first["input"], (dict, list)):
             text += f", found {_found(first['input'])}"
     return text + (f" (and {len(others)} more)" if others else "")

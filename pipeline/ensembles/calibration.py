@@ -9,11 +9,13 @@ interpolated, so a calibrated score stays what it was in order. Kinds, all fitte
               its steps keep a hundredth of the old score, so that the order within a step survives
 """
 
-from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from pipeline.data.records import STRICT
 
 LOWEST = 0.001  # calibrated scores stay above 0: a score of 0 would be dropped when fusing
 KINDS = ("none", "minmax", "rank", "isotonic")
@@ -24,12 +26,21 @@ _KEPT_SLOPE = 0.01
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+Line = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Calibration:
     """Maps of one member: `lines[c]` = (scores, calibrated), both rising; one line: for all classes."""
 
     kind: str
-    lines: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    lines: tuple[Line, ...]
+
+    def __post_init__(self) -> None:
+        for scores, calibrated in self.lines:
+            rising = all(a < b for a, b in pairwise(scores))
+            if not scores or len(scores) != len(calibrated) or not rising:
+                raise ValueError("expected lines of rising scores, with as many calibrated ones")
 
     def apply(self, scores: NDArray[np.float32], labels: NDArray[np.int16]) -> NDArray[np.float32]:
         """(n,) calibrated scores in [LOWEST, 1]."""
@@ -40,13 +51,6 @@ class Calibration:
             mine = labels == label
             out[mine] = np.interp(scores[mine], *line)
         return out
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "lines": [[list(x), list(y)] for x, y in self.lines]}
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "Calibration":
-        return Calibration(value["kind"], tuple((tuple(x), tuple(y)) for x, y in value["lines"]))
 
 
 def fit_calibration(
@@ -73,9 +77,6 @@ def fit_calibration(
         enough = right[mine].sum() >= _FEW if kind == "isotonic" else mine.sum() >= _FEW
         lines.append(_line(kind, scores[mine], right[mine]) if enough else whole)
     return Calibration(kind, tuple(lines))
-
-
-Line = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _line(kind: str, scores: NDArray[np.float32], right: Floats) -> Line:

@@ -6,14 +6,20 @@ joins the held-out parts of the folds; test fuses the folds' results once more, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.ensemble_card import (
+    CardMember,
+    EnsembleCard,
+    OofScores,
+    Score,
+    SourceTable,
+    write_ensemble_card,
+)
 from pipeline.data.predictions import (
     Predictions,
     check_belongs,
@@ -25,23 +31,18 @@ from pipeline.data.predictions import (
 from pipeline.data.profile import Profile
 from pipeline.data.runs import Run, find_runs, need_runs
 from pipeline.data.split import Split, read_split
-from pipeline.ensembles.recipe import (
-    TUNED,
-    Recipe,
-    cook,
-    read_recipe,
-    recipe_in_words,
-)
+from pipeline.ensembles.config import MemberChoice, read_ensemble
+from pipeline.ensembles.fuse_tuned import fuse_tuned
 from pipeline.ensembles.tables import (
     ACROSS_FOLDS,
-    FUSION_KEYS,
     Fusion,
     check_members,
     describe,
     fuse_same_images,
 )
+from pipeline.ensembles.tuned import TUNED, TunedEnsemble, TuningRecord, describe_tuned, read_tuned
 from pipeline.errors import PipelineError
-from pipeline.paths import CONFIGS, ensemble_dir, file_digest, shown, write_json
+from pipeline.paths import ensemble_dir, file_digest, shown
 from pipeline.scoring import evaluate
 from pipeline.scoring.bootstrap import summary
 from pipeline.scoring.metrics import score
@@ -62,78 +63,27 @@ class Member:
     weight: float
 
 
-def read_ensemble(name: str) -> tuple[Any, Fusion]:
-    """The members as the YAML names them ("all" or a list), and how to fuse."""
-    path = CONFIGS / "ensembles" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise PipelineError(f"no ensemble '{name}'; there are: {known}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise PipelineError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise PipelineError(f"{shown(path)}: expected a mapping of keys to values")
-    for key in values:
-        if key not in ("members", *FUSION_KEYS):
-            raise PipelineError(
-                f"{shown(path)}: unknown key '{key}'; known: members, {', '.join(FUSION_KEYS)}"
-            )
-    members = values.pop("members", "all")
-    try:
-        return _check_entries(members), Fusion(**values)
-    except PipelineError as error:
-        raise PipelineError(f"{shown(path)}: {error}") from None
-
-
-def _check_entries(members: Any) -> Any:
-    """`members` as an ensemble's YAML may state them: "all" or a list, each model's views once."""
-    if members == "all":
-        return members
-    if not isinstance(members, list) or not members:
-        raise PipelineError(f"members {members}: expected all, or a list of models")
-    for entry in members:
-        if not isinstance(entry, dict) or not {"model"} <= set(entry) <= {"model", "views", "weight"}:
-            raise PipelineError(f"member {entry}: expected model, and views and weight if wanted")
-        views, weight = entry.get("views", ["identity"]), entry.get("weight", 1)
-        if not isinstance(views, list) or not views:
-            raise PipelineError(f"member {entry['model']}: views {views}: expected a list of views")
-        if not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-            raise PipelineError(f"member {entry['model']}: weight {weight}: expected a number above 0")
-    for model, entries in groupby(sorted(members, key=_model_of), key=_model_of):
-        views = [view for entry in entries for view in entry.get("views", ["all its views"])]
-        if len(set(views)) < len(views) or (len(views) > 1 and "all its views" in views):
-            raise PipelineError(f"member {model}: a view is named twice: {', '.join(map(str, views))}")
-    return members
-
-
-def _model_of(entry: dict[str, Any]) -> str:
-    return str(entry["model"])
-
-
-def choose_members(competition: str, members: Any) -> list[Member]:
-    """The trained runs that an ensemble's `members` names; every one must be there."""
-    if members == "all":
+def choose_members(competition: str, choices: Sequence[MemberChoice] | None) -> list[Member]:
+    """The trained runs that an ensemble's members name (None: all of them); every one must be there."""
+    if choices is None:
         runs = find_runs(competition)
         if not runs:
             raise PipelineError(
                 f"no trained model of '{competition}'; make train COMP={competition} MODEL=... FOLD=0"
             )
-        entries = [{"model": model} for model in dict.fromkeys(run.model for run in runs)]
-    else:
-        entries = members
+        choices = [MemberChoice(model=model) for model in dict.fromkeys(run.model for run in runs)]
     chosen = []
-    for entry in entries:
-        for run in need_runs(competition, entry["model"]):
-            views = tuple(entry.get("views") or run.views("oof"))
-            for view in views or ("identity",):
+    for choice in choices:
+        for run in need_runs(competition, choice.model):
+            views = tuple(choice.views or run.views("oof")) or ("identity",)
+            for view in views:
                 for split in ("oof", "test"):
                     if view not in run.views(split):
                         raise PipelineError(
-                            f"{shown(run.folder)}: view '{view}' is not predicted on {split}; make predict "
-                            f"COMP={competition} MODEL={run.model} FOLD={run.fold} SPLIT={split} VIEWS={view}"
+                            f"{shown(run.folder)}: view '{view}' is not predicted on {split}; "
+                            + run.command("predict", SPLIT=split, VIEWS=view)
                         )
-            chosen.append(Member(run, views, float(entry.get("weight", 1))))
+            chosen.append(Member(run, views, choice.weight))
     return chosen
 
 
@@ -167,8 +117,8 @@ def fuse_fold(
     return fuse_same_images(tables, fusion, weights, name, release=True)
 
 
-def cook_fold(
-    recipe: Recipe,
+def fuse_tuned_fold(
+    tuned: TunedEnsemble,
     members: Sequence[Member],
     profile: Profile,
     dataset: Dataset,
@@ -176,44 +126,43 @@ def cook_fold(
     name: str,
     folds: Split,
 ) -> Predictions:
-    """Make one fold's boxes by a tuned recipe, on held-out and on test photos alike; before its cut."""
+    """Make one fold's boxes of a tuned ensemble, on held-out and test photos alike; before its cut."""
     runs = {member.run.model: member.run for member in members}
-    tables = [load_table(runs[m.model], m.view, profile, dataset, split, folds) for m in recipe.members]
+    tables = [load_table(runs[m.model], m.view, profile, dataset, split, folds) for m in tuned.members]
     check_members(tables)
     first = tables[0].meta
     sizes = dataset.images.set_index("image_id").loc[first.image_ids, ["width", "height"]]
-    cooked = cook(recipe, tables, sizes.to_numpy(np.float64), len(profile.classes))
+    boxes = fuse_tuned(tuned, tables, sizes.to_numpy(np.float64), len(profile.classes))
     meta = replace(
         first, model=name, view="fused", made={"members": [source_digest(table) for table in tables]}
     )
-    return Predictions(cooked.boxes_xyxy, cooked.scores, cooked.labels, cooked.offsets, meta)
+    return Predictions(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets, meta)
 
 
-def find_tuned(folder: Path, members: Sequence[Member], split: Split) -> tuple[Recipe, dict[str, Any]] | None:
-    """The ensemble's tuned recipe when it was tuned on these members and this split, else None.
+def find_tuned(
+    folder: Path, members: Sequence[Member], split: Split
+) -> tuple[TunedEnsemble, TuningRecord] | None:
+    """The tuned ensemble when it was tuned on these members and this split, else None.
 
-    Raises PipelineError for a damaged recipe, and for nested boxes that are not the recipe's.
+    Raises PipelineError for a damaged one, and for nested boxes that it was not saved with.
     """
     if not (folder / TUNED).is_file():
         return None
-    recipe, made = read_recipe(folder)
-    mine = sorted(
+    tuned, record = read_tuned(folder)
+    digests = sorted(
         file_digest(member.run.folder / "oof" / f"{view}.parquet")
         for member in members
         for view in member.views
     )
-    its = sorted(table.get("digest", "") for member in made["members"] for table in member["tables"])
-    if mine != its or made["folds_digests"] not in ([], [split.digest]):
-        why = "other members or boxes" if mine != its else "another split"
+    other_boxes = digests != record.table_digests
+    if other_boxes or record.folds_digests not in ((), (split.digest,)):
+        why = "other members or boxes" if other_boxes else "another split"
         print(f"  note: {shown(folder / TUNED)} was tuned on {why}; make tune again to use it")
         return None
-    if not (folder / "oof.parquet").is_file() or file_digest(folder / "oof.parquet") != made.get(
-        "oof_digest"
-    ):
-        raise PipelineError(
-            f"{shown(folder / 'oof.parquet')}: not the boxes that {TUNED} was saved with; make tune again"
-        )
-    return recipe, made
+    oof = folder / "oof.parquet"
+    if not oof.is_file() or file_digest(oof) != record.oof_digest:
+        raise PipelineError(f"{shown(oof)}: not the boxes that {TUNED} was saved with; make tune again")
+    return tuned, record
 
 
 def check_split(table: Predictions, run: Run, folds: Split) -> None:
@@ -233,18 +182,18 @@ def check_split(table: Predictions, run: Run, folds: Split) -> None:
         )
 
 
-def oof_scores(profile: Profile, train: Dataset, oof: Predictions) -> dict[str, Any]:
+def oof_scores(profile: Profile, train: Dataset, oof: Predictions) -> OofScores:
     """COCO's numbers, and the competition's own metric with its interval."""
     ids = oof.meta.image_ids
     truth = group_truth(train.annotations, train.images, ids, len(profile.classes))
     own, _ = summary(score(oof, truth, profile.metric), profile.metric, len(ids), seed=0)
-    return evaluate(oof, train.annotations, profile.classes) | {"competition": own}
+    return OofScores(**evaluate(oof, train.annotations, profile.classes), competition=Score(**own))
 
 
-def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
+def make_ensemble(profile: Profile, name: str) -> EnsembleCard:
     """Write an ensemble's oof.parquet, test.parquet and card.json; returns the card."""
-    entries, fusion = read_ensemble(name)
-    members = choose_members(profile.name, entries)
+    config = read_ensemble(name)
+    fusion, members = config.fusion, choose_members(profile.name, config.members)
     train, test = load_dataset(profile, "train"), load_dataset(profile, "test")
     split = read_split(profile.name, train)
     folds = sorted({member.run.fold for member in members})
@@ -260,7 +209,7 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     if tuned is None:
         print(f"  not tuned: fused by {in_words(fusion)} of configs/ensembles/{name}.yaml")
     else:
-        print(f"  tuned: by {shown(folder / 'tuned' / TUNED)}, nested {tuned[1]['nested']['value']:.4f}")
+        print(f"  tuned: by {shown(folder / 'tuned' / TUNED)}, nested {tuned[1].nested.value:.4f}")
     oof_parts, test_parts = [], []
     for fold in folds:
         mine = [member for member in members if member.run.fold == fold]
@@ -268,7 +217,7 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
             oof_parts.append(fuse_fold(mine, profile, train, "oof", fusion, name, split))
             test_parts.append(fuse_fold(mine, profile, test, "test", fusion, name, split))
         else:
-            test_parts.append(cook_fold(tuned[0], mine, profile, test, "test", name, split))
+            test_parts.append(fuse_tuned_fold(tuned[0], mine, profile, test, "test", name, split))
     for fold, part in zip(folds, test_parts, strict=True):
         part.meta.made["cut"] = None if tuned is None else tuned[0].cut
         write_predictions(folder / "test_folds" / f"fold{fold}.parquet", part)
@@ -283,7 +232,7 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
         oof.meta.made = how | {"members": listed}
         oof.meta.view = "fused"
     else:
-        # Boxes by the recipe itself, which saw all truth, would score too well.
+        # Boxes by the tuned ensemble itself, which saw all truth, would score too well.
         oof = read_predictions(folder / "tuned" / "oof.parquet")
         how = {
             "fusion": describe(tuned[0].fusion),
@@ -294,28 +243,27 @@ def make_ensemble(profile: Profile, name: str) -> dict[str, Any]:
     result.meta.made |= how | {"members": listed}
     write_predictions(folder / "oof.parquet", oof)
     write_predictions(folder / "test.parquet", result)
-    card = {
-        "ensemble": name,
-        "competition": profile.name,
-        "models": models,
-        "folds": folds,
+    card = EnsembleCard(
+        ensemble=name,
+        competition=profile.name,
+        models=tuple(models),
+        folds=tuple(folds),
         **how,
-        "across_folds": describe(ACROSS_FOLDS),
-        "folds_digest": split.digest,
-        "oof_table_digest": file_digest(folder / "oof.parquet"),
-        "test_table_digest": file_digest(folder / "test.parquet"),
-        "image_digests": {"train": train.digest, "test": test.digest},
-        "oof": oof_scores(profile, train, oof),
-        "note": LAST_STEP,
-        "members": [
-            {"weight": m.weight, "model": m.run.model, "fold": m.run.fold, "views": list(m.views)}
-            for m in members
-        ],
-        "tables": listed,
-    }
-    if tuned is not None:
-        card |= {"nested": tuned[1]["nested"], "recipe": recipe_in_words(tuned[0])}
-    write_json(folder / "card.json", card)
+        across_folds=describe(ACROSS_FOLDS),
+        folds_digest=split.digest,
+        oof_table_digest=file_digest(folder / "oof.parquet"),
+        test_table_digest=file_digest(folder / "test.parquet"),
+        image_digests={"train": train.digest, "test": test.digest},
+        oof=oof_scores(profile, train, oof),
+        note=LAST_STEP,
+        members=tuple(
+            CardMember(model=m.run.model, fold=m.run.fold, views=m.views, weight=m.weight) for m in members
+        ),
+        tables=tuple(SourceTable(**entry) for entry in listed),
+        nested=tuned[1].nested if tuned else None,
+        recipe=describe_tuned(tuned[0]) if tuned else None,
+    )
+    write_ensemble_card(card)
     return card
 
 

@@ -1,10 +1,11 @@
 """Prediction tables fused and joined: which tables belong together, and what the result says of itself."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from pipeline.data.predictions import (
     Meta,
@@ -13,13 +14,14 @@ from pipeline.data.predictions import (
     join_predictions,
     source_digest,
 )
+from pipeline.data.records import STRICT
 from pipeline.errors import PipelineError
 from pipeline.fusion.fusers import FUSERS, SOFT_KINDS, fuse
 from pipeline.fusion.packing import Packed, pack
 from pipeline.fusion.wbf import CONF_TYPES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Fusion:
     """How boxes are fused: the parameters of `pipeline.fusion.fuse` but for the weights."""
 
@@ -37,18 +39,8 @@ class Fusion:
                 raise PipelineError(f"{name} '{value}': expected one of {', '.join(known)}")
         for name, most in (("iou", 1), ("skip", 1), ("sigma", 10)):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= most:
+            if not 0 <= value <= most:
                 raise PipelineError(f"{name} {value}: expected a number from 0 to {most}")
-        if not isinstance(self.allows_overflow, bool):
-            raise PipelineError(f"allows_overflow {self.allows_overflow}: expected true or false")
-
-
-def check_fusion(values: dict[str, Any]) -> Fusion:
-    """A fusion from saved values; raises PipelineError for what is unknown or out of range."""
-    unknown = set(values) - {item.name for item in fields(Fusion)}
-    if unknown:
-        raise PipelineError(f"unknown key '{min(unknown)}' of a fusion")
-    return Fusion(**values)
 
 
 FUSION_KEYS = tuple(item.name for item in fields(Fusion))

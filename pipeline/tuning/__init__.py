@@ -1,1 +1,1 @@
-"""Finding the recipe of an ensemble, and what it is honestly worth."""
+"""Tuning an ensemble, and what it is honestly worth."""

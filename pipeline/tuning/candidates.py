@@ -1,4 +1,4 @@
-"""Candidates of the search: recipes without what is fitted, and their neighbours on fixed grids.
+"""Candidates of the search: tuned ensembles without what is fitted, and their neighbours on fixed grids.
 
 The grids are fixed, so that searches on different images meet at the same candidates, and a candidate
 is fused once for all of them.

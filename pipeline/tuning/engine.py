@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
 from pipeline.ensembles.calibration import Calibration, fit_calibration
-from pipeline.ensembles.recipe import (
-    MemberSettings,
-    Recipe,
+from pipeline.ensembles.fuse_tuned import (
     pack_sources,
     prepare,
 )
+from pipeline.ensembles.tuned import TunedEnsemble, TunedMember
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
 from pipeline.paths import shown, write_text
@@ -98,12 +97,12 @@ class Engine:
                 scores[here] = fitted.apply(plain.scores[here], plain.labels[here])
         return replace(plain, scores=scores)
 
-    def recipe(self, candidate: Candidate, row: int) -> Recipe:
+    def tuned(self, candidate: Candidate, row: int) -> TunedEnsemble:
         """The candidate with all that is fitted, on the images of a row of weights."""
         p, k = self.row_parts[row]
         without = frozenset({k} - {-1})
         settings = [
-            MemberSettings(
+            TunedMember(
                 self.members[i].model,
                 self.members[i].view,
                 candidate.weights[i],
@@ -113,7 +112,7 @@ class Engine:
             )
             for i in candidate.kept
         ]
-        return Recipe(tuple(settings), candidate.fusion)
+        return TunedEnsemble(tuple(settings), candidate.fusion)
 
     def parts_of(self, row: int) -> NDArray[np.intp]:
         """Where in a candidate's values those of the parts are that a row looks at."""

@@ -1,4 +1,4 @@
-"""Choosing on all parts but one and scoring on that one: the recipe, and what it is honestly worth."""
+"""Choosing on all parts but one and scoring on that one: the tuned ensemble and its nested score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.boxes import Boxes
-from pipeline.ensembles.recipe import Recipe, over_cut
+from pipeline.ensembles.fuse_tuned import over_cut
+from pipeline.ensembles.tuned import TunedEnsemble
 from pipeline.kernels.threads import run, thread_count
 from pipeline.scoring.bootstrap import draw
 from pipeline.scoring.cuts import CUTS
@@ -57,10 +58,10 @@ class Nested:
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
-    """The recipe fitted on everything, what was chosen for it, and the nested results."""
+class TuningResult:
+    """The ensemble fitted on everything, what was chosen for it, and the nested results."""
 
-    recipe: Recipe
+    ensemble: TunedEnsemble
     choice: Choice
     nested: list[Nested]
     note: str | None
@@ -169,8 +170,8 @@ class _Chooser:
 
 def conclude(
     engine: Engine, states: list[State], partitions: list[Partition], budget: Budget, seed: int
-) -> Tuned:
-    """From the search's states: rescoring models, nested results, and the recipe for everything."""
+) -> TuningResult:
+    """From the search's states: rescoring models, nested results, and the ensemble tuned on everything."""
     stacking = Stacking(engine, states, partitions, seed, budget)
     stacking.fit()
     chooser = _Chooser(engine, states, stacking, seed)
@@ -178,9 +179,9 @@ def conclude(
     _, plain, stacked = results[0]
     choice = chooser.compare(0, plain, stacked)
     best = states[0].best
-    recipe = replace(engine.recipe(best, 0), output=engine.mapped(best, 0)[1])
+    ensemble = replace(engine.tuned(best, 0), output=engine.mapped(best, 0)[1])
     if choice.rescored:
-        recipe = engine.recipe(stacking.candidate(0), 0)
-        recipe = replace(recipe, rescoring=stacking.models["all"])
+        ensemble = engine.tuned(stacking.candidate(0), 0)
+        ensemble = replace(ensemble, rescoring=stacking.models["all"])
     cut = None if choice.cut is None else tuple(float(c) for c in choice.cut)
-    return Tuned(replace(recipe, cut=cut), choice, [result for result, *_ in results], stacking.note)
+    return TuningResult(replace(ensemble, cut=cut), choice, [result for result, *_ in results], stacking.note)

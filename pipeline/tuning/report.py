@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.boxes import Boxes
-from pipeline.ensembles.recipe import recipe_in_words
 from pipeline.ensembles.tables import describe
+from pipeline.ensembles.tuned import describe_tuned
 from pipeline.scoring.bootstrap import Interval, compare, interval, resampled
 from pipeline.scoring.matching import TRUE, match
 from pipeline.tuning import candidates as grid
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.members import copies
-from pipeline.tuning.nested import Tuned, best_cut, cut_boxes
+from pipeline.tuning.nested import TuningResult, best_cut, cut_boxes
 from pipeline.tuning.search import State
 
 _METHODS = ("wbf", "nms", "soft_nms", "nmw")
@@ -167,7 +167,7 @@ def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
     return rows
 
 
-def make_report(engine: Engine, states: list[State], tuned: Tuned, seed: int) -> dict[str, Any]:
+def make_report(engine: Engine, states: list[State], tuned: TuningResult, seed: int) -> dict[str, Any]:
     """All of a tuning's numbers, json-ready."""
     first = tuned.nested[0]
     stacked = [one.rescored for one in tuned.nested if one.rescored is not None]
@@ -191,7 +191,7 @@ def make_report(engine: Engine, states: list[State], tuned: Tuned, seed: int) ->
             "parts": sum(len(one.choices) for one in tuned.nested),
         },
         "gain": gain_over_member(engine, first.chosen, alone, seed),
-        "recipe": recipe_in_words(tuned.recipe),
+        "recipe": describe_tuned(tuned.ensemble),
         "rescoring": {"used": tuned.choice.rescored, "wins": _or_none(tuned.choice.wins), "note": tuned.note},
         "left_out": left_out(engine, states[0]),
         "shared_errors": [[round(float(v), 4) for v in row] for row in errors],

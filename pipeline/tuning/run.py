@@ -1,4 +1,4 @@
-"""From tables to the tuned recipe on disk."""
+"""From tables to the tuned ensemble on disk."""
 
 import json
 import time
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.ensemble_card import NestedScore, SourceTable
 from pipeline.data.predictions import Meta, Predictions, check_belongs, source_digest, write_predictions
 from pipeline.data.profile import Profile
 from pipeline.data.split import read_split
-from pipeline.ensembles.named import choose_members, read_ensemble
-from pipeline.ensembles.recipe import TUNED, read_recipe, write_recipe
+from pipeline.ensembles.config import read_ensemble
+from pipeline.ensembles.named import choose_members
+from pipeline.ensembles.tuned import TUNED, MemberTables, TuningRecord, read_tuned, write_tuned
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
 from pipeline.paths import file_digest, folds_csv, text_digest, write_json
@@ -24,7 +26,7 @@ from pipeline.scoring.truth import Truth, check_images, group_truth
 from pipeline.scoring.validation import check_boxes
 from pipeline.tuning.engine import Engine, Journal
 from pipeline.tuning.members import Member, make_members
-from pipeline.tuning.nested import Tuned, conclude
+from pipeline.tuning.nested import TuningResult, conclude
 from pipeline.tuning.parts import PARTS, Partition, by_folds, by_images
 from pipeline.tuning.report import make_report
 from pipeline.tuning.search import Budget, search
@@ -55,8 +57,7 @@ def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
     A member is known by its run, whatever a table that was made elsewhere calls itself. Raises
     PipelineError for a member that lacks a fold which others have.
     """
-    entries, _ = read_ensemble(name)
-    members = choose_members(profile.name, entries)
+    members = choose_members(profile.name, read_ensemble(name).members)
     folds = {member.run.fold for member in members}
     has: dict[tuple[str, str], set[int | str]] = {}
     tables = []
@@ -158,17 +159,17 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Se
 
 
 def _is_whole(folder: Path, search: str) -> bool:
-    """Whether the folder holds the recipe of a search of the same boxes and parts that was not stopped."""
+    """Whether the folder holds the result of a search of the same boxes and parts that was not stopped."""
     if not (folder / TUNED).is_file():
         return False
     try:
-        _, made = read_recipe(folder)
+        _, made = read_tuned(folder)
     except PipelineError:  # damaged: nothing to be kept
         return False
-    return made.get("search") == search and not made.get("stopped", True)
+    return made.search == search and not made.stopped
 
 
-def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
+def _tune(engine: Engine, settings: Settings) -> tuple[TuningResult, dict[str, Any]]:
     """Search, conclude, report."""
     members, truth, partitions = engine.members, engine.truth, engine.partitions
     for member, source in zip(members, engine.sources, strict=True):
@@ -192,24 +193,16 @@ def _tune(engine: Engine, settings: Settings) -> tuple[Tuned, dict[str, Any]]:
 
 
 def _write(
-    folder: Path, profile: Profile, members: list[Member], tuned: Tuned, report: dict[str, Any]
+    folder: Path, profile: Profile, members: list[Member], tuned: TuningResult, report: dict[str, Any]
 ) -> None:
     first = members[0].table.meta
-    made = {
-        "competition": profile.name,
-        "metric": str(profile.metric),
-        "image_digest": first.image_digest,
-        "members": [
-            {"member": m.name, "tables": [source_digest(table) for table in m.tables]} for m in members
-        ],
-        "nested": report["nested"],
-        "seed": report["seed"],
-        "search": report["search"],
-        "stopped": report["stopped"],
-        "folds_digests": sorted(
-            {str(t.meta.made.get("folds_digest", "")) for m in members for t in m.tables} - {""}
-        ),
-    }
+    sources = tuple(
+        MemberTables(
+            member=member.name,
+            tables=tuple(SourceTable(**source_digest(table)) for table in member.tables),
+        )
+        for member in members
+    )
     boxes = tuned.nested[0].chosen
     meta = Meta(
         first.competition,
@@ -219,9 +212,27 @@ def _write(
         first.folds,
         "tuned",
         "nested",
-        {"nested": True, "seed": report["seed"], "members": made["members"]},
+        {
+            "nested": True,
+            "seed": report["seed"],
+            "members": [source.model_dump(exclude_unset=True) for source in sources],
+        },
     )
     table = Predictions(boxes.boxes_xyxy, boxes.scores, boxes.labels, boxes.offsets, meta)
     write_predictions(folder / "oof.parquet", table)
-    write_recipe(folder, tuned.recipe, made | {"oof_digest": file_digest(folder / "oof.parquet")})
+    record = TuningRecord(
+        competition=profile.name,
+        metric=str(profile.metric),
+        image_digest=first.image_digest,
+        members=sources,
+        nested=NestedScore.model_validate(report["nested"], strict=False),
+        seed=report["seed"],
+        search=report["search"],
+        stopped=report["stopped"],
+        folds_digests=tuple(
+            sorted({str(t.meta.made.get("folds_digest", "")) for m in members for t in m.tables} - {""})
+        ),
+        oof_digest=file_digest(folder / "oof.parquet"),
+    )
+    write_tuned(folder, tuned.ensemble, record)
     write_json(folder / "report.json", report)

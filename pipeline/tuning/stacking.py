@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.boxes import Boxes
-from pipeline.ensembles.recipe import to_be_rescored
+from pipeline.ensembles.fuse_tuned import to_be_rescored
 from pipeline.ensembles.rescoring import LEAST, fit_rescoring, rescored
 from pipeline.ensembles.tables import Fusion
 from pipeline.kernels.threads import run, thread_count
@@ -89,8 +89,8 @@ class Stacking:
 
     def _make_base(self, candidate: Candidate) -> Base:
         engine = self.engine
-        recipe, sources = engine.recipe(candidate, 0), engine.sources_of(candidate)
-        boxes, rows = to_be_rescored(recipe, sources, engine.truth.sizes, engine.truth.n_classes)
+        tuned, sources = engine.tuned(candidate, 0), engine.sources_of(candidate)
+        boxes, rows = to_be_rescored(tuned, sources, engine.truth.sizes, engine.truth.n_classes)
         image = boxes.image_index()
         return Base(boxes, rows, rightness(boxes, engine.truth, engine.metric), image)
 

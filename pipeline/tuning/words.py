@@ -76,14 +76,14 @@ def show_report(report: dict[str, Any]) -> None:
         f"  gain over {gain['over']} alone: {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
         + ("; noise: these images do not tell them apart" if gain["low"] <= 0 <= gain["high"] else "")
     )
-    recipe = report["recipe"]
-    trees = "rescored by boosted trees" if recipe["rescored"] else "not rescored"
+    tuned = report["recipe"]
+    trees = "rescored by boosted trees" if tuned["rescored"] else "not rescored"
     if (wins := report["rescoring"]["wins"]) is not None:
-        trees += f": the better one in {wins if recipe['rescored'] else 1 - wins:.0%} of resamples"
-    print(f"\nthe recipe, fitted on everything; {trees}")
-    print(f"  {_settings(recipe)}")
-    if recipe["cut"]:
-        print(f"  scores below the cut are left out: {', '.join(f'{c:g}' for c in recipe['cut'])}")
+        trees += f": the better one in {wins if tuned['rescored'] else 1 - wins:.0%} of resamples"
+    print(f"\nthe tuned ensemble, fitted on everything; {trees}")
+    print(f"  {_settings(tuned)}")
+    if tuned["cut"]:
+        print(f"  scores below the cut are left out: {', '.join(f'{c:g}' for c in tuned['cut'])}")
     if report["rescoring"]["note"]:
         print(f"  {report['rescoring']['note']}")
     print("\nleaving out one member (plain ensemble, all images)")
