@@ -3,7 +3,7 @@
 Reports what the readers refuse or repair, photos that cannot be used, odd boxes, near-duplicates
 within train and between train and test, the classes, and whether test looks like train. Writes
 runs/<competition>/data/: report.json with every id, sheet.png with the faults, pairs.png with the
-near-duplicates. The status is 1 when training or prediction would stop at a photo.
+near-duplicates. The status is 1 when training or prediction would stop at a photo or at the annotations.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def show(profile: Profile, data: dict[str, Dataset], card: dict[str, Any], rows:
         first = ", ".join(f"{size}: {count}" for size, count in list(sizes.items())[:SIZES_SHOWN])
         more = f" and {len(sizes) - SIZES_SHOWN} more" if len(sizes) > SIZES_SHOWN else ""
         print(f"{split}: {card['images'][split]} photos; width x height {first}{more}")
-        for note in data[split].findings.notes[-1:]:
+        for note in data[split].findings.notes:
             print(f"  note: {note}")
         if not card["photos_read"][split]:
             print(f"  note: not one photo of {split} is there; only its annotations were looked at")
@@ -115,7 +115,14 @@ def show(profile: Profile, data: dict[str, Dataset], card: dict[str, Any], rows:
             f"{alike['verdict']}: told apart with AUC {alike['auc']:.2f} (95 % from {low:.2f} to {high:.2f}; "
             f"0.5 is alike){telling}"
         )
-    print("\n".join(row.line() for row in rows) if rows else "nothing wrong was found")
+    if rows:
+        print("\n".join(row.line() for row in rows))
+    elif unseen := [split for split in SPLITS if not card["photos_read"][split]]:
+        print(
+            f"nothing wrong was found in the annotations; photos of {' and '.join(unseen)} were not looked at"
+        )
+    else:
+        print("nothing wrong was found")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_competition(arguments)
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
-    data = {split: load_dataset(profile, split) for split in SPLITS}
+    data = {split: load_dataset(profile, split, strict=False) for split in SPLITS}
     photos = {split: photos_of(profile, split, data[split].images) for split in SPLITS}
     looks = read_photos(photos)
     pairs = duplicate_pairs(looks)
@@ -135,9 +142,12 @@ def main(argv: list[str] | None = None) -> int:
     written = [folder / "report.json", *draw_findings(folder, profile, data, photos, looks, rows, pairs)]
     fatal = sum(len(row.where) for row in rows if row.fatal)
     print(f"wrote {', '.join(shown(path) for path in written)}; the data are as they were")
+    refusals = [refusal for dataset in data.values() for refusal in dataset.findings.refusals]
+    for refusal in refusals:
+        print(f"every other stage refuses the annotations: {refusal}")
     if fatal:
         print(f"{fatal} photos would stop a training or a prediction")
-    return 1 if fatal else 0
+    return 1 if fatal or refusals else 0
 
 
 if __name__ == "__main__":

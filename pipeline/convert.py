@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline import cli
-from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.dataset import Dataset, ids_of_rows, load_dataset
 from pipeline.data.exchange import read_coco_results, write_coco_results
 from pipeline.data.findings import Findings
 from pipeline.data.predictions import (
@@ -29,8 +30,10 @@ from pipeline.data.predictions import (
     write_predictions,
 )
 from pipeline.data.profile import Profile, load_profile, with_box
+from pipeline.data.split import read_split
+from pipeline.data.text import read_table
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, shown
+from pipeline.paths import file_digest, folds_csv, shown
 from pipeline.submissions.reader import read_submission
 from pipeline.submissions.writer import write_submission
 
@@ -87,6 +90,7 @@ def _read_foreign(
                 f"image id {ids[fold < 0][0]}"
             )
     else:
+        ids = _with_own_fold(ids, profile, dataset, folds, findings)
         fold = np.full(len(ids), -1 if folds is None else folds, np.int32)
     made = {"converted_from": path.name, "source_digest": file_digest(path)}
     meta = Meta(profile.name, split, dataset.digest, ids.astype(np.int32), fold, model, view, dict(made))
@@ -95,34 +99,39 @@ def _read_foreign(
     )
     if counts["clipped"]:
         findings.notes.append(f"{counts['clipped']} boxes that reach outside their photo clipped")
-    if counts["without area"]:
-        findings.notes.append(f"{counts['without area']} boxes wholly outside their photo dropped")
     return table
 
 
+def _with_own_fold(
+    ids: NDArray[np.int64], profile: Profile, dataset: Dataset, fold: int | None, findings: Findings
+) -> NDArray[np.int64]:
+    """The ids and, where all of them are in fold `fold` of our own split, the others of that fold."""
+    if fold is None or dataset.split != "train" or not folds_csv(profile.name).is_file():
+        return ids
+    split = read_split(profile.name, dataset)
+    held = split.image_id[split.fold == fold]
+    if not np.isin(ids, held).all() or len(ids) == len(held):
+        return ids
+    findings.notes.append(
+        f"the {len(held) - len(ids)} other images of fold {fold} of {shown(split.path)} count as predicted: "
+        "nothing was found on them"
+    )
+    return np.union1d(ids, held)
+
+
 def read_folds(path: Path, dataset: Dataset) -> dict[int, int]:
-    """Image id -> fold from a CSV with image_id or file_name and fold."""
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{shown(path)}: {error}") from None
-    if "image_id" not in table and "file_name" in table:
-        by_name = dataset.images.set_index("file_name")["image_id"]
-        table["image_id"] = table["file_name"].map(by_name)
-    if not {"image_id", "fold"} <= set(table):
+    """Image id -> fold from a CSV with file_name or image_id (the annotation file's own) and fold."""
+    table = read_table(path)
+    if "fold" not in table:
         raise PipelineError(f"{shown(path)}: expected columns image_id (or file_name) and fold")
-    columns = [pd.to_numeric(table[name], errors="coerce") for name in ("image_id", "fold")]
-    ids, fold = (column.to_numpy(np.float64) for column in columns)
-    for expected, good in (
-        ("an image of the data", np.isin(ids, dataset.images["image_id"])),
-        ("a fold that is a whole number from 0", (fold >= 0) & (fold == np.round(fold))),
-        ("each image once", ~pd.Series(ids).duplicated().to_numpy()),
-    ):
-        if not good.all():
-            row = int(np.flatnonzero(~good)[0])
-            values = ",".join(map(str, table.iloc[row]))
-            raise PipelineError(f"{shown(path)}: row {row + 2}: expected {expected}; {values}")
-    return dict(zip(ids.astype(int).tolist(), fold.astype(int).tolist(), strict=True))
+    ids = ids_of_rows(table, dataset, path)
+    fold = pd.to_numeric(table["fold"], errors="coerce").to_numpy(np.float64)
+    if (bad := np.flatnonzero(~((fold >= 0) & (fold == np.round(fold))))).size:
+        values = ",".join(map(str, table.iloc[bad[0]]))
+        raise PipelineError(
+            f"{shown(path)}: row {bad[0] + 2}: expected a fold that is a whole number from 0; {values}"
+        )
+    return dict(zip(ids.tolist(), fold.astype(int).tolist(), strict=True))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -134,6 +143,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--model", default=None, help="default: the source's file name")
     arguments.add_argument("--view", default=None, help="default: identity")
     arguments.add_argument("--box", default=None, help="the source's box string, where not the profile's")
+    arguments.add_argument(
+        "--allow-losses", action="store_true", help="go on where more than a tenth of the boxes are dropped"
+    )
     group = arguments.add_mutually_exclusive_group()
     group.add_argument("--fold", type=int, default=None)
     group.add_argument("--folds", type=Path, default=None, metavar="CSV")
@@ -157,6 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     view = options.view or "identity"
     source_profile = with_box(profile, options.box) if options.box else profile
     table = read_any(options.source, source_profile, dataset, options.split, model, view, folds, findings)
+    if findings.refusals and not options.allow_losses:
+        findings.refusals[0] += "; ALLOW_LOSSES=1 (--allow-losses) takes the file as it is"
+        findings.check()
     findings.show()
     images, written = dataset.images, len(table)
     if options.target.suffix == ".parquet":

@@ -82,13 +82,13 @@ def test_photos_that_cannot_be_used_and_those_that_are_repaired(varied, capsys):
     status, card, files = run()
     assert status == 1
     rows = found(card)
-    assert rows["photos missing", "train"] == ["0000.jpg"]
-    assert rows["photos unreadable", "train"] == ["0001.jpg"]
-    assert rows["photos truncated", "train"] == ["0002.jpg"]
-    assert rows["photos of another shape than stated", "train"] == ["0003.jpg"]
-    assert rows["photos with an EXIF rotation turned upright", "train"] == ["0004.jpg"]
-    assert rows["photos of another size than stated, scaled to it", "train"] == ["0005.jpg"]
-    assert rows["photos unreadable", "test"] == ["0001.jpg"]
+    assert rows["photos missing", "train"] == ["train/0000.jpg"]
+    assert rows["photos unreadable", "train"] == ["train/0001.jpg"]
+    assert rows["photos truncated", "train"] == ["train/0002.jpg"]
+    assert rows["photos of another shape than stated", "train"] == ["train/0003.jpg"]
+    assert rows["photos with an EXIF rotation turned upright", "train"] == ["train/0004.jpg"]
+    assert rows["photos of another size than stated, scaled to it", "train"] == ["train/0005.jpg"]
+    assert rows["photos unreadable", "test"] == ["test/0001.jpg"]
     assert [row["stops_training"] for row in card["findings"][:5]] == [True] * 5
     assert "5 photos would stop a training or a prediction" in capsys.readouterr().out
     assert "sheet.png" in files
@@ -167,7 +167,7 @@ def test_near_duplicates_within_train_and_between_train_and_test(varied):
     rows = found(card)
     between = [where for (_, split), where in rows.items() if split == "train-test"]
     within = [where for (_, split), where in rows.items() if split == "train"]
-    assert (between, len(within)) == ([["0009.jpg = 0002.jpg"]], 1)
+    assert (between, len(within)) == ([["train/0009.jpg = test/0002.jpg"]], 1)
     assert len(within[0]) == 1 and "0007.jpg" in within[0][0]
     assert files == ["pairs-train-test.png", "pairs-train.png", "report.json"]
     for name in files[:2]:
@@ -187,7 +187,9 @@ def test_annotations_without_photos(home, capsys):
     status, card, files = run()
     assert (status, card["findings"], files) == (0, [], ["report.json"])
     assert card["photos_read"] == {"train": 0, "test": 0}
-    assert "not one photo of train is there; only its annotations were looked at" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not one photo of train is there; only its annotations were looked at" in said
+    assert "nothing wrong was found in the annotations; photos of train and test were not looked at" in said
 
 
 def test_a_photo_looked_at(tmp_path):

@@ -225,18 +225,24 @@ def test_oddities_of_real_csvs_are_read(recycle, home, capsys):
 
 def test_what_is_dropped_or_clipped_is_counted(recycle, home, capsys):
     row = "1 0.5 -3 0 9 9 1 0.5 60 0 70 9 1 0.5 9 9 3 3 1 0.5 1 1 2 2,test/0002.jpg"
-    run(write_csv(home / "s.csv", row), home / "out.parquet")
+    with pytest.raises(PipelineError, match="2 of 4 boxes would be left out: 1 boxes without area"):
+        run(write_csv(home / "s.csv", row), home / "out.parquet")
+    capsys.readouterr()
+    run(home / "s.csv", home / "out.parquet", "--allow-losses")
     assert len(read_predictions(home / "out.parquet")) == 2
     said = capsys.readouterr().out
     assert "1 boxes that reach outside their photo clipped" in said
-    assert "1 boxes wholly outside their photo dropped" in said
+    assert "1 boxes wholly outside their photo dropped (image ids): 2" in said
     assert "1 boxes without area or with corners out of order dropped (image ids): 2" in said
 
 
 def test_a_csv_of_sizes_is_recognised_and_read_with_its_box_string(recycle, home, capsys):
-    write_csv(home / "s.csv", "1 0.5 30 20 9 8 1 0.4 28 20 9 8,test/0002.jpg")
-    run(home / "s.csv", home / "out.parquet")
-    assert "WARNING: 100% of the boxes have corners out of order" in capsys.readouterr().out
+    boxes = " ".join(f"1 0.{i} {20 + i} 20 9 8" for i in range(1, 7))
+    write_csv(home / "s.csv", f"1 0.9 30 20 9 8 {boxes},test/0002.jpg")
+    with pytest.raises(PipelineError, match="7 of 7 boxes have corners out of order, and nearly all fit"):
+        run(home / "s.csv", home / "out.parquet")
+    run(home / "s.csv", home / "out.parquet", "--allow-losses")
+    assert "WARNING: 7 of 7 boxes have corners out of order" in capsys.readouterr().out
     run(home / "s.csv", home / "out.parquet", "--box", "{label} {score} {x} {y} {w} {h}")
     assert read_predictions(home / "out.parquet").boxes_xyxy[0].tolist() == [30, 20, 39, 28]
     with pytest.raises(PipelineError, match=r"submission\.box '{x}': expected"):
@@ -251,8 +257,8 @@ DETECTION = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([DETECTION, DETECTION | {"image_id": 99}], "detection 1: expected image_id of the test set, "),
-        ([DETECTION | {"image_id": "1"}], "detection 0: expected image_id of the test set"),
+        ([DETECTION, DETECTION | {"image_id": 99}], "detection 1: expected image_id of the test set as 0, "),
+        ([DETECTION | {"image_id": "one"}], "detection 0: expected image_id of the test set as 0"),
         (
             [DETECTION | {"category_id": 77}],
             "detection 0: .*category_id of .*; got {'image_id': 1, 'category_id': 77",
@@ -312,11 +318,12 @@ def test_oof_boxes_keep_their_own_split(recycle, home):
         ("image_id,fold\n7,0\n2,0.5\n", "row 3: expected a fold that is a whole number from 0; 2,0.5"),
         ("image_id,fold\n7,0\n2,-1\n", "row 3: expected a fold that is a whole number from 0"),
         ("image_id,fold\n7,0\n2,\n", "row 3: expected a fold that is a whole number from 0"),
-        ("image_id,fold\n7,0\n99,1\n", "row 3: expected an image of the data; 99,1"),
-        ("image_id,fold\n7,0\n7,1\n2,1\n", "row 3: expected each image once; 7,1"),
-        ("file_name,fold\ntrain/7.jpg,0\n", "row 2: expected an image of the data; train/7.jpg,0"),
-        ("id,fold\n7,0\n", r"expected columns image_id \(or file_name\) and fold"),
-        ("", "No columns to parse"),
+        ("image_id,fold\n7,0\n99,1\n", "row 3: image_id '99' is not in the train set"),
+        ("image_id,fold\n7,0\n7,1\n2,1\n", "row 3: image_id '7' is there twice"),
+        ("file_name,fold\ntrain/7.jpg,0\n", "row 2: file_name 'train/7.jpg' is not in the train set"),
+        ("id,fold\n7,0\n", r"header \['id', 'fold'\], expected file_name or image_id"),
+        ("image_id\n7\n", r"expected columns image_id \(or file_name\) and fold"),
+        ("", "not a CSV file with a header: it is empty"),
     ],
 )
 def test_a_broken_fold_list(recycle, home, text, message):

@@ -95,8 +95,8 @@ def test_a_list_of_the_users(recycle, tmp_path):
         (None, r"csv:.*mine\.csv: no such file"),
         ("", r"mine\.csv: not a CSV"),
         ("image_id,part\n1,a\n", r"mine\.csv: header \['image_id', 'part'\], expected group and image_id or"),
-        ("image_id,group\n1,a\n99,a\n", r"mine\.csv: row 3: image_id 99 is not in the train set"),
-        ("image_id,group\n1,a\n1,b\n", r"mine\.csv: image_id 1 is there twice"),
+        ("image_id,group\n1,a\n99,a\n", r"mine\.csv: row 3: image_id '99' is not in the train set"),
+        ("image_id,group\n1,a\n1,b\n", r"mine\.csv: row 3: image_id '1' is there twice"),
     ],
 )
 def test_a_list_that_does_not_fit(recycle, tmp_path, text, message):

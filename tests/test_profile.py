@@ -59,7 +59,7 @@ def test_unknown_competition_lists_the_known_ones(home):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clases": ["a"]}, r"mine\.yaml: unknown key 'clases'; known: classes, "),
+        ({"clases": ["a"]}, r"mine\.yaml: unknown key 'clases'; known: accept_losses, "),
         ({"train": {"annotation": "x"}}, "unknown key 'train.annotation'; known: annotations, "),
         ({"submission": {"heading": []}}, "unknown key 'submission.heading'; known: box, "),
         ({"train": {}}, "missing key 'train.annotations'"),

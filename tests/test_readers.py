@@ -1,6 +1,7 @@
 """Annotation readers: what they refuse or repair is counted and listed by id, never silent."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
 
 
-def load(name="recycle", split="train"):
-    return load_dataset(load_profile(name), split)
+def load(name="recycle", split="train", strict=True):
+    return load_dataset(load_profile(name), split, strict)
 
 
-def edited(root, change, name="train.json"):
+def edited(root, change, name="train.json", strict=True):
     tiny.edit_json(root / name, change)
-    return load()
+    return load(strict=strict)
 
 
 def corners(dataset, annotation_id):
@@ -78,7 +79,7 @@ BOX_FAULTS = {
     "three numbers": ({"bbox": [1, 2, 3]}, NO_NUMBERS),
     "no box": ({"bbox": None}, NO_NUMBERS),
     "NaN": ({"bbox": [1, 2, float("nan"), 3]}, NO_NUMBERS),
-    "text": ({"bbox": [1, 2, "3", 3]}, NO_NUMBERS),
+    "text": ({"bbox": [1, 2, "wide", 3]}, NO_NUMBERS),
 }
 
 
@@ -114,10 +115,23 @@ def test_a_doubled_box_is_dropped_but_not_one_of_another_class(recycle):
 
 
 @pytest.mark.parametrize("size", [{"width": 0}, {"height": None}, {"width": "wide"}, {"width": float("inf")}])
-def test_an_image_without_a_size_is_refused_with_its_boxes(recycle, size):
+def test_a_size_that_is_not_stated_is_read_from_the_photo(recycle, size):
+    before = load()
     train = edited(recycle, lambda value: value["images"][2].update(size))
     assert train.findings.kinds == {
-        "images without a size refused (file names)": ["train/0002.jpg"],
+        "images without a size, read from the photo (file names)": ["train/0002.jpg"]
+    }
+    assert train.digest == before.digest
+    assert train.annotations.equals(before.annotations)
+
+
+def test_an_image_without_a_size_and_a_photo_is_an_error(recycle):
+    (recycle / "train/0002.jpg").unlink()
+    with pytest.raises(PipelineError, match=r"1 of 12 images would be left out: 1 images .* train/0002\.jpg"):
+        edited(recycle, lambda value: value["images"][2].update(width=0))
+    train = load(strict=False)
+    assert train.findings.kinds == {
+        "images without a size and without a photo that has one refused (file names)": ["train/0002.jpg"],
         "boxes of refused images dropped (ids)": [4, 5, 6],
     }
     assert 2 not in set(train.images["image_id"])
@@ -125,8 +139,9 @@ def test_an_image_without_a_size_is_refused_with_its_boxes(recycle, size):
 
 
 def test_no_image_left(recycle):
+    shutil.rmtree(recycle / "train")
     with pytest.raises(PipelineError, match=r"train\.json: no images in split 'train'"):
-        edited(recycle, lambda value: [image.update(width=0) for image in value["images"]])
+        edited(recycle, lambda value: [image.update(width=0) for image in value["images"]], strict=False)
 
 
 @pytest.mark.parametrize("annotations", [[], None])
@@ -175,7 +190,7 @@ def test_classes_that_differ_are_refused(recycle, change, message):
         (lambda v: v.pop("images"), "no list 'images'; expected a COCO annotation file"),
         (lambda v: v.pop("categories"), "no list 'categories'"),
         (lambda v: v["images"].clear(), "no images in split 'train'"),
-        (lambda v: v["images"][3].pop("width"), "image 3: expected id, file_name, width and height"),
+        (lambda v: v["images"][3].pop("file_name"), "image 3: expected id, file_name"),
         (lambda v: v["images"].append(7), "image 12: expected id, file_name"),
         (lambda v: v["images"][3].update(id=2), "image id 2 is there twice"),
         (lambda v: v["images"][3].update(id=[2]), "image 3: expected id, file_name"),
@@ -224,8 +239,8 @@ def test_no_annotation_file(recycle, what):
 def test_truth_that_is_kept_apart_is_read_with_its_findings(home):
     root = home / "data" / "demo"
     classes = load_profile("demo").classes
-    tiny.write_coco(root, classes=classes, photos=False)
-    truth = tiny.coco("test", 5, classes)
+    tiny.write_coco(root, n_test=9, classes=classes, photos=False)
+    truth = tiny.coco("test", 9, classes)
     truth["annotations"][0]["bbox"] = [0, 0, 0, 0]
     tiny.write_json(root / "hidden" / "test_truth.json", truth)
     known = load_truth(load_profile("demo"), "test")
@@ -308,7 +323,9 @@ def test_a_faulty_voc_box_is_dropped_and_listed(bccd, fault):
 
 def test_a_missing_xml_is_listed(bccd):
     (bccd / "BCCD/Annotations/cell_004.xml").unlink()
-    train = load("bccd")
+    with pytest.raises(PipelineError, match="1 of 12 images would be left out: 1 stems without an xml file"):
+        load("bccd")
+    train = load("bccd", strict=False)
     assert train.findings.kinds == {"stems without an xml file refused": ["cell_004"]}
     assert len(train.images) == 11
 
@@ -328,15 +345,26 @@ def test_an_xml_that_names_another_photo(bccd):
     assert train.images["file_name"][1] == "cell_001.png"
 
 
-@pytest.mark.parametrize("damage", ["cut", "no size", "size of words"])
+@pytest.mark.parametrize("damage", ["cut", "encoding"])
 def test_a_damaged_xml_is_refused(bccd, damage):
     path = bccd / "BCCD/Annotations/cell_004.xml"
     if damage == "cut":
         tiny.cut_in_half(path)
     else:
-        path.write_text(path.read_text().replace("size>" if damage == "no size" else "48", "wide>"))
+        path.write_text('<?xml version="1.0" encoding="klingon"?>' + path.read_text())
     with pytest.raises(PipelineError, match=r"cell_004\.xml: not a whole VOC annotation"):
         load("bccd")
+
+
+@pytest.mark.parametrize("size", ["no size", "size of words", "size of 0"])
+def test_a_voc_size_that_is_not_stated_is_read_from_the_photo(bccd, size):
+    before = load("bccd")
+    path = bccd / "BCCD/Annotations/cell_004.xml"
+    old, new = {"no size": ("size>", "wide>"), "size of words": ("48", "wide"), "size of 0": ("48", "0")}[
+        size
+    ]
+    path.write_text(path.read_text().replace(old, new))
+    assert load("bccd").digest == before.digest
 
 
 def test_no_image_set(bccd):

@@ -53,7 +53,7 @@ def reader_rows(dataset: Dataset) -> list[Row]:
     """What the annotation reader refused or repaired."""
     rows = []
     for kind, where in dataset.findings.kinds.items():
-        text = kind.removesuffix(" (ids)").removesuffix(" (file names)")
+        text = kind.removesuffix(" (ids)").removesuffix(" (rows)").removesuffix(" (file names)")
         what, _, verb = text.rpartition(" ")
         known = verb in READ
         rows.append(Row(what if known else text, dataset.split, tuple(where), READ.get(verb, "as it says")))
@@ -73,12 +73,12 @@ def photo_rows(split: str, photos: Sequence[Photo], looks: Sequence[Look]) -> li
     """Photos that cannot be used, and those that decoding puts right."""
     rows, repaired = [], Counter(look.repair for look in looks if look.repair)
     for fault, remedy in FATAL.items():
-        where = tuple(p.path.name for p, look in zip(photos, looks, strict=True) if look.fault == fault)
+        where = tuple(p.name for p, look in zip(photos, looks, strict=True) if look.fault == fault)
         if where:
             text = f"photos of {fault} than stated" if fault == "another shape" else f"photos {fault}"
             rows.append(Row(text, split, where, remedy, fatal=True))
     for repair in repaired:
-        where = tuple(p.path.name for p, look in zip(photos, looks, strict=True) if look.repair == repair)
+        where = tuple(p.name for p, look in zip(photos, looks, strict=True) if look.repair == repair)
         rows.append(
             Row(repair, split, where, "repaired in memory whenever read; save them anew to be rid of it")
         )
@@ -108,9 +108,7 @@ def duplicate_rows(pairs: Mapping[str, Pairs], photos: Mapping[str, Sequence[Pho
     rows = []
     for name, found in pairs.items():
         a, _, b = name.partition("-")
-        where = tuple(
-            f"{photos[a][i].path.name} = {photos[b or a][j].path.name}" for i, j, _ in found.tolist()
-        )
+        where = tuple(f"{photos[a][i].name} = {photos[b or a][j].name}" for i, j, _ in found.tolist())
         remedy = {
             "train": "make folds GROUPS=near keeps each pair in one fold",
             "test": "nothing to do",

@@ -35,25 +35,25 @@ def fault_panels(
     by_name = {
         split: dict(zip(data[split].images["file_name"], photos[split], strict=True)) for split in looks
     }
-    by_stem = {split: {photo.path.name: photo for photo in photos[split]} for split in looks}
+    by_photo = {split: {photo.name: photo for photo in photos[split]} for split in looks}
     for row in rows:
         if looks.get(row.split):
-            found = _panels(row, by_stem[row.split], by_name, places)
+            found = _panels(row, by_photo[row.split], by_name, places)
             panels += list(islice(found, EXAMPLES))
     return panels
 
 
 def _panels(
-    row: Row, by_stem: dict[str, Photo], by_name: dict[str, dict[str, Photo]], places: dict[Any, Place]
+    row: Row, by_photo: dict[str, Photo], by_name: dict[str, dict[str, Photo]], places: dict[Any, Place]
 ) -> Iterator[Panel]:
     for item in row.where:
-        if item in by_stem:
-            yield Panel(by_stem[item], (row.what, f"{row.split} {item}"))
+        if item in by_photo:
+            yield Panel(by_photo[item], (row.what, f"{row.split} {item}"))
         elif item in places:
             file_name, corners = places[item]
             for split in by_name:
                 if photo := by_name[split].get(file_name):
-                    yield Panel(photo, (row.what, f"{split} {photo.path.name}", f"box {item}"), [corners])
+                    yield Panel(photo, (row.what, f"{split} {photo.name}", f"box {item}"), [corners])
 
 
 def _places(profile: Profile, data: dict[str, Dataset]) -> dict[Any, Place]:

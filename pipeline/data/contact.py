@@ -63,7 +63,7 @@ def draw_pairs(
             for side, photo in enumerate((photos[pairs[row, 0]], others[pairs[row, 1]])):
                 panel = _thumbnail(Panel(photo, ()), PAIR_SIDE)
                 sheet.paste(panel, (x + side * (PAIR_SIDE + 4), y))
-                names.append(photo.path.name)
+                names.append(photo.name)
             _write(sheet, x, y + PAIR_SIDE + 2, (f"{distance[row]} of 256 bits", *names), wide)
 
     some = "" if len(shown) == len(order) else f", {len(shown)} of them"

@@ -7,21 +7,29 @@ every one of them is listed in `findings`.
 
 import zlib
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.boxes import clip
-from pipeline.data.findings import Findings
+from pipeline.data.findings import MAY_LOSE, Findings
+from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
 from pipeline.data.readers import READERS
+from pipeline.data.specs import Losses
+from pipeline.data.text import find_key, forward, same_text
+from pipeline.data.units import doubts_of
 from pipeline.errors import PipelineError
-from pipeline.paths import text_digest
+from pipeline.paths import shown, text_digest
 
 CORNERS = ["x1", "y1", "x2", "y2"]
+ACCEPT = "accept_losses: {{{}: {}, why: ...}} in the profile takes the rest"
 MIN_SIDE = 1e-3  # pixels; a thinner box has no area
-IMAGE_COLUMNS = ("index", "image_id", "file_name", "width", "height", "date_captured")
+IMAGE_COLUMNS = ("index", "image_id", "file_id", "file_name", "width", "height", "date_captured")
 OUTSIDE = 1e-2  # pixels; corners outside by less are rounding and are clipped without a word
 
 
@@ -30,7 +38,8 @@ class Dataset:
     """A split's two tables.
 
     images: image_id (int32, unique, sorted), file_name, width, height (pixels), date_captured,
-        position (of the image in the annotation file), and what else the file says of an image.
+        position (of the image in the annotation file), file_id (what the annotation file calls the
+        image, which is its image_id where it can be one) and what else the file says of an image.
     annotations: annotation_id, image_id, label (0-based), x1 y1 x2 y2 (float64 pixels), iscrowd;
         empty for a test split whose truth is not known.
     digest: of the image table; prediction tables and folds carry it.
@@ -41,18 +50,20 @@ class Dataset:
     annotations: pd.DataFrame
     findings: Findings
     digest: str
-    category_ids: tuple[int, ...]  # of the annotation file, in class order
+    category_ids: tuple[Any, ...]  # of the annotation file, in class order
 
 
-def load_dataset(profile: Profile, split: str) -> Dataset:
+def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
     """Read `train` or `test` of a competition; the test split comes without boxes.
 
-    Raises PipelineError when the data folder or the annotation file is missing or damaged.
+    Raises PipelineError when the data folder or the annotation file is missing or damaged, and, where
+    `strict`, when images or more than a tenth of the boxes would be left out or are read in a wrong unit.
     """
     require_root(profile)
     if profile.holds_out:
-        return _held_out(_load(profile, split, profile.train), profile.test.holdout, split)
-    return _load(profile, split, profile.train if split == "train" else profile.test)
+        whole = _load(profile, split, profile.train, strict=strict)
+        return _held_out(whole, profile.test.holdout, split)
+    return _load(profile, split, profile.train if split == "train" else profile.test, strict=strict)
 
 
 def load_truth(profile: Profile, split: str) -> Dataset | None:
@@ -80,34 +91,90 @@ def image_digest(images: pd.DataFrame) -> str:
     return text_digest("\n".join("\t".join(map(str, row)) for row in rows.itertuples(index=False)))
 
 
-def _load(profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None = None) -> Dataset:
+def ids_of_rows(rows: pd.DataFrame, dataset: Dataset, path: Path) -> NDArray[np.int64]:
+    """(n,) image ids of the rows of a table with the column file_name or image_id (the file's own ids).
+
+    Raises PipelineError for a table with neither, and for a row whose image is unknown or there twice.
+    """
+    key = next((name for name in ("file_name", "image_id") if name in rows), None)
+    if key is None:
+        raise PipelineError(f"{shown(path)}: header {list(rows.columns)}, expected file_name or image_id")
+    images = dataset.images
+    called = images["file_name"].map(same_text) if key == "file_name" else images["file_id"]
+    known = dict(zip(called.tolist(), images["image_id"].tolist(), strict=True))
+    cells = [same_text(forward(cell)) if key == "file_name" else cell for cell in rows[key]]
+    found = [cell if key == "file_name" and cell in known else find_key(cell, known) for cell in cells]
+    seen: set[Any] = set()
+    for number, (cell, name) in enumerate(zip(cells, found, strict=True), start=2):
+        if name is None:
+            raise PipelineError(
+                f"{shown(path)}: row {number}: {key} '{cell}' is not in the {dataset.split} set"
+            )
+        if name in seen:
+            raise PipelineError(f"{shown(path)}: row {number}: {key} '{cell}' is there twice")
+        seen.add(name)
+    return np.array([known[name] for name in found], np.int64)
+
+
+def _load(
+    profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None = None, strict: bool = True
+) -> Dataset:
     if profile.format not in READERS:
         raise PipelineError(
             f"competition '{profile.name}': no reader for format '{profile.format}'; "
             f"known: {', '.join(READERS)}"
         )
     findings = Findings(spec.annotations)
-    raw = READERS[profile.format](profile, spec, findings)
-    images = _image_table(raw.images, findings) if len(raw.images) else pd.DataFrame()
+    known = split == "train" or bool(with_boxes)
+    raw = READERS[profile.format](profile, spec, findings, known)
+    total = len(raw.images) + findings.count_lost("images")
+    images = _image_table(raw.images, profile, spec, findings) if len(raw.images) else pd.DataFrame()
+    accepted = profile.accept_losses or Losses("")
+    remedy = "Restore the photos, state the sizes, or take the images out of the annotations"
+    accept = f"; {ACCEPT.format('images', findings.count_lost('images'))}" if known else ""
+    findings.refuse_losses("images", total, accepted.images if known else 0, remedy + accept)
+    if images.empty and strict:
+        findings.check()
     if images.empty:
         raise PipelineError(f"{profile.path(spec.annotations)}: no images in split '{split}'")
-    known = split == "train" or with_boxes
+    total = len(raw.boxes) + findings.count_lost("boxes")
     boxes = _annotation_table(raw.boxes if known else [], images, findings)
+    remedy = f"Correct the annotations; {ACCEPT.format('boxes', findings.count_lost('boxes'))}"
+    findings.refuse_losses("boxes", total, max(accepted.boxes, int(MAY_LOSE * total)), remedy)
+    if strict:
+        findings.check()
+    if split == "train" and len(boxes) and boxes["iscrowd"].all():
+        findings.notes.append(
+            f"all {len(boxes)} boxes are crowds (iscrowd), which no training learns and no score counts"
+        )
+    category_ids = raw.category_ids or _train_categories(profile)
     images = images.rename(columns={"index": "position"})
     images = images.sort_values("image_id").reset_index(drop=True)
-    return Dataset(split, images, boxes, findings, image_digest(images), raw.category_ids)
+    return Dataset(split, images, boxes, findings, image_digest(images), category_ids)
 
 
-def _image_table(records: Records, findings: Findings) -> pd.DataFrame:
+def _train_categories(profile: Profile) -> tuple[Any, ...]:
+    """The class ids of the train file, for a test file that names none."""
+    spec = profile.train
+    return READERS[profile.format](profile, spec, Findings(spec.annotations)).category_ids
+
+
+def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: Findings) -> pd.DataFrame:
     """Records -> table with the record's `index`, which boxes refer to; ids are the file's if integers."""
     images = records.copy() if isinstance(records, pd.DataFrame) else pd.DataFrame.from_records(records)
     images["index"] = np.arange(len(images))
-    sizes = images[["width", "height"]].apply(pd.to_numeric, errors="coerce")
-    good = ((sizes > 0) & (sizes < 2**31)).all(axis=1)
-    findings.add("images without a size refused (file names)", *images.loc[~good, "file_name"])
+    names = images["file_name"]
+    stated = images[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    sizes = complete_sizes(profile, spec, names.tolist(), stated)
+    good = are_sizes(sizes)
+    read = good & ~are_sizes(stated)
+    findings.add("images without a size, read from the photo (file names)", *names[read])
+    findings.lose(
+        "images", "images without a size and without a photo that has one refused (file names)", *names[~good]
+    )
     images = images[good].copy()
-    images[["width", "height"]] = sizes[good].astype("int32")
-    doubled = images["file_name"].duplicated()
+    images[["width", "height"]] = sizes[good].astype(np.int32)
+    doubled = images["file_name"].map(same_text).duplicated()
     if doubled.any():
         raise PipelineError(
             f"{findings.source}: file name '{images.loc[doubled, 'file_name'].iloc[0]}' is there twice"
@@ -117,6 +184,7 @@ def _image_table(records: Records, findings: Findings) -> pd.DataFrame:
         images["image_id"] = images["id"].astype("int32")
     else:  # the position by sorted file name
         images["image_id"] = images["file_name"].rank(method="first").astype("int32") - 1
+    images["file_id"] = images["image_id"] if images["id"].isna().all() else images["id"]
     if "date_captured" not in images:
         images["date_captured"] = None
     more = [name for name in images if name not in (*IMAGE_COLUMNS, "id", "position")]
@@ -127,19 +195,20 @@ def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings
     columns = ["id", "image", "label", *CORNERS, "iscrowd"]
     boxes = pd.DataFrame(records, columns=columns)
     refused = ~boxes["image"].isin(images["index"])
-    findings.add("boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
+    findings.lose("boxes", "boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
     known = images[["index", "image_id", "width", "height"]]
     boxes = boxes.merge(known, left_on="image", right_on="index", how="inner", sort=False)
     raw = boxes[CORNERS].to_numpy(np.float64)
     size = boxes[["width", "height"]].to_numpy(np.float64)
+    findings.refusals += doubts_of(raw, size)
     clipped = clip(raw, size[:, 0], size[:, 1])
     sides = raw[:, 2:] - raw[:, :2]
     flat = (sides < MIN_SIDE).any(axis=1)
     gone = ~flat & ((clipped[:, 2:] - clipped[:, :2]) < MIN_SIDE).any(axis=1)
     cut = ~flat & ~gone & (np.abs(clipped - raw) > OUTSIDE).any(axis=1)
     ids = boxes["id"].to_numpy()
-    findings.add("boxes without area dropped (ids)", *ids[flat])
-    findings.add("boxes outside the photo dropped (ids)", *ids[gone])
+    findings.lose("boxes", "boxes without area dropped (ids)", *ids[flat])
+    findings.lose("boxes", "boxes outside the photo dropped (ids)", *ids[gone])
     findings.add("boxes that reach outside clipped (ids)", *ids[cut])
     boxes[CORNERS] = clipped
     boxes = boxes[~flat & ~gone]

@@ -1,5 +1,6 @@
 """DICOM photos: X-rays as they come from the hospital, brought to 8 bits of grey as people see them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,18 @@ def _read(path: Path, pixels: bool) -> Any:
     from pydicom.errors import InvalidDicomError
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError) as error:
+        data = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+        if (
+            "TransferSyntaxUID" not in data.file_meta
+        ):  # PS3.5 10.1: the default, as of files without a preamble
+            data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise OSError(f"not a whole DICOM file: {' '.join(str(error).split())}") from None
+    if "Rows" not in data or "Columns" not in data:
+        raise OSError("not a DICOM file with an image")
+    if pixels and "PixelData" not in data:
+        raise OSError("a DICOM file without pixels")
+    return data
 
 
 def dicom_size(path: Path) -> tuple[int, int]:
@@ -32,17 +42,17 @@ def dicom_size(path: Path) -> tuple[int, int]:
     header = _read(path, pixels=False)
     try:
         return int(header.Columns), int(header.Rows)
-    except AttributeError:
-        raise OSError("a DICOM file without an image") from None
+    except (TypeError, ValueError):
+        raise OSError("a DICOM file whose image has no size") from None
 
 
 def decode_dicom(path: Path) -> Image.Image:
     """The photo as an 8 bit grey Pillow image, bright where the X-ray is dense.
 
-    The rescale slope and the first window (or look-up table) of the file are applied, MONOCHROME1
-    is inverted, and the range that is left is spread over 0..255; pixels that have 8 bits and no
-    window stay as they are (DICOM PS3.3 C.11, "Look Up Tables and Presentation States"). Raises
-    OSError for a file that cannot be decoded.
+    The rescale slope and the first window (or look-up table) of the file are applied, where they mean
+    something, MONOCHROME1 is inverted, and the range that is left is spread over 0..255; pixels that
+    have 8 bits and no window stay as they are (DICOM PS3.3 C.11, "Look Up Tables and Presentation
+    States"). Raises OSError for a file that cannot be decoded.
     """
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
@@ -60,7 +70,13 @@ def decode_dicom(path: Path) -> Image.Image:
     window = "WindowWidth" in data or "VOILUTSequence" in data
     grey: NDArray[Any] = pixels
     if window or pixels.dtype != np.uint8:
-        grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), np.float64)
+        for apply in (apply_modality_lut, apply_voi_lut):
+            with contextlib.suppress(
+                AttributeError, ValueError, KeyError, TypeError, IndexError, NotImplementedError
+            ):
+                changed = np.asarray(apply(grey, data), np.float64)
+                grey = changed if np.isfinite(changed).all() else grey
+        grey = grey.astype(np.float64)
         low, high = float(grey.min()), float(grey.max())
         grey = (grey - low) * (255 / (high - low) if high > low else 0)
     if kind == "MONOCHROME1":

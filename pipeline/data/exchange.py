@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.boxes import xyxy_to_xywh
+from pipeline.boxes import clip, xyxy_to_xywh
 from pipeline.data.dataset import Dataset
-from pipeline.data.findings import Findings
+from pipeline.data.findings import MAY_LOSE, Findings
 from pipeline.data.predictions import Predictions
 from pipeline.data.specs import CORNER_FIELDS, SIZE_FIELDS
+from pipeline.data.text import find_key, read_json
+from pipeline.data.units import doubts_of
 from pipeline.errors import PipelineError
 from pipeline.paths import shown, write_text
 
 SCORE_DIGITS = 6
+SCORE_SLACK = 1e-6  # above 1, as rounding in float32 leaves it
 
 
 @dataclass(frozen=True)
@@ -55,46 +59,47 @@ def checked_boxes(
     for expected, good in (
         ("label that is a whole number", label == np.round(label)),
         (f"label from 0 to {last}", (label >= 0) & (label <= last)),
-        ("score from 0 to 1", (score >= 0) & (score <= 1)),
+        ("score from 0 to 1", (score >= 0) & (score <= 1 + SCORE_SLACK)),
     ):
         if not good.all():
             box = int(np.flatnonzero(~good)[0])
             raise PipelineError(f"{place(box)}: box {values[box].tolist()}: expected a {expected}")
+    rows: NDArray[np.intp] = dataset.images.set_index("image_id").index.get_indexer(pd.Index(image_id))
+    sizes = dataset.images[["width", "height"]].to_numpy(np.float64)[rows]
+    findings.refusals += doubts_of(boxes, sizes)
+    inside = clip(boxes, sizes[:, 0], sizes[:, 1])
     inverted: NDArray[np.bool_] = np.any(boxes[:, 2:] <= boxes[:, :2], axis=1)
-    findings.add("boxes without area or with corners out of order dropped (image ids)", *image_id[inverted])
-    if inverted.sum() > len(inverted) / 2 and "x1" in column:
-        findings.notes.append(
-            f"WARNING: {inverted.mean():.0%} of the boxes have corners out of order and the others are "
-            "wrong too if it holds x y w h; then read it with --box '{label} {score} {x} {y} {w} {h}'"
-        )
-    keep = ~inverted
-    return Boxes(image_id[keep], label[keep].astype(np.int64), score[keep], boxes[keep], named)
+    outside = ~inverted & np.any(inside[:, 2:] <= inside[:, :2], axis=1)
+    for kind, left_out in (
+        ("boxes without area or with corners out of order dropped (image ids)", inverted),
+        ("boxes wholly outside their photo dropped (image ids)", outside),
+    ):
+        findings.lose("boxes", kind, *image_id[left_out])
+    findings.refuse_losses("boxes", len(boxes), int(MAY_LOSE * len(boxes)), "Correct the file")
+    keep = ~inverted & ~outside
+    return Boxes(image_id[keep], label[keep].astype(np.int64), np.minimum(score[keep], 1), boxes[keep], named)
 
 
 def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes:
     """Read a COCO results json: a list of {image_id, category_id, bbox x y w h, score}."""
-    try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise PipelineError(f"{shown(path)}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{shown(path)}: not a whole json file ({error})") from None
+    items = read_json(Path(path))
     if not isinstance(items, list):
         raise PipelineError(f"{shown(path)}: expected a list of detections (COCO results)")
     labels = {category: label for label, category in enumerate(dataset.category_ids)}
-    known = set(dataset.images["image_id"].tolist())
+    images = dict(zip(dataset.images["file_id"].tolist(), dataset.images["image_id"].tolist(), strict=True))
     records = []
     for number, item in enumerate(items):
         try:
-            record = (item["image_id"], labels[item["category_id"]], item["score"], *item["bbox"])
-            values = np.array(record, np.float64)
-            good = len(values) == 7 and bool(np.isfinite(values).all()) and record[0] in known
+            image, category = find_key(item["image_id"], images), find_key(item["category_id"], labels)
+            values = np.array([images[image], labels[category], item["score"], *item["bbox"]], np.float64)
+            good = len(values) == 7 and bool(np.isfinite(values).all())
         except (KeyError, TypeError, ValueError):
             good = False
         if not good:
             raise PipelineError(
-                f"{shown(path)}: detection {number}: expected image_id of the {dataset.split} set, "
-                f"category_id of {list(labels)}, bbox of 4 numbers and score; got {str(item)[:100]}"
+                f"{shown(path)}: detection {number}: expected image_id of the {dataset.split} set as "
+                f"{next(iter(images))!r}, category_id of {list(labels)}, bbox of 4 numbers and score; got "
+                f"{str(item)[:100]}"
             )
         records.append(values)
     table = np.array(records, np.float64).reshape(-1, 7)
@@ -112,14 +117,15 @@ def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes
 
 
 def write_coco_results(path: Path, table: Predictions, dataset: Dataset) -> None:
-    """Write a COCO results json, with the category ids of the competition's own annotations."""
+    """Write a COCO results json, with the ids of images and categories of the competition's annotations."""
+    file_id = dict(zip(dataset.images["image_id"].tolist(), dataset.images["file_id"].tolist(), strict=True))
     boxes = xyxy_to_xywh(table.boxes_xyxy.astype(np.float64)).round(3).tolist()
     rows: Iterable[Any] = zip(
         table.image_id.tolist(), table.labels.tolist(), table.scores.tolist(), boxes, strict=True
     )
     items = [
         {
-            "image_id": image_id,
+            "image_id": file_id[image_id],
             "category_id": dataset.category_ids[label],
             "bbox": box,
             "score": round(score, SCORE_DIGITS),

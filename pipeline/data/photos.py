@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline.data.dicom import decode_dicom, dicom_size, is_dicom
 from pipeline.data.findings import Findings
+from pipeline.data.locate import locate_photos
 from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
 from pipeline.errors import PipelineError
@@ -41,7 +42,6 @@ UNREADABLE = (
 )
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")  # that a photo may have instead of its own
 PLAIN_MODES = ("RGB", "L")  # frameworks that read these themselves see the same colours as we do
 Answer = TypeVar("Answer")
 
@@ -58,43 +58,30 @@ class PhotoError(PipelineError):
 class Photo:
     """A photo file and the size that the annotations state for it, in pixels.
 
-    A stretched one may have been resized to another shape, as X-rays made square.
+    A stretched one may have been resized to another shape, as X-rays made square. `file_name`: as in
+    the annotations.
     """
 
     path: Path
     width: int
     height: int
     stretched: bool = False
+    file_name: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """What the annotations call the photo, with the folder that tells it from others."""
+        return self.file_name or self.path.name
 
 
-def locator(profile: Profile, spec: SplitSpec) -> Callable[[str], Path]:
-    """Where the photo of a file name lies: there, else under another suffix, else deeper down.
-
-    The second is how PNGs stand in for DICOMs; the third is for folders of a study and a series.
-    """
-    folder = profile.path(spec.photos)
-    deeper: dict[str, Path] = {}
-
-    def locate(file_name: str) -> Path:
-        path = folder / file_name
-        tries = (path, *(path.with_suffix(suffix) for suffix in SUFFIXES))
-        found = next((attempt for attempt in tries if attempt.exists()), None)
-        if found is None and spec.columns is not None:
-            if not deeper:
-                files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
-                deeper.update({file.stem: file for file in files} or {"": path})
-            found = deeper.get(path.stem)
-        return found or path
-
-    return locate
-
-
-def photos_of(profile: Profile, split: str, images: pd.DataFrame) -> list[Photo]:
-    """The photos of an image table's rows."""
+def photos_of(profile: Profile, split: str, images: pd.DataFrame, others: Iterable[str] = ()) -> list[Photo]:
+    """The photos of an image table's rows; `others`: file names of images that are not among them."""
     spec = profile.train if split == "train" or profile.holds_out else profile.test
-    locate = locator(profile, spec)
-    rows = zip(images["file_name"], images["width"].tolist(), images["height"].tolist(), strict=True)
-    return [Photo(locate(name), width, height, spec.stretched) for name, width, height in rows]
+    paths = locate_photos(profile, spec, images["file_name"].tolist(), others)
+    rows = zip(
+        paths, images["width"].tolist(), images["height"].tolist(), images["file_name"].tolist(), strict=True
+    )
+    return [Photo(path, width, height, spec.stretched, name) for path, width, height, name in rows]
 
 
 def photo_size(path: Path) -> tuple[int, int]:
@@ -105,9 +92,43 @@ def photo_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return _exif_size(image)
     except FileNotFoundError:
-        raise PipelineError(f"{shown(path)}: no such photo; its size is read from it") from None
+        raise PhotoError("missing", f"{shown(path)}: no such photo; its size is read from it") from None
     except UNREADABLE as error:
-        raise PipelineError(f"{shown(path)}: not a readable photo ({error}); restore it") from None
+        raise PhotoError("unreadable", f"{shown(path)}: not a readable photo ({error}); restore it") from None
+
+
+def are_sizes(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(n,) which widths and heights can be those of a photo."""
+    good: NDArray[np.bool_] = np.logical_and.reduce((sizes > 0) & (sizes < 2**31), axis=1)
+    return good
+
+
+def complete_sizes(
+    profile: Profile,
+    spec: SplitSpec,
+    file_names: Sequence[str],
+    sizes: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(n, 2) widths and heights; those that are no size (0, NaN) are read from the photos where they can be.
+
+    A size that is still none afterwards is NaN. Photos that were stretched do not say their size.
+    """
+    good = are_sizes(sizes)
+    sizes = np.where(good[:, None], sizes, np.nan)
+    rows = np.flatnonzero(~good)
+    if not len(rows) or spec.stretched:
+        return sizes
+    paths = locate_photos(profile, spec, file_names)
+
+    def size(row: int) -> tuple[float, float]:
+        try:
+            return photo_size(paths[row])
+        except PhotoError:
+            return np.nan, np.nan
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        sizes[rows] = np.array(list(pool.map(size, rows.tolist())), np.float64)
+    return sizes
 
 
 def over_photos(work: Callable[[Photo], Answer], photos: Sequence[Photo], label: str) -> list[Answer]:
@@ -204,7 +225,7 @@ def fault_of(photo: Photo) -> tuple[str, str] | None:
     Reads the header and the file's last bytes; pixels are decoded only where these are not as they
     should be, or where the format has no end marker.
     """
-    name = photo.path.name
+    name = photo.name
     if is_dicom(photo.path):
         _check_dicom(photo)
         return "DICOM photos decoded to 8 bits of grey", name

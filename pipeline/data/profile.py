@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.data.metric import MetricSpec, parse_metric
 from pipeline.data.records import STRICT, read_yaml_record
-from pipeline.data.specs import SiteSpec, SplitSpec, SubmissionSpec, box_fields
+from pipeline.data.specs import Losses, SiteSpec, SplitSpec, SubmissionSpec, box_fields
 from pipeline.errors import PipelineError
 from pipeline.paths import CONFIGS, home, shown
 
@@ -34,6 +34,8 @@ class Profile:
     labels: tuple[str, ...] = ()  # what the competition's files call the classes, where not by name
     classes_file: str = ""  # below root, a CSV of label,name: in place of both
     inclusive: bool = False  # VOC: xmax and ymax name the last pixel inside (the VOC devkit's way)
+    xyxy: bool = False  # COCO: bbox holds corners, x1 y1 x2 y2
+    accept_losses: Losses | None = None
     submission: SubmissionSpec = SubmissionSpec()
     site: SiteSpec = SiteSpec()
 

@@ -1,8 +1,7 @@
 """What a reader of annotations yields, before `dataset.py` checks it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -15,11 +14,14 @@ Records = list[Record] | pd.DataFrame  # a table of the same columns where there
 
 @dataclass(frozen=True)
 class Raw:
-    """Records as `readers.py` describes them, and the file's own id of each class, in class order."""
+    """Records as `readers.py` describes them, and the file's own id of each class, in class order.
+
+    No category ids: a test set's file that names no classes.
+    """
 
     images: Records
     boxes: Records
-    category_ids: tuple[int, ...]
+    category_ids: tuple[Any, ...]
 
 
 def as_list(records: Records) -> list[Record]:
@@ -29,4 +31,9 @@ def as_list(records: Records) -> list[Record]:
     return records
 
 
-Reader = Callable[[Profile, SplitSpec, Findings], Raw]
+class Reader(Protocol):
+    """Reads a split's file; boxes only where they are wanted, which those of a test set are not."""
+
+    def __call__(
+        self, profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: bool = True
+    ) -> Raw: ...

@@ -54,6 +54,15 @@ class SplitSpec:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Losses:
+    """How many boxes and images of an annotation file may be left out, which is more than a reader may."""
+
+    why: str
+    boxes: Count = 0
+    images: Count = 0  # of the train set; a test set must be whole
+
+
+@dataclass(frozen=True, config=STRICT)
 class SubmissionSpec:
     """Format of the submission CSV: one row an image, its boxes in one string."""
 

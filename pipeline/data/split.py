@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import Dataset
+from pipeline.data.text import read_table, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import file_digest, folds_csv, shown
 
@@ -31,16 +32,18 @@ def read_split(competition: str, train: Dataset) -> Split:
     path = folds_csv(competition)
     if not path.is_file():
         raise PipelineError(f"{shown(path)}: no split yet; make folds COMP={competition}")
-    try:
-        table = pd.read_csv(path, dtype={"file_name": str, "group": str})
-    except (ValueError, pd.errors.ParserError) as error:
-        raise PipelineError(f"{shown(path)}: not a fold file ({error}); make folds again") from None
+    table = read_table(path)
     if list(table.columns) != COLUMNS:
         raise PipelineError(f"{shown(path)}: header {list(table.columns)}, expected {COLUMNS}")
+    for name in ("image_id", "fold"):
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if (numbers != np.floor(numbers)).any() or (numbers < 0).any():
+            raise PipelineError(f"{shown(path)}: column {name}: expected whole numbers from 0")
+        table[name] = numbers.astype(np.int64)
     table = table.sort_values("image_id").reset_index(drop=True)
     same = len(table) == len(train.images) and bool(
         (table["image_id"].to_numpy() == train.images["image_id"].to_numpy()).all()
-        and (table["file_name"].to_numpy() == train.images["file_name"].to_numpy()).all()
+        and (table["file_name"].map(same_text) == train.images["file_name"].map(same_text)).all()
     )
     if not same:
         raise PipelineError(
@@ -48,14 +51,12 @@ def read_split(competition: str, train: Dataset) -> Split:
             f"point ROOT at the data it was made with, or make folds COMP={competition} again"
         )
     fold = table["fold"].to_numpy()
-    if not np.issubdtype(fold.dtype, np.integer) or fold.min() < 0:
-        raise PipelineError(f"{shown(path)}: column fold: expected whole numbers from 0")
     n_folds = int(fold.max()) + 1
     for k in range(n_folds):
         if not (fold == k).any():
             raise PipelineError(f"{shown(path)}: fold {k} has no image; make folds again")
     alone = "image " + table["image_id"].astype(str)  # no group is stated
-    group = pd.factorize(table["group"].fillna(alone))[0].astype(np.int64)
+    group = pd.factorize(table["group"].where(table["group"] != "", alone))[0].astype(np.int64)
     return Split(
         table["image_id"].to_numpy(np.int64), fold.astype(np.int32), group, n_folds, file_digest(path), path
     )

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.data.dataset import Dataset
+from pipeline.data.dataset import Dataset, ids_of_rows
 from pipeline.data.duplicates import NEAR, hash_photos, near_pairs
 from pipeline.data.photos import photos_of
 from pipeline.data.profile import Profile
+from pipeline.data.text import read_table
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -42,7 +43,7 @@ def bursts(profile: Profile, train: Dataset, option: str) -> Links:
     times = capture_times(train.images)
     if not len(times):
         raise PipelineError(
-            f"{train.findings.source}: no image has a date_captured, so bursts cannot be found; "
+            f"{train.findings.source}: no image has a date_captured of its own, so bursts cannot be found; "
             "GROUPS=near compares the photos, GROUPS=csv:FILE reads your own groups"
         )
     unknown = len(train.images) - len(times)
@@ -53,9 +54,17 @@ def bursts(profile: Profile, train: Dataset, option: str) -> Links:
 
 
 def capture_times(images: pd.DataFrame) -> pd.Series:
-    """date_captured of the rows that have one, in the order of time."""
-    times = pd.to_datetime(images["date_captured"], errors="coerce", utc=True, format="mixed")
-    return times.dropna().sort_values(kind="stable")
+    """date_captured of the rows that have one, in the order of time: text, or seconds since 1970.
+
+    One time for all images is what a tool filled in, and no time.
+    """
+    stated = images["date_captured"]
+    seconds = pd.to_numeric(stated, errors="coerce")
+    texts = stated.where(seconds.isna()).astype(object)
+    times = pd.to_datetime(texts, errors="coerce", utc=True, format="mixed")
+    times = times.fillna(pd.to_datetime(seconds.where(seconds > 0), errors="coerce", utc=True, unit="s"))
+    times = times.dropna().sort_values(kind="stable")
+    return times.iloc[:0] if len(times) > 1 and times.iloc[0] == times.iloc[-1] else times
 
 
 def neighbours(times: pd.Series, seconds: float) -> Ints:
@@ -96,28 +105,14 @@ def column(profile: Profile, train: Dataset, option: str) -> Links:
 def table(profile: Profile, train: Dataset, option: str) -> Links:
     """Groups of the user's: a CSV with the columns group and image_id or file_name."""
     path = Path(option).expanduser()
-    try:
-        rows = pd.read_csv(path, dtype={"group": str, "file_name": str})
-    except FileNotFoundError:
-        raise PipelineError(f"groups csv:{option}: no such file") from None
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise PipelineError(f"{shown(path)}: not a CSV ({error})") from None
-    key = next((name for name in ("image_id", "file_name") if name in rows), None)
-    if key is None or "group" not in rows:
+    rows = read_table(path, f"groups csv:{option}: no such file")
+    if "group" not in rows:
         raise PipelineError(
             f"{shown(path)}: header {list(rows.columns)}, expected group and image_id or file_name"
         )
-    unknown = ~rows[key].isin(train.images[key])
-    if unknown.any():
-        row = int(np.flatnonzero(unknown)[0])
-        raise PipelineError(
-            f"{shown(path)}: row {row + 2}: {key} {rows[key].iloc[row]} is not in the train set"
-        )
-    if rows[key].duplicated().any():
-        raise PipelineError(
-            f"{shown(path)}: {key} {rows[key][rows[key].duplicated()].iloc[0]} is there twice"
-        )
-    group = train.images[key].map(rows.set_index(key)["group"])
+    ids = ids_of_rows(rows, train, path)
+    groups = pd.Series(rows["group"].to_numpy(object), index=ids)
+    group = train.images["image_id"].map(groups[groups != ""])
     return Links(_same(group), f"groups of {path.name}")
 
 

@@ -1,7 +1,6 @@
 """The rows that a submission must have: header, keys in order, and which image each one names."""
 
 from dataclasses import dataclass
-from os.path import basename, splitext
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.profile import Profile
+from pipeline.data.text import photo_stem
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.submissions.rows import read_csv
@@ -27,19 +27,14 @@ class Layout:
 def image_keys(profile: Profile, images: pd.DataFrame) -> list[str]:
     """What a submission calls each image, in the order of the table."""
     template = profile.submission.image
-    columns = (images["file_name"].tolist(), images["image_id"].tolist(), images["position"].tolist())
+    columns = (images["file_name"].tolist(), images["file_id"].tolist(), images["position"].tolist())
     keys = [
-        template.format(file_name=name, stem=stem(name), image_id=image_id, position=position)
+        template.format(file_name=name, stem=photo_stem(name), image_id=image_id, position=position)
         for name, image_id, position in zip(*columns, strict=True)
     ]
     if len(set(keys)) < len(keys):
         raise PipelineError(f"competition '{profile.name}': submission.image names several images alike")
     return keys
-
-
-def stem(file_name: str) -> str:
-    """The name of a file without folder and suffix (pathlib's, in a tenth of its time)."""
-    return splitext(basename(file_name))[0]
 
 
 def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> Layout:

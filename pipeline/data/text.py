@@ -1,0 +1,167 @@
+"""Text that people and other tools write: files, CSV tables, names, ids and flags, compared by meaning.
+
+UTF-8 with or without a byte order mark, names in either Unicode form and with either slash, numbers
+written as text: what looks the same to the eye is the same here.
+"""
+
+import csv
+import json
+import unicodedata
+from collections.abc import Container, Iterable
+from os.path import basename, splitext  # pathlib takes ten times as long
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+# What ends the name of a photo; anything else behind a dot is a part of the name.
+_SUFFIXES = (
+    "jpg jpeg jpe jfif png bmp dib gif tif tiff webp avif heic heif jp2 j2k ppm pgm pbm pnm mpo dng ico tga "
+    "npy dcm dicom"
+)
+PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
+BLOCK = 1 << 26  # bytes; the longest row of a CSV
+FLAGS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "": False,
+    "-1": False,
+}  # Open Images writes -1 where it is not known
+
+
+def read_text(path: Path, missing: str = "") -> str:
+    """A file in UTF-8 without its byte order mark. Raises PipelineError (`missing`: for no file)."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise PipelineError(missing or f"{shown(path)}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{shown(path)}: not text in UTF-8 ({error}); save it as UTF-8") from None
+
+
+def read_json(path: Path, missing: str = "") -> Any:
+    """The value of a json file. Raises PipelineError."""
+    try:
+        return json.loads(read_text(path, missing))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise PipelineError(
+            f"{shown(path)}: not a whole json file ({error}); copy or download it again"
+        ) from None
+
+
+def read_table(path: Path, missing: str = "") -> pd.DataFrame:
+    """The cells of a CSV as text; an empty cell is "", rows of empty cells are left out.
+
+    Raises PipelineError for a file that is no CSV, and at a row that has not as many cells as the
+    header: the file may be cut off, or its columns shifted. A comma that ends every row is left out.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = next((row for row in csv.reader(file) if row), [])
+            header_lines = 1 + sum(not line.strip() for line in _lines_until_text(path))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise PipelineError(missing or f"{shown(path)}: no such file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    doubled = [name for name in header if name and header.count(name) > 1]
+    if not header or doubled:
+        what = f"column '{doubled[0]}' is there twice" if doubled else "it is empty"
+        raise PipelineError(f"{shown(path)}: not a CSV file with a header: {what}")
+    table, uneven = _parse(path, header, header_lines)
+    if uneven and all(row.actual_columns == len(header) + 1 for row in uneven):
+        wider, uneven_still = _parse(path, [*header, ""], header_lines)
+        if not uneven_still and not (wider.iloc[:, -1] != "").any():
+            table, uneven = wider.iloc[:, :-1], []
+    if uneven:
+        row = uneven[0]
+        raise PipelineError(
+            f"{shown(path)}: row {row.number} has {row.actual_columns} cells, the header {len(header)}; "
+            f"is the file cut off, or does the row lack or hold a comma too many? It is {row.text[:60]!r}"
+        )
+    return table[(table != "").any(axis=1)].reset_index(drop=True)
+
+
+def _lines_until_text(path: Path) -> Iterable[str]:
+    """The blank lines that a file begins with."""
+    with open(path, encoding="utf-8-sig", newline=None) as file:
+        for line in file:
+            if line.strip():
+                return
+            yield line
+
+
+def _parse(path: Path, names: list[str], skip: int) -> tuple[pd.DataFrame, list[Any]]:
+    """The rows after the header, and those that have not as many cells as there are names."""
+    uneven: list[Any] = []
+
+    def note(row: Any) -> str:
+        uneven.append(row)
+        return "skip"
+
+    columns = [str(i) for i in range(len(names))]
+    try:
+        table = arrow_csv.read_csv(
+            path,
+            arrow_csv.ReadOptions(use_threads=False, column_names=columns, skip_rows=skip, block_size=BLOCK),
+            arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):  # a header and no row
+            return pd.DataFrame(columns=names, dtype=str), uneven
+        raise PipelineError(f"{shown(path)}: not a CSV file ({' '.join(str(error).split())[:200]})") from None
+    frame = table.to_pandas()
+    frame.columns = pd.Index(names)
+    return frame, uneven
+
+
+def same_text(text: str) -> str:
+    """A text in the Unicode form (NFC) in which texts are compared; macOS decomposes the names of files."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def forward(name: str) -> str:
+    """A name with the slashes of Windows turned forward."""
+    return name.replace("\\", "/")
+
+
+def photo_suffix(name: str) -> str:
+    """The suffix of a photo's name, as it is written; "" where the name has none."""
+    suffix = splitext(name)[1]
+    return suffix if suffix.lower() in PHOTO_SUFFIXES else ""
+
+
+def photo_stem(name: str) -> str:
+    """The name of a photo without folder and suffix; dots of its own stay."""
+    return basename(name).removesuffix(photo_suffix(name))
+
+
+def find_key(value: Any, known: Container[Any]) -> Any:
+    """The key of `known` that an id means (1, 1.0, "1" and "1.0" are one id), None where it means none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if value in known:
+        return value
+    text = str(value).strip().removesuffix(".0")
+    if not (text.isascii() and text.removeprefix("-").isdigit()):
+        return None
+    return next((key for key in (int(text), text) if key in known), None)
+
+
+def as_flag(value: Any) -> bool | None:
+    """Whether a flag is set: 1, 1.0, true and yes, as numbers or text; None for what is no flag."""
+    if value is None or value != value:  # NaN, as pandas writes an empty cell
+        return False
+    text = str(value).strip().lower()
+    return FLAGS.get(text.removesuffix(".0"))
