@@ -23,7 +23,7 @@ from pipeline.submissions.check import check_submission
 from pipeline.submissions.reader import read_submission
 from pipeline.submissions.writer import write_submission
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "competitions.md"
 
 # (place in the test file, label, score, corners): the first image has two boxes, the second none.
 ROWS = [
@@ -107,9 +107,9 @@ def test_golden_submission_and_back(data, tmp_path, name):
     assert (findings.kinds, findings.notes) == ({}, [])
 
 
-def test_the_competition_of_the_readme(home, tmp_path, monkeypatch):
-    """The one YAML file that the README shows is enough for a new competition."""
-    block = re.search(r"  ```yaml\n(.*?)  ```\n", README.read_text(), re.DOTALL)[1]
+def test_the_competition_of_the_page(home, tmp_path, monkeypatch):
+    """The one YAML file that docs/competitions.md shows is enough for a new competition."""
+    block = re.search(r"```yaml\n(.*?)```\n", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
     competitions.write(tmp_path / "configs/competitions/mine.yaml", textwrap.dedent(block))
     monkeypatch.setattr(profiles, "CONFIGS", tmp_path / "configs")
     root = home / "data/mine"
