@@ -32,7 +32,7 @@ demo: full ## the whole pipeline on the embedded competition: no data, no GPU, a
 
 .PHONY: check-data data folds train train-all predict evaluate cost tune ensemble submission
 check-data data: any ## look for faults in photos, boxes and splits before training; changes nothing
-	@$(PY) -m pipeline.checkup --from-make
+	@$(PY) -m pipeline.check_data --from-make
 folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,groups GROUPS=bursts:10,near]
 	@$(PY) -m pipeline.folds --from-make
 train: full ## train MODEL= on FOLD=0 (or 0,1 or folds): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= SET="key=value"]

@@ -91,7 +91,7 @@ def test_every_value_arrives_as_typed_at_every_target(run_make, value, source):
     ("target", "words"),
     [
         ("train", ["-m", "pipeline.train", "--from-make"]),
-        ("check-data", ["-m", "pipeline.checkup", "--from-make"]),
+        ("check-data", ["-m", "pipeline.check_data", "--from-make"]),
         ("check-submission", ["-m", "pipeline.submission", "check", "--from-make"]),
         ("record-score", ["-m", "pipeline.submit", "score", "--from-make"]),
     ],

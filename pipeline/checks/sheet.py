@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.checks.look import Look
-from pipeline.checks.report import Pairs, Row
+from pipeline.checks.findings import CheckedData, Finding
 from pipeline.data.contact import Panel, draw_pairs, draw_panels
-from pipeline.data.dataset import CORNERS, Dataset
+from pipeline.data.dataset import CORNERS
 from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo
 from pipeline.data.profile import Profile
@@ -22,42 +21,40 @@ EXAMPLES = 5  # of each finding
 Place = tuple[str, NDArray[np.float64]]  # file name of the image, corners of a box
 
 
-def fault_panels(
-    profile: Profile,
-    data: dict[str, Dataset],
-    photos: dict[str, list[Photo]],
-    looks: dict[str, list[Look]],
-    rows: Sequence[Row],
-) -> list[Panel]:
-    """Up to `EXAMPLES` panels a row: the photo, or the photo of the box; pairs have a sheet of their own."""
-    panels = []
-    places = _places(profile, data) if any(looks.values()) else {}
-    by_name = {
-        split: dict(zip(data[split].images["file_name"], photos[split], strict=True)) for split in looks
+def _fault_panels(data: CheckedData, findings: Sequence[Finding]) -> list[Panel]:
+    """Up to `EXAMPLES` panels per finding: the photo, or the box's photo; pairs have a sheet of their own."""
+    panels: list[Panel] = []
+    places = _places(data.profile) if any(data.photo_checks.values()) else {}
+    by_image = {
+        split: dict(zip(data.datasets[split].images["file_name"], photos, strict=True))
+        for split, photos in data.photos.items()
     }
-    by_photo = {split: {photo.name: photo for photo in photos[split]} for split in looks}
-    for row in rows:
-        if looks.get(row.split):
-            found = _panels(row, by_photo[row.split], by_name, places)
-            panels += list(islice(found, EXAMPLES))
+    by_name = {split: {photo.name: photo for photo in photos} for split, photos in data.photos.items()}
+    for finding in findings:
+        if data.photo_checks.get(finding.split):
+            panels += islice(_panels(finding, by_name[finding.split], by_image, places), EXAMPLES)
     return panels
 
 
 def _panels(
-    row: Row, by_photo: dict[str, Photo], by_name: dict[str, dict[str, Photo]], places: dict[Any, Place]
+    finding: Finding,
+    by_name: dict[str, Photo],
+    by_image: dict[str, dict[str, Photo]],
+    places: dict[Any, Place],
 ) -> Iterator[Panel]:
-    for item in row.where:
-        if item in by_photo:
-            yield Panel(by_photo[item], (row.what, f"{row.split} {item}"))
+    for item in finding.where:
+        if item in by_name:
+            yield Panel(by_name[item], (finding.what, f"{finding.split} {item}"))
         elif item in places:
             file_name, corners = places[item]
-            for split in by_name:
-                if photo := by_name[split].get(file_name):
-                    yield Panel(photo, (row.what, f"{split} {photo.name}", f"box {item}"), [corners])
+            for split in by_image:
+                if photo := by_image[split].get(file_name):
+                    caption = (finding.what, f"{split} {photo.name}", f"box {item}")
+                    yield Panel(photo, caption, [corners])
 
 
-def _places(profile: Profile, data: dict[str, Dataset]) -> dict[Any, Place]:
-    """Box id -> where it is, for kept boxes and for those that the reader refuses."""
+def _places(profile: Profile) -> dict[Any, Place]:
+    """Box id -> its image and corners, for kept boxes and for those that the reader refuses."""
     raw = READERS[profile.format](profile, profile.train, Findings(""))
     places: dict[Any, Place] = {}
     images = as_list(raw.images)
@@ -67,24 +64,16 @@ def _places(profile: Profile, data: dict[str, Dataset]) -> dict[Any, Place]:
     return places
 
 
-def draw_findings(
-    folder: Path,
-    profile: Profile,
-    data: dict[str, Dataset],
-    photos: dict[str, list[Photo]],
-    looks: dict[str, list[Look]],
-    rows: Sequence[Row],
-    pairs: dict[str, Pairs],
-) -> list[Path]:
+def draw_findings(folder: Path, data: CheckedData, findings: Sequence[Finding]) -> list[Path]:
     """Draw the faults and the near-duplicates; returns what was written, and removes what is outdated."""
     written = []
-    (folder / "sheet.png").unlink(missing_ok=True)
-    for name in ("train", "test", "train-test"):
-        (folder / f"pairs-{name}.png").unlink(missing_ok=True)
-    if panels := fault_panels(profile, data, photos, looks, rows):
-        written.append(draw_panels(folder / "sheet.png", f"{profile.title}: what was found", panels))
-    for name, found in pairs.items():
+    for outdated in (folder / "sheet.png", *folder.glob("pairs-*.png")):
+        outdated.unlink(missing_ok=True)
+    if panels := _fault_panels(data, findings):
+        written.append(draw_panels(folder / "sheet.png", f"{data.profile.title}: what was found", panels))
+    for name, pairs in data.pairs.items():
         a, _, b = name.partition("-")
         path, title = folder / f"pairs-{name}.png", f"near-duplicates in {name}"
-        written.append(draw_pairs(path, photos[a], photos[b or a], found[:, :2], found[:, 2], title=title))
+        photos = (data.photos[a], data.photos[b or a])
+        written.append(draw_pairs(path, *photos, pairs[:, :2], pairs[:, 2], title=title))
     return written

@@ -10,10 +10,10 @@ import tiny
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
-from pipeline import checkup
+from pipeline import check_data
 from pipeline.checks.boxes import odd_boxes
-from pipeline.checks.likeness import compare, delong
-from pipeline.checks.look import STATISTICS, look_at, statistics
+from pipeline.checks.photos import STATISTICS, check_photo, statistics
+from pipeline.checks.similarity import compare_splits, delong
 from pipeline.data.dataset import load_dataset
 from pipeline.data.photos import EXIF_ORIENTATION, Photo
 from pipeline.data.profile import load_profile
@@ -22,7 +22,7 @@ from pipeline.paths import runs_dir
 
 def run(competition="recycle", *options):
     """(status, report, files that were written)."""
-    status = checkup.main(["--competition", competition, *map(str, options)])
+    status = check_data.main(["--competition", competition, *map(str, options)])
     folder = runs_dir(competition) / "data"
     card = json.loads((folder / "report.json").read_text())
     return status, card, sorted(path.name for path in folder.iterdir())
@@ -174,7 +174,7 @@ def test_near_duplicates_within_train_and_between_train_and_test(varied):
         Image.open(runs_dir("recycle") / "data" / name).verify()
 
 
-def test_pictures_of_an_earlier_look_go_away(varied):
+def test_pictures_of_an_earlier_check_go_away(varied):
     detailed(varied / "train" / "0007.jpg", 3)
     assert "pairs-train.png" in run()[2]
     detailed(varied / "train" / "0007.jpg", 77)
@@ -188,8 +188,8 @@ def test_annotations_without_photos(home, capsys):
     assert (status, card["findings"], files) == (0, [], ["report.json"])
     assert card["photos_read"] == {"train": 0, "test": 0}
     said = capsys.readouterr().out
-    assert "not one photo of train is there; only its annotations were looked at" in said
-    assert "nothing wrong was found in the annotations; photos of train and test were not looked at" in said
+    assert "not one photo of train is there; only its annotations were checked" in said
+    assert "nothing wrong was found in the annotations; photos of train and test were not checked" in said
 
 
 def test_a_photo_looked_at(tmp_path):
@@ -197,7 +197,7 @@ def test_a_photo_looked_at(tmp_path):
     half = np.zeros((60, 80, 3), np.uint8)
     half[:, 40:] = (255, 0, 0)
     Image.fromarray(half).save(path)
-    values = dict(zip(STATISTICS, look_at(Photo(path, 80, 60)).statistics.tolist(), strict=True))
+    values = dict(zip(STATISTICS, check_photo(Photo(path, 80, 60)).statistics.tolist(), strict=True))
     assert (values["width"], values["height"]) == (80, 60)
     assert values["bytes a pixel"] == path.stat().st_size / 4800
     assert values["red"] == values["spread of red"] == values["saturation"] == pytest.approx(0.5)
@@ -221,13 +221,13 @@ def test_delong_is_the_area_and_its_error():
 def test_splits_that_differ_are_told_apart_and_alike_ones_are_not():
     rng = np.random.default_rng(3)
     train, test = rng.normal(size=(80, 3)), rng.normal(size=(60, 3))
-    same = compare(train, test, ("a", "b", "c"))
+    same = compare_splits(train, test, ("a", "b", "c"))
     assert same.low <= 0.5 and same.verdict == "test looks like train"
     test[:, 1] += 2.5
-    other = compare(train, test, ("a", "b", "c"))
+    other = compare_splits(train, test, ("a", "b", "c"))
     assert other.low > 0.85 and other.high <= 1 and other.verdict == "test differs from train"
-    assert other.telling[0] == "b"
-    assert compare(train, test[:19], ("a", "b", "c")) is None
+    assert other.top_features[0] == "b"
+    assert compare_splits(train, test[:19], ("a", "b", "c")) is None
 
 
 def test_the_real_blood_cells(home, shared_data):

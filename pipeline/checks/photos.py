@@ -1,4 +1,4 @@
-"""Looking at photos: each is decoded once for its faults, its hash and its statistics."""
+"""Checks of photos: each is decoded once for its faults, its hash and its statistics."""
 
 import math
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ FATAL = {
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen of a photo: a fatal fault (a key of `FATAL`) with its message, or the rest.
+class PhotoCheck:
+    """What was found in a photo: a fatal fault (a key of `FATAL`) with its message, or the rest.
 
     repair: what decoding puts right, None for a plain photo. statistics: (len(STATISTICS),).
     """
@@ -54,21 +54,21 @@ class Look:
     statistics: NDArray[np.float64] | None = None
 
 
-def look_at(photo: Photo) -> Look:
+def check_photo(photo: Photo) -> PhotoCheck:
     """Decode a photo; nothing about it raises."""
     try:
         repair = fault_of(photo)
         pixels = load_photo(photo)
     except PhotoError as error:
-        return Look(error.kind, str(error))
+        return PhotoCheck(error.kind, str(error))
     image = Image.fromarray(pixels)
     size = photo.path.stat().st_size
-    return Look(None, "", repair[0] if repair else None, hash_image(image), statistics(image, size))
+    return PhotoCheck(None, "", repair[0] if repair else None, hash_image(image), statistics(image, size))
 
 
-def look_at_all(photos: Sequence[Photo], label: str) -> list[Look]:
-    """The looks of photos, on all cores."""
-    return over_photos(look_at, photos, label)
+def check_photos(photos: Sequence[Photo], label: str) -> list[PhotoCheck]:
+    """Check photos on all cores."""
+    return over_photos(check_photo, photos, label)
 
 
 def statistics(image: Image.Image, file_size: int) -> NDArray[np.float64]:

@@ -8,34 +8,34 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 Floats = NDArray[np.float64]
-LEAST = 20  # photos of each split; fewer tell nothing
+MIN_PHOTOS = 20  # photos of each split; fewer tell nothing
 CONFIDENCE = 1.96  # standard deviations either side: 95 %
-ALIKE = 0.6  # an AUC below is of little consequence, even where it is no accident
+SIMILAR = 0.6  # an AUC below is of little consequence, even where it is no accident
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """AUC of telling test from train (0.5: alike, 1: never mistaken), its 95 % interval, what tells most."""
+class Similarity:
+    """AUC of telling test from train (0.5: alike, 1: never mistaken), its 95 % interval, best features."""
 
     auc: float
     low: float
     high: float
-    telling: tuple[str, ...]
+    top_features: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
         if self.low <= 0.5:
             return "test looks like train"
-        return "test looks much like train" if self.auc < ALIKE else "test differs from train"
+        return "test looks much like train" if self.auc < SIMILAR else "test differs from train"
 
 
-def compare(train: Floats, test: Floats, names: tuple[str, ...], seed: int = 0) -> Likeness | None:
+def compare_splits(train: Floats, test: Floats, names: tuple[str, ...], seed: int = 0) -> Similarity | None:
     """Cross-validated random forest over (n, f) statistics; None with too few photos.
 
     Every photo is scored by a forest that has not seen it; the interval is DeLong's. An AUC below 0.5
     is an accident of small samples and means no more than 0.5.
     """
-    if min(len(train), len(test)) < LEAST:
+    if min(len(train), len(test)) < MIN_PHOTOS:
         return None
     values = np.concatenate([train, test])
     is_test = np.arange(len(values)) >= len(train)
@@ -47,9 +47,9 @@ def compare(train: Floats, test: Floats, names: tuple[str, ...], seed: int = 0) 
     auc, error = delong(scores[~is_test], scores[is_test])
     forest.fit(values, is_test)
     order = np.argsort(-forest.feature_importances_)
-    telling = tuple(names[i] for i in order[:3])
+    top_features = tuple(names[i] for i in order[:3])
     half = CONFIDENCE * error
-    return Likeness(auc, max(auc - half, 0.0), min(auc + half, 1.0), telling)
+    return Similarity(auc, max(auc - half, 0.0), min(auc + half, 1.0), top_features)
 
 
 def delong(negative: Floats, positive: Floats) -> tuple[float, float]:
@@ -59,8 +59,8 @@ def delong(negative: Floats, positive: Floats) -> tuple[float, float]:
     the AUC is the mean share and its variance var(share_neg) / n_neg + var(share_pos) / n_pos.
     """
     shares = []
-    for mine, other, sign in ((negative, np.sort(positive), -1), (positive, np.sort(negative), 1)):
-        below, upto = np.searchsorted(other, mine, "left"), np.searchsorted(other, mine, "right")
+    for own, other, sign in ((negative, np.sort(positive), -1), (positive, np.sort(negative), 1)):
+        below, upto = np.searchsorted(other, own, "left"), np.searchsorted(other, own, "right")
         share = (below + upto) / 2 / len(other)
         shares.append(share if sign == 1 else 1 - share)
     variance = sum(float(np.var(share, ddof=1)) / len(share) for share in shares)
