@@ -18,44 +18,46 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline import cli, folds, predict, train
-from pipeline.backends import load_backend
-from pipeline.backends.base import Settings, TrainJob, find_model
+from pipeline import cli, folds
 from pipeline.data import demo
+from pipeline.data.models import Overrides, find_model
 from pipeline.data.predictions import Meta, Predictions, make_predictions
 from pipeline.data.profile import load_profile
 from pipeline.ensembles.tables import Fusion, fuse_same_images
+from pipeline.inference.detector import Detector
+from pipeline.inference.views import predict_views
 from pipeline.paths import PROJECT
+from pipeline.training.backend import load_backend, load_detector
+from pipeline.training.fold import Devices, Plan, plan_fold
+from pipeline.training.job import TrainJob
+from pipeline.training.staging import stage
 from pipeline.views import parse_views
 
-SETTINGS = {
-    "faster_rcnn_tiny": Settings(image_size=192, batch=8),
-    "yolov5n": Settings(image_size=192, batch=8, options={"pretrained": False}),
+OVERRIDES = {
+    "faster_rcnn_tiny": Overrides(image_size=192, batch=8),
+    "yolov5n": Overrides(image_size=192, batch=8, options={"pretrained": False}),
 }
 # The framework's own augmentation has these views: mmdet's flip, ultralytics' scales and flip.
 VIEWS = {"faster_rcnn_tiny": "identity,hflip", "yolov5n": "identity,hflip+scale0.83,scale0.67"}
 BATCHES = (1, 4, 8, 16)
 
 
-def job_of(model: str, epochs: int, device: str) -> TrainJob:
-    settings = SETTINGS[model]
-    settings = Settings(epochs, settings.image_size, settings.batch, settings.options)
-    job, _ = train.prepare(
-        load_profile("demo"), find_model(model), 0, settings, seed=0, device=device, workers=None
-    )
-    return job
+def plan_of(model: str, epochs: int, device: str) -> Plan:
+    overrides = replace(OVERRIDES[model], epochs=epochs)
+    return plan_fold(load_profile("demo"), find_model(model), 0, overrides, Devices(device))
 
 
 def ours(job: TrainJob) -> float:
     """Seconds of our command; it starts from nothing each time."""
-    settings = job.settings
-    options = [f"{key}={json.dumps(value)}" for key, value in settings.options.items()]
+    overrides = job.overrides
+    options = [f"{key}={json.dumps(value)}" for key, value in overrides.options.items()]
     command = [
         sys.executable,
         "-m",
@@ -67,11 +69,11 @@ def ours(job: TrainJob) -> float:
         "--fold",
         "0",
         "--epochs",
-        str(settings.epochs),
+        str(overrides.epochs),
         "--image-size",
-        str(settings.image_size),
+        str(overrides.image_size),
         "--batch",
-        str(settings.batch),
+        str(overrides.batch),
         "--device",
         job.device,
         "--overwrite",
@@ -84,12 +86,11 @@ def ours(job: TrainJob) -> float:
 
 def plain(job: TrainJob, folder: Path) -> float:
     """Seconds of the framework's own command with what our backend hands to it."""
-    backend = load_backend(job.model.backend)
-    job.work.mkdir(parents=True, exist_ok=True)
+    lay_out(job)
     if job.model.backend == "mmdet":
-        backend._stage(job, "train", job.train)
-        backend._stage(job, "val", job.held_out)
-        cfg = backend._for_job(job)
+        from pipeline.backends.mmdet_runner import runner_config
+
+        cfg = runner_config(job)
         cfg.train_cfg.type = "EpochBasedTrainLoop"
         cfg.train_dataloader.pop("worker_init_fn")
         cfg.train_dataloader.persistent_workers = job.workers > 0
@@ -100,14 +101,13 @@ def plain(job: TrainJob, folder: Path) -> float:
         path = folder / "plain.py"
         cfg.dump(path)
     else:
-        data = backend._stage_data(job)
         arguments = {
             "model": "yolov5n.yaml",
-            "data": str(data),
-            "epochs": job.settings.epochs,
+            "data": str(job.work / "data" / "data.yaml"),
+            "epochs": job.overrides.epochs,
             "plots": False,
-            "imgsz": job.settings.image_size,
-            "batch": job.settings.batch,
+            "imgsz": job.overrides.image_size,
+            "batch": job.overrides.batch,
             "device": job.device,
             "workers": job.workers,
             "project": str(folder),
@@ -116,7 +116,7 @@ def plain(job: TrainJob, folder: Path) -> float:
             "save_dir": str(folder / "plain"),
             "val": True,
             "seed": 0,
-            **job.settings.options,
+            **job.overrides.options,
         }
         path = folder / "plain.json"
         path.write_text(json.dumps(arguments))
@@ -127,9 +127,16 @@ def plain(job: TrainJob, folder: Path) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
 
 
+def lay_out(job: TrainJob) -> None:
+    """What a framework is given by a training of ours: photos and annotations."""
+    job.work.mkdir(parents=True, exist_ok=True)
+    stage(job)
+    load_backend(job.model.backend).stage(job)
+
+
 def bench_training(model: str, epochs: int, rounds: int, device: str, folder: Path) -> None:
-    job = job_of(model, epochs, device)
-    photos = epochs * len(job.train.images)
+    job = plan_of(model, epochs, device).job
+    photos = epochs * len(job.train.photos)
     best = {"plain": 1e9, "ours": 1e9}
     for _ in range(rounds):
         best["plain"] = min(best["plain"], plain(job, folder))
@@ -145,20 +152,18 @@ def show(what: str, peer: str, photos: int, theirs: float, mine: float) -> None:
     )
 
 
-def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
+def mmdet_tta(job: TrainJob, ours_trained: Any, batch: int) -> Callable[[], int]:
     """mmdet's DetTTAModel over its own data loader: the photo and its mirror image, merged by NMS."""
     from mmdet.registry import MODELS
-    from mmengine.config import Config, ConfigDict
+    from mmengine.config import ConfigDict
     from mmengine.registry import init_default_scope
-    from mmengine.runner import Runner, load_checkpoint
+    from mmengine.runner import Runner
 
     init_default_scope("mmdet")
-    cfg = Config.fromfile(job.run / "config.py")
-    detector = MODELS.build(cfg.model)
-    load_checkpoint(detector, str(job.run / "best.pth"), map_location="cpu", logger="silent")
+    detector = ours_trained.model
     merge = ConfigDict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=300)
     model = MODELS.build(dict(type="DetTTAModel", module=detector.to(job.device), tta_cfg=merge)).eval()
-    size = cfg.image_size
+    size = ours_trained.image_size
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
     pipeline = [
         dict(type="LoadImageFromFile"),
@@ -181,7 +186,7 @@ def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
                     type="CocoDataset",
                     ann_file=str(job.work / "data/train.json"),
                     test_mode=True,
-                    data_prefix=dict(img=f"{job.work / 'data/train'}/"),
+                    data_prefix=dict(img=f"{job.work / 'data/images/train'}/"),
                     pipeline=pipeline,
                     metainfo=dict(classes=job.classes),
                 ),
@@ -196,13 +201,13 @@ def mmdet_tta(job: TrainJob, batch: int) -> Callable[[], int]:
     return run
 
 
-def ultralytics_tta(job: TrainJob, batch: int) -> Callable[[], int]:
+def ultralytics_tta(job: TrainJob, ours_trained: Any, batch: int) -> Callable[[], int]:
     """ultralytics' `augment=True`: the photo, its mirror image at 0.83 and itself at 0.67."""
     from ultralytics import YOLO
 
     model = YOLO(str(job.run / "best.pt"))
     options = {
-        "imgsz": job.settings.image_size,
+        "imgsz": job.overrides.image_size,
         "augment": True,
         "conf": 0.001,
         "iou": 0.7,
@@ -219,13 +224,8 @@ def ultralytics_tta(job: TrainJob, batch: int) -> Callable[[], int]:
     return run
 
 
-def ours_tta(job: TrainJob, views: str) -> Callable[[], int]:
+def ours_tta(job: TrainJob, detector: Detector, views: str) -> Callable[[], int]:
     """Our views over the same photos, and their fusion."""
-    suffix = ".pth" if job.model.backend == "mmdet" else ".pt"
-    config = job.run / ("config.py" if job.model.backend == "mmdet" else "config.yaml")
-    detector = load_backend(job.model.backend).load(
-        job.run / f"best{suffix}", config, job.classes, job.device
-    )
     chosen = parse_views(views)
     images = job.train.images
     ids = images["image_id"].to_numpy(np.int32)
@@ -238,7 +238,7 @@ def ours_tta(job: TrainJob, views: str) -> Callable[[], int]:
         return make_predictions(np.concatenate(found.ids), *columns, corners, meta, images)[0]
 
     def run() -> int:
-        found = predict.predict_views(detector, job.train.photos, ids.tolist(), chosen)
+        found = predict_views(detector, job.train.photos, ids.tolist(), chosen)
         fused = fuse_same_images([table(found[view.name], view.name) for view in chosen], Fusion())
         return len(fused.meta.image_ids)
 
@@ -246,15 +246,15 @@ def ours_tta(job: TrainJob, views: str) -> Callable[[], int]:
 
 
 def bench_prediction(model: str, rounds: int, device: str) -> None:
-    job = job_of(model, 1, device)
+    plan = plan_of(model, 1, device)
+    job = plan.job
     ours(job)
-    backend = load_backend(job.model.backend)
-    job.work.mkdir(parents=True, exist_ok=True)
-    backend._stage(job, "train", job.train)
+    lay_out(job)
+    detector = load_detector(plan.run, device)
     peer = mmdet_tta if job.model.backend == "mmdet" else ultralytics_tta
-    contestants: dict[str, Callable[[], int]] = {f"batch {b}": peer(job, b) for b in BATCHES}
-    contestants["ours"] = ours_tta(job, VIEWS[model])
-    views, count = len(VIEWS[model].split(",")), len(job.train.images)
+    contestants: dict[str, Callable[[], int]] = {f"batch {b}": peer(job, detector, b) for b in BATCHES}
+    contestants["ours"] = ours_tta(job, detector, VIEWS[model])
+    views, count = len(VIEWS[model].split(",")), len(job.train.photos)
     clocks = {"clock": time.perf_counter, "processor": time.process_time}
     seconds = {clock: dict.fromkeys(contestants, 1e9) for clock in clocks}
     for _ in range(rounds + 1):  # the first warms up
@@ -275,7 +275,7 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=512, help="side of a photo in pixels")
     arguments.add_argument("--epochs", type=int, default=3)
     arguments.add_argument("--rounds", type=int, default=2)
-    cli.add_list(arguments, "--model", "--models", allowed=list(SETTINGS), default=list(SETTINGS))
+    cli.add_list(arguments, "--model", "--models", allowed=list(OVERRIDES), default=list(OVERRIDES))
     cli.add_list(arguments, "--bench", allowed=["train", "predict"], default=["train", "predict"])
     options = arguments.parse_args()
     device = "cuda:0" if torch.cuda.is_available() else "cpu"

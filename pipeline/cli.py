@@ -174,9 +174,7 @@ def parse_folds(values: Iterable[str], n_folds: int) -> list[int]:
     return list(dict.fromkeys(folds))
 
 
-def add_fold(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument("--model", required=True, help="name of a config in configs/<backend>")
-    arguments.add_argument("--fold", type=int, required=True)
+def add_device(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
 
 

@@ -10,9 +10,8 @@ import os
 from typing import Any
 
 from pipeline import cli
-from pipeline.backends.base import Settings, parse_options
-from pipeline.backends.progress import PROGRESS
 from pipeline.data.dataset import load_dataset
+from pipeline.data.models import Overrides, parse_options
 from pipeline.data.predictions import SPLITS
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
@@ -22,13 +21,14 @@ from pipeline.jobs.cluster import connected, nodes, run_jobs
 from pipeline.jobs.fit import check_fit
 from pipeline.jobs.plan import Asked, plan, try_again
 from pipeline.paths import jobs_dir, shown
+from pipeline.training.progress import PROGRESS
 from pipeline.views import parse_views
 
 PASSED_ON = ("PIPELINE_HOME", "PIPELINE_WEIGHTS")  # environment that the stages read
 
 
 def asked_for(options: argparse.Namespace) -> Asked:
-    settings = Settings(options.epochs, options.image_size, options.batch, parse_options(options.set))
+    settings = Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set))
     train: list[str] = []
     for flag in ("epochs", "image_size", "batch"):
         if (value := getattr(options, flag)) is not None:

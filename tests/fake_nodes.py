@@ -16,31 +16,41 @@ from pathlib import Path
 from pipeline.paths import write_json
 
 
-def first_command(run: Path, epochs: int, seconds: float, processes: int, nodes: int) -> None:
-    from pipeline.backends import distributed, launcher
-    from pipeline.backends.base import TrainTask
-    from pipeline.backends.recovery import Recovery
-    from pipeline.train import only_one
+def first_command(run: Path, epochs: int, seconds: float, gpus: int, nodes: int) -> None:
+    import pandas as pd
+
+    from pipeline.data.models import ModelConfig, Overrides
+    from pipeline.data.run_card import RecoveryNote
+    from pipeline.data.runs import only_one
+    from pipeline.training import launcher, processes
+    from pipeline.training.job import PhotoSet, TrainJob
 
     launcher.RANKS = (__file__,)
     with only_one(run, wait=30):
-        task = TrainTask(run, run.name, "cpu", 0)
-        task.work.mkdir(parents=True, exist_ok=True)
-        path = task.work / "epoch.json"
+        nothing = PhotoSet(pd.DataFrame(), pd.DataFrame(), [])
+        wanted = Overrides(epochs, options={"seconds": seconds})
+        model = ModelConfig("fake", "fake", run)
+        job = TrainJob(
+            model, run, (), nothing, nothing, frozenset(), wanted, "cpu", 0, 0, gpus=gpus, nodes=nodes
+        )
+        job.work.mkdir(parents=True, exist_ok=True)
+        path = job.work / "epoch.json"
         with open(run / "starts", "a") as file:
             file.write(f"{json.loads(path.read_text())['epoch'] if path.is_file() else 0}\n")
-        distributed.launch("fake", task, Recovery(), processes, nodes, epochs=epochs, seconds=seconds)
+        processes.fit_in_processes(job, RecoveryNote())
         write_json(run / "result.json", json.loads(path.read_text()))
 
 
 def one_process(spec: Path) -> None:
+    import pickle
+
     import torch
 
     from pipeline.processes import die_with_parent
 
     die_with_parent()
-    held = json.loads(spec.read_text())
-    run, wanted = Path(held["task"]["run"]), held["spec"]
+    job, _ = pickle.loads(Path(json.loads(spec.read_text())["job"]).read_bytes())
+    run, epochs = job.run, job.overrides.epochs
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     with open(run / f"rank{rank}", "a") as file:
@@ -49,8 +59,8 @@ def one_process(spec: Path) -> None:
     path = run / "work" / "epoch.json"
     state = json.loads(path.read_text()) if path.is_file() else {"epoch": 0, "sum": 0}
     torch.distributed.barrier()  # all have read it
-    while state["epoch"] < wanted["epochs"]:
-        time.sleep(wanted["seconds"])
+    while state["epoch"] < epochs:
+        time.sleep(job.overrides.options["seconds"])
         value = torch.tensor([rank + state["epoch"]])
         torch.distributed.all_reduce(value)
         state = {"epoch": state["epoch"] + 1, "sum": state["sum"] + int(value)}
@@ -58,7 +68,7 @@ def one_process(spec: Path) -> None:
             write_json(path, state)
             said = {
                 "epoch": state["epoch"],
-                "epochs": wanted["epochs"],
+                "epochs": epochs,
                 "loss": 1.0,
                 "map50": 0.5,
                 "left": 0.0,

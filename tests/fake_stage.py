@@ -15,8 +15,8 @@ import time
 import zlib
 from pathlib import Path
 
+from pipeline.data.runs import only_one
 from pipeline.paths import write_json
-from pipeline.train import only_one
 
 
 def main(run: Path, epochs: int, seconds: float, trouble: str = "") -> None:

@@ -10,9 +10,11 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from pipeline.backends import cost, load_backend, speed
-from pipeline.backends.base import Settings, find_model
+from pipeline.data.models import Overrides, find_model
 from pipeline.errors import PipelineError
+from pipeline.inference import cost, speed
+from pipeline.inference.views import detect_resized
+from pipeline.training.backend import load_backend
 
 
 def flops_of(call):
@@ -86,14 +88,14 @@ def test_counting_leaves_torch_as_it_was() -> None:
 def test_yolov5n_has_the_published_size() -> None:
     """ultralytics publishes YOLOv5nu at 640, 80 classes: 2.6 M parameters, 7.7 GFLOPs."""
     backend = load_backend("ultralytics")
-    detector = backend.untrained(find_model("yolov5n"), Settings(), 80, "cpu")
+    detector = backend.untrained(find_model("yolov5n"), Overrides(), 80, "cpu")
     found = cost.complexity(detector)
     assert found == {"parameters": 2_654_816, "flops": 7_724_902_400, "input_size": 640}
 
 
 def built(name: str, size: int) -> Any:
     model = find_model(name)
-    return load_backend(model.backend).untrained(model, Settings(image_size=size), 3, "cpu")
+    return load_backend(model.backend).untrained(model, Overrides(image_size=size), 3, "cpu")
 
 
 def test_a_one_stage_count_grows_with_the_area() -> None:
@@ -120,16 +122,13 @@ def test_detect_finds_what_predict_finds(name: str) -> None:
     torch.manual_seed(0)
     detector = built(name, 64)
     photos = list(np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8))
-    predicted = detector.predict(photos, 1.0)
-    found = detector.detect(speed.as_pixels(photos, 64))
-    for mine, theirs in zip(found, predicted, strict=True):
-        if name == "yolov5n":  # (n, 6) rows of corners, not clipped yet, score, label
-            boxes, scores = mine[:, :4].clamp(0, 64), mine[:, 4]
-        else:
-            boxes, scores = mine.pred_instances.bboxes, mine.pred_instances.scores
-        assert len(theirs.scores) > 0
-        np.testing.assert_allclose(scores.numpy(), theirs.scores, atol=1e-5)
-        np.testing.assert_allclose(boxes.numpy(), theirs.boxes_xyxy, atol=1e-3)
+    predicted = detect_resized(detector, photos, 1.0)
+    timed = detector.detect(speed.as_pixels(photos, 64))
+    for i, boxes in enumerate(predicted):
+        rows = timed.image == i
+        assert len(boxes.scores) > 0
+        np.testing.assert_allclose(timed.scores[rows].numpy(), boxes.scores, atol=1e-5)
+        np.testing.assert_allclose(timed.boxes_xyxy[rows].clamp(0, 64).numpy(), boxes.boxes_xyxy, atol=1e-3)
 
 
 class Clocked:
@@ -178,10 +177,10 @@ def test_not_even_one_photo_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         speed.speed(Clocked({}, monkeypatch), cost.noise(64))
 
 
-def test_photos_become_bgr_squares() -> None:
+def test_photos_become_squares() -> None:
     photo = np.zeros((20, 40, 3), np.uint8)
     photo[..., 0] = 200  # red
     pixels = speed.as_pixels([photo, photo], 8)
     assert pixels.shape == (2, 3, 8, 8)
     assert pixels.dtype == torch.uint8
-    assert pixels[:, 2].eq(200).all() and pixels[:, :2].eq(0).all()
+    assert pixels[:, 0].eq(200).all() and pixels[:, 1:].eq(0).all()

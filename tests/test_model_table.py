@@ -6,7 +6,6 @@ import pytest
 import tiny
 
 from pipeline import cost as stage
-from pipeline.backends import speed
 from pipeline.data import costs
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import write_predictions
@@ -14,6 +13,7 @@ from pipeline.data.profile import load_profile
 from pipeline.data.run_card import DeviceSpeed, ModelCost
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
+from pipeline.inference import speed
 
 CPU = {"fps": 9.5, "fps_best": 12.25, "best_batch": 4, "precision": "float32"}
 GPU = {"fps": 95.0, "fps_best": 400.0, "best_batch": 64, "precision": "float16"}

@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.backends import load_backend
-from pipeline.backends.base import Settings, by_shape, cpu_batch, find_model
-from pipeline.backends.streams import shares, streams
+from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
-from pipeline.predict import predict_views
+from pipeline.inference.detector import cpu_batch
+from pipeline.inference.streams import shares, streams
+from pipeline.inference.views import by_shape, detect_resized, predict_views, resize
+from pipeline.training.backend import load_backend
 from pipeline.views import parse_views
 
 SHAPES = ((90, 130), (130, 90), (64, 64), (90, 130))
@@ -22,7 +23,7 @@ def built(name: str, seed: int = 0) -> Any:
     """A detector of 64 pixels with random weights."""
     torch.manual_seed(seed)
     model = find_model(name)
-    return load_backend(model.backend).untrained(model, Settings(image_size=64), 3, "cpu")
+    return load_backend(model.backend).untrained(model, Overrides(image_size=64), 3, "cpu")
 
 
 def photos() -> list[NDArray[np.uint8]]:
@@ -52,6 +53,15 @@ def ultralytics_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple
     return result.boxes.xyxy.numpy(), result.boxes.conf.numpy()
 
 
+def detect(detector: Any, images: list[NDArray[np.uint8]], scale: float) -> list[tuple[Any, Any]]:
+    """Boxes in pixels of the images, as `predict_views` brings them back, and scores."""
+    resized = [resize(detector, image, scale) for image in images]
+    pairs = zip(resized, images, strict=True)
+    factors = [np.array(small.shape[1::-1]) / image.shape[1::-1] for small, image in pairs]
+    results = detect_resized(detector, resized, scale)
+    return [(r.boxes_xyxy / np.tile(f, 2), r.scores) for r, f in zip(results, factors, strict=True)]
+
+
 def check_same(found: tuple[Any, Any], others: tuple[Any, Any], pixels: float) -> None:
     """The same boxes with the same scores; of scores that differ by rounding, any may come first."""
     one, other = (np.column_stack([boxes, scores]) for boxes, scores in (found, others))
@@ -69,10 +79,10 @@ OWN = {"faster_rcnn_tiny": mmdets_own, "yolov5n": ultralytics_own}
 def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: float) -> None:
     """Photos of any shape, alone and among others of other shapes."""
     detector = built(name)
-    for image, found in zip(photos(), detector.predict(photos(), scale), strict=True):
+    for image, found in zip(photos(), detect(detector, photos(), scale), strict=True):
         boxes, scores = OWN[name](detector, image, round(64 * scale))
         assert len(scores) >= 5
-        check_same((found.boxes_xyxy, found.scores), (boxes, scores), pixels=0.02)
+        check_same(found, (boxes, scores), pixels=0.02)
 
 
 @pytest.mark.parametrize("name", list(OWN))
@@ -94,8 +104,9 @@ def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
                 for ids, boxes in zip(found[view.name].ids, found[view.name].boxes, strict=True)
                 if len(ids) and ids[0] == i
             ]
-            small, (fx, fy) = detector.shrink(image, view.scale)
-            (alone,) = detector.find([view.apply(small)])
+            small = resize(detector, image, view.scale)
+            (alone,) = detect_resized(detector, [view.apply(small)], view.scale)
+            fx, fy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
             back = view.undo_boxes(alone.boxes_xyxy, small.shape[1], small.shape[0])
             check_same((raw.boxes_xyxy, raw.scores), (back / [fx, fy, fx, fy], alone.scores), pixels=0.01)
             assert (raw.boxes_xyxy[:, [0, 2]] <= image.shape[1] + 0.1).all()
@@ -109,13 +120,13 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
     shapes = [(64, 64), (64, 128), (96, 64), (32, 64)] * 6
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
-    alone = [detector.find([image])[0] for image in images]
+    alone = [detect_resized(detector, [image], 1.0)[0] for image in images]
     at_work: set[int] = set()
 
     def work(mine: Any, image: NDArray[np.uint8]) -> Any:
         assert id(mine) not in at_work and torch.get_num_threads() == 1
         at_work.add(id(mine))
-        (found,) = mine.find([image])
+        (found,) = detect_resized(mine, [image], 1.0)
         at_work.remove(id(mine))
         return found
 
@@ -135,7 +146,7 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
         check_same((one.boxes_xyxy, one.scores), (other.boxes_xyxy, other.scores), pixels=0.02)
     weights = [
         next((d.model if name == "faster_rcnn_tiny" else d.network.backend.model).parameters())
-        for d in (detector, detector.twin())
+        for d in (detector, detector.clone())
     ]
     assert weights[0] is weights[1]
 

@@ -1,9 +1,11 @@
 """Trainings in trouble: cut off, damaged checkpoints, losses that are not finite, memory that runs out."""
 
 import csv
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,19 @@ import pytest
 import torch
 
 from pipeline import folds, train
-from pipeline.backends import load_backend, recovery
-from pipeline.backends.checkpoints import BEST, LAST, Checkpoints
-from pipeline.backends.progress import Progress
 from pipeline.data import demo
+from pipeline.data.models import Overrides, find_model
+from pipeline.data.profile import load_profile
+from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
+from pipeline.training import recovery
+from pipeline.training.backend import SavedModel, load_backend
+from pipeline.training.checkpoints import BEST, LAST, Checkpoints
+from pipeline.training.fold import Devices, plan_fold
+from pipeline.training.progress import Progress
+from pipeline.training.session import Session
 
 # Settings under which nothing but the checkpoint carries over from epoch to epoch, see
 # ultralytics_trainer: a step for every batch, no mosaic.
@@ -108,9 +116,7 @@ def history(run: Path) -> list[tuple[str, str, str]]:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     card = json.loads((run / "card.json").read_text())
-    if card["backend"] == "mmdet":
-        return torch.load(run / "best.pth", weights_only=False)["state_dict"]
-    return torch.load(run / "best.pt", weights_only=False)["model"].state_dict()
+    return load_backend(card["backend"]).read_weights(run / card["checkpoint"])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -150,34 +156,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert [row[0] for row in history(run)] == ["1", "2", "3"]
 
 
-def poison(model: str, patch: pytest.MonkeyPatch, times: int) -> None:
+def poison(patch: pytest.MonkeyPatch, times: int) -> None:
     """Make the loss of the second epoch NaN, so often."""
     left = iter(range(times))
 
     def due(epoch: int) -> bool:
         return epoch == 1 and next(left, None) is not None
 
-    if model == "yolov5n":
-        from pipeline.backends.ultralytics_trainer import _Trainer
+    step = Session.step
 
-        step = _Trainer.optimizer_step
+    def poisoned(self: Session, losses: Any) -> None:
+        step(self, torch.tensor(float("nan")) if due(self.epoch) else losses)
 
-        def poisoned_step(self: Any) -> None:
-            step(self)
-            if due(self.epoch):
-                self.loss = self.loss * float("nan")
-
-        patch.setattr(_Trainer, "optimizer_step", poisoned_step)
-    else:
-        from pipeline.backends.mmdet_runner import _RunHook
-
-        report = _RunHook.after_train_iter
-
-        def poisoned_report(self: Any, runner: Any, batch_idx: int, data_batch: Any, outputs: Any) -> None:
-            loss = outputs["loss"] * (float("nan") if due(runner.epoch) else 1)
-            report(self, runner, batch_idx, data_batch, {"loss": loss})
-
-        patch.setattr(_RunHook, "after_train_iter", poisoned_report)
+    patch.setattr(Session, "step", poisoned)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -197,7 +188,7 @@ def test_a_loss_that_is_not_finite_halves_the_learning_rate_once(
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     with monkeypatch.context() as patch:
-        poison(model, patch, times=1)
+        poison(patch, times=1)
         fit(model, 2)
     assert f"{model} fold0: loss is nan at epoch 2" in capsys.readouterr().out
     assert [row[0] for row in history(run)] == ["1", "2"]
@@ -210,7 +201,7 @@ def test_a_loss_that_is_not_finite_twice_ends_the_training(
     enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter("home")
-    poison("yolov5n", monkeypatch, times=2)
+    poison(monkeypatch, times=2)
     with pytest.raises(PipelineError, match=r"half the learning rate: gave up"):
         fit("yolov5n", 2)
 
@@ -242,7 +233,7 @@ def test_out_of_memory_halves_the_photos_at_once_and_says_so(
 def test_out_of_memory_with_one_photo_is_one_clear_line(tmp_path: Path) -> None:
     tried = []
 
-    def attempt(plan: recovery.Recovery) -> None:
+    def attempt(plan: RecoveryNote) -> None:
         tried.append(plan.photos_at_once(5))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore words")
 
@@ -300,7 +291,7 @@ def test_ultralytics_keeps_the_photos_of_a_step_and_their_weight_decay() -> None
     for batch in (16, 64, 128, 256):
         plain = {"batch": batch, "nbs": 64, "weight_decay": 0.0005}
         for parts in (1, 2, 4):
-            assert step(plain | in_parts(plain, recovery.Recovery(parts))) == pytest.approx(step(plain))
+            assert step(plain | in_parts(plain, RecoveryNote(parts=parts))) == pytest.approx(step(plain))
 
 
 def test_the_learning_rates_come_back_exactly() -> None:
@@ -345,19 +336,23 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_not_run(
 ) -> None:
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    from pipeline.backends.base import find_model
-    from pipeline.backends.safe_load import load_weights
+    from pipeline.backends.mmdet_runner import load_weights
+    from pipeline.data.models import find_model
 
+    enter("home")
     monkeypatch.chdir(tmp_path)
-    bad = tmp_path / ("bad.pth" if model == "faster_rcnn_tiny" else "bad.pt")
-    torch.save({"model": _Bomb(), "state_dict": _Bomb(), "meta": {}}, bad)
     backend = load_backend(find_model(model).backend)
+    bad = tmp_path / f"bad{backend.suffix}"
+    torch.save({"model": _Bomb(), "state_dict": _Bomb(), "meta": {}}, bad)
     whole = tmp_path / "whole.pth"
     torch.save({"state_dict": {}, "log": HistoryBuffer([1.0], [1])}, whole)  # as in mmengine's checkpoints
-    config = tmp_path / "config.py"
-    config.write_text("image_size: 64\n" if model == "yolov5n" else "image_size = 64\n")
+    job = plan_fold(load_profile("demo"), find_model(model), 0, Overrides(), Devices("cpu")).job
+    saved = SavedModel(model, bad, backend.saved_config(job), ("a",))
     with pytest.raises(PipelineError, match=r"bad\.pth?: .*(plain weights|not a whole checkpoint)"):
-        backend.load(bad, config, ("a",), "cpu")
+        backend.load(saved, "cpu")
+    for resumed in (backend.read_checkpoint, backend.read_weights):
+        with pytest.raises(PipelineError, match=r"bad\.pth?: .*(plain weights|not a whole checkpoint)"):
+            resumed(bad)
     assert not (tmp_path / "bomb-went-off").exists()
     assert load_weights(whole)["state_dict"] == {}, "and whole ones are read as before"
 
@@ -408,7 +403,7 @@ def test_a_whole_run_whose_checkpoint_is_damaged_is_trained_again(
 def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> None:
     import sys
 
-    from pipeline.backends import launcher
+    from pipeline.training import launcher
 
     assert launcher.command(tmp_path / "ranks.json", 4) == [
         sys.executable,
@@ -418,7 +413,7 @@ def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> Non
         "--nproc-per-node=4",
         "--max-restarts=0",
         "--module",
-        "pipeline.backends.distributed",
+        "pipeline.training.processes",
         str(tmp_path / "ranks.json"),
     ]
 
@@ -432,22 +427,23 @@ def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> Non
     ],
 )
 def test_what_one_of_several_processes_met_is_raised_by_the_first(
-    kind: str, message: str, raised: type[Exception], tmp_path: Path
+    kind: str, message: str, raised: type[Exception], tmp_path: Path, enter: Callable[[str], Path]
 ) -> None:
-    from pipeline.backends import distributed
-    from pipeline.backends.base import TrainTask
+    from pipeline.training import processes
 
-    task = TrainTask(tmp_path, "m fold0", "cuda:0", 0)
-    task.work.mkdir()
+    enter("home")
+    job = plan_fold(load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Overrides(), Devices("cpu")).job
+    job = replace(job, run=tmp_path)
+    job.work.mkdir()
 
     def write(rank: int, kind: str, message: str, launch: str) -> None:
         said = {"kind": kind, "message": message, "launch": launch}
-        (task.work / f"failed-rank{rank}.json").write_text(json.dumps(said))
+        (job.work / f"failed-rank{rank}.json").write_text(json.dumps(said))
 
     write(0, "other", "RuntimeError: of an earlier start", "old")
     write(1, "other", "DistBackendError: connection closed", "now")  # it may come first on another node
     write(2, kind, message, "now")
-    error = distributed.failure(task, 1, "now")
+    error = processes.failure(job, 1, "now")
     assert type(error) is raised and str(error) == message
     assert recovery.is_out_of_memory(error) == ("memory" in message)
 
@@ -456,16 +452,12 @@ def test_the_batch_is_that_of_one_gpu_and_the_learning_rate_follows_all_of_them(
     enter: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """mmengine: lr * (GPUs * batch) / base_batch_size; the warm-up is in steps of all GPUs."""
-    from dataclasses import replace
-
-    from pipeline.backends import mmdet as backend
-    from pipeline.backends.base import Settings, find_model
-    from pipeline.data.profile import load_profile
+    from pipeline.backends.mmdet_runner import runner_config
 
     enter("home")
-    asked = load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Settings(epochs=40, batch=1)
-    job, _ = train.prepare(*asked, seed=0, device="cpu", workers=0)
-    one, four = backend._for_job(job), backend._for_job(replace(job, gpus=4))
+    overrides, devices = Overrides(epochs=40, batch=1), Devices("cpu", workers=0)
+    job = plan_fold(load_profile("demo"), find_model("faster_rcnn_tiny"), 0, overrides, devices).job
+    one, four = runner_config(job), runner_config(replace(job, gpus=4))
     assert one.train_dataloader.batch_size == four.train_dataloader.batch_size == 1
     assert four.auto_scale_lr == dict(enable=True, base_batch_size=16)
     warm_up = [next(p for p in cfg.param_scheduler if not p.get("by_epoch", True)) for cfg in (one, four)]
@@ -497,13 +489,14 @@ def test_two_processes_train_one_model(
         (tmp_path / "configs" / backend).mkdir(parents=True)
     (tmp_path / "configs" / "mmdet" / "averaged.py").write_text(
         f"_base_ = {str(PROJECT / 'configs/mmdet/faster_rcnn_tiny.py')!r}\n"
-        "custom_imports = dict(imports=['note_hook'])\n"
         "custom_hooks = [dict(type='EMAHook'), dict(type='Note')]\n"
     )
     (tmp_path / "note_hook.py").write_text(NOTE)
-    monkeypatch.setattr("pipeline.backends.base.CONFIGS", tmp_path / "configs")
+    (tmp_path / "sitecustomize.py").write_text("import note_hook")  # every process registers it
+    monkeypatch.setattr("pipeline.data.models.CONFIGS", tmp_path / "configs")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("note_hook")
     run = enter("home") / "averaged" / "fold0"
     options = "--epochs 1 --batch 1 --image-size 64 --device cpu --workers 0 --gpus 2"
     train.main(["--competition", "demo", "--model", "averaged", "--fold", "0", *options.split()])

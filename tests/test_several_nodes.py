@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from test_train_all import cluster_of, fake_job, run_board
 
-from pipeline.backends import check_nodes_of, launcher
-from pipeline.backends.base import Settings, find_model
+from pipeline.data.models import Overrides, find_model
 from pipeline.errors import PipelineError
 from pipeline.jobs import attempt, cluster, worker
 from pipeline.jobs.attempt import Attempt
@@ -23,6 +22,8 @@ from pipeline.jobs.job import Command, Job, Needs, Outcome, read_needs
 from pipeline.jobs.plan import Asked, fit_needs, make_job, place
 from pipeline.paths import PROJECT, write_json
 from pipeline.processes import start
+from pipeline.training import launcher
+from pipeline.training.backend import check_nodes_of
 
 pytest.importorskip("ray")
 EIGHT = Needs(gpus=8, cpus=6, memory_gb=12)
@@ -137,7 +138,7 @@ def test_the_others_stop_with_the_first_and_say_when_they_fail(
     (tmp_path / "work").mkdir()
     spec = tmp_path / "work" / launcher.SPEC
     code = (  # instead of torch's launcher
-        "import sys; from pathlib import Path; from pipeline.backends import launcher\n"
+        "import sys; from pathlib import Path; from pipeline.training import launcher\n"
         "launcher.command = lambda spec, n, here, node: [sys.executable, '-c', here['code']]\n"
         "launcher.follow(Path(sys.argv[1]), 'ours', 1)"
     )
@@ -207,7 +208,7 @@ def test_the_launcher_of_each_node_is_told_where_to_meet(tmp_path: Path) -> None
         "--nproc-per-node=4",
         "--max-restarts=0",
         "--module",
-        "pipeline.backends.distributed",
+        "pipeline.training.processes",
         str(tmp_path / "ranks.json"),
     ]
 
@@ -252,22 +253,22 @@ def test_what_no_set_of_nodes_can_hold_is_refused_with_what_is_missing(tmp_path:
 def test_nodes_are_asked_for_by_the_command_or_the_config() -> None:
     model, yolo = find_model("faster_rcnn_tiny"), find_model("yolov5n")
     fours = [Node(4, 8, 32)] * 4
-    assert place(model, EIGHT, fours, Asked(Settings())).nodes == 2
-    assert place(model, EIGHT, fours, Asked(Settings(), nodes=4)).nodes == 4
-    assert place(model, Needs(8, nodes=4), fours, Asked(Settings())).nodes == 4
-    assert place(yolo, EIGHT, fours, Asked(Settings())).nodes == 1, "check_fit then says what is missing"
+    assert place(model, EIGHT, fours, Asked(Overrides())).nodes == 2
+    assert place(model, EIGHT, fours, Asked(Overrides(), nodes=4)).nodes == 4
+    assert place(model, Needs(8, nodes=4), fours, Asked(Overrides())).nodes == 4
+    assert place(yolo, EIGHT, fours, Asked(Overrides())).nodes == 1, "check_fit then says what is missing"
     with pytest.raises(PipelineError, match="nodes 4, gpus 2: expected as many whole GPUs on each node"):
-        place(model, Needs(2, nodes=4), fours, Asked(Settings()))  # as the config says, with GPUS=2
+        place(model, Needs(2, nodes=4), fours, Asked(Overrides()))  # as the config says, with GPUS=2
     with pytest.raises(PipelineError, match="yolov5n: ultralytics trains a model on the GPUs of one machine"):
-        place(yolo, EIGHT, fours, Asked(Settings(), nodes=2))
+        place(yolo, EIGHT, fours, Asked(Overrides(), nodes=2))
     with pytest.raises(PipelineError, match="nodes 3, gpus 8: expected as many whole GPUs on each node"):
-        place(model, EIGHT, fours, Asked(Settings(), nodes=3))
+        place(model, EIGHT, fours, Asked(Overrides(), nodes=3))
     with pytest.raises(PipelineError, match=r"nodes 2, gpus 1: expected"):
         read_needs({"gpus": 1, "nodes": 2}, "configs/m.py")
-    assert fit_needs([Needs(8, nodes=2)], [Node(0, 4, 8)], Asked(Settings())) == [Needs(0, 4, 8)]
-    check_nodes_of("m", "mmdet", 2)
+    assert fit_needs([Needs(8, nodes=2)], [Node(0, 4, 8)], Asked(Overrides())) == [Needs(0, 4, 8)]
+    check_nodes_of(find_model("cascade_swin"), 2)
 
 
 def test_the_training_is_told_of_its_nodes(tmp_path: Path) -> None:
-    job = make_job(find_model("faster_rcnn_tiny"), 0, tmp_path, Needs(8, 8, 8, nodes=2), Asked(Settings()))
+    job = make_job(find_model("faster_rcnn_tiny"), 0, tmp_path, Needs(8, 8, 8, nodes=2), Asked(Overrides()))
     assert " ".join(job.commands[0].arguments).endswith("--workers 7 --gpus 8 --nodes 2")

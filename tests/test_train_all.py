@@ -17,10 +17,9 @@ import pytest
 import tiny
 
 from pipeline import folds, launch
-from pipeline.backends.base import Settings
-from pipeline.backends.progress import PROGRESS
 from pipeline.data import demo
 from pipeline.data.dataset import load_dataset
+from pipeline.data.models import Overrides
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
@@ -33,6 +32,7 @@ from pipeline.jobs.job import Command, Job, Needs, read_needs
 from pipeline.jobs.plan import Asked, fit_needs, make_job, plan, try_again
 from pipeline.paths import PROJECT
 from pipeline.processes import finish, start
+from pipeline.training.progress import PROGRESS
 
 FAKE = Path(__file__).with_name("fake_stage.py")
 pytest.importorskip("ray")
@@ -209,7 +209,7 @@ def test_train_all_and_then_what_is_finished_is_left_alone(
 
     profile = load_profile("demo")
     split = read_split("demo", load_dataset(profile, "train"))
-    settings = Settings(epochs=1, image_size=64, batch=4, options={"pretrained": False})
+    settings = Overrides(epochs=1, image_size=64, batch=4, options={"pretrained": False})
     one = Node(0, 2, 8)
 
     def left(asked: Asked) -> list[str]:
@@ -287,20 +287,20 @@ def test_resources_that_make_no_sense_are_refused(values: Any, message: str) -> 
 
 def test_without_gpus_the_cores_are_shared_out_and_with_them_the_config_rules() -> None:
     needs = [Needs(gpus=1, cpus=4, memory_gb=12), Needs(gpus=0.25, cpus=2, memory_gb=4)]
-    asked = Asked(Settings())
+    asked = Asked(Overrides())
     gpu, cpu = Node(4, 32, 100), Node(0, 16, 60)
     assert fit_needs(needs, [gpu, cpu], asked) == needs
-    assert fit_needs(needs, [gpu], Asked(Settings(), gpus=4.0)) == [Needs(4, 4, 12), Needs(4, 2, 4)]
+    assert fit_needs(needs, [gpu], Asked(Overrides(), gpus=4.0)) == [Needs(4, 4, 12), Needs(4, 2, 4)]
     assert fit_needs(needs, [cpu], asked) == [Needs(0, 8, 12), Needs(0, 8, 4)]
     assert fit_needs(needs, [Node(0, 2, 8)], asked) == [Needs(0, 1, 3), Needs(0, 1, 2)]
-    assert fit_needs(needs * 3, [Node(8, 2, 8)], Asked(Settings(), device="cpu"))[0] == Needs(0, 1, 3)
+    assert fit_needs(needs * 3, [Node(8, 2, 8)], Asked(Overrides(), device="cpu"))[0] == Needs(0, 1, 3)
 
 
 def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
-    from pipeline.backends.base import find_model
+    from pipeline.data.models import find_model
 
     asked = Asked(
-        Settings(epochs=3),
+        Overrides(epochs=3),
         seed=7,
         views="identity,hflip",
         train_arguments=("--epochs", "3"),

@@ -9,19 +9,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline import cost, ensemble, evaluate, folds, predict, submission, train
-from pipeline.backends import load_backend
-from pipeline.backends.base import Settings, find_model, list_models
 from pipeline.data import demo
+from pipeline.data.models import Overrides, find_model, list_models
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import Run, only_one
 from pipeline.errors import PipelineError
+from pipeline.inference.views import detect_resized, resize
 from pipeline.paths import PROJECT
+from pipeline.training.backend import load_backend, load_detector
+from pipeline.training.fold import Devices, check_same_job, plan_fold
+from pipeline.training.job import TrainJob
+from pipeline.training.weights import find_weights
 
 MODELS = ("faster_rcnn_tiny", "yolov5n")
 SMALL = ["--epochs", "1", "--image-size", "64", "--batch", "4", "--device", "cpu"]
@@ -65,17 +72,18 @@ def test_a_run_holds_what_it_promises(trained: Path, model: str) -> None:
 def test_a_trained_run_knows_its_cost_and_is_timed_on_request(
     trained: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.backends import speed as clock
+    from pipeline.inference import speed as clock
 
     monkeypatch.setattr(clock, "ROUND_SECONDS", 0.0)
     monkeypatch.setitem(clock.LARGEST_BATCH, "cpu", 2)
     path = trained / "runs" / "demo" / model / "fold0" / "card.json"
     before = json.loads(path.read_text())
-    assert set(before["cost"]) == {"parameters", "flops", "input_size"}
+    assert {key for key, value in before["cost"].items() if value} == {"parameters", "flops", "input_size"}
     assert before["cost"]["input_size"] == before["image_size"]
     cost.main([*COMPETITION, "--model", model, "--fold", "0", "--device", "cpu"])
     after = json.loads(path.read_text())
-    ((device, speed),) = after["cost"].pop("speed").items()
+    ((device, speed),) = after["cost"]["speed"].items()
+    after["cost"]["speed"] = {}
     assert after == before
     assert "thread" in device and set(speed["fps_by_batch"]) == {"1", "2"}
     assert 0 < speed["fps"] <= speed["fps_best"]
@@ -143,12 +151,8 @@ def test_a_scale_view_changes_the_size_of_the_network_input(
 ) -> None:
     import torch
 
-    run = trained / "runs" / "demo" / model / "fold0"
-    card = json.loads((run / "card.json").read_text())
-    backend = load_backend(card["backend"])
-    detector = backend.load(
-        run / card["checkpoint"], run / card["config"], load_profile("demo").classes, "cpu"
-    )
+    monkeypatch.setenv("PIPELINE_HOME", str(trained))
+    detector = load_detector(Run("demo", model, 0), "cpu")
     shapes: list[tuple[int, ...]] = []
     forward = torch.nn.Conv2d.forward
 
@@ -160,15 +164,18 @@ def test_a_scale_view_changes_the_size_of_the_network_input(
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
     image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     for scale, side in ((1.0, 64), (2.0, 128)):
-        detector.predict([image], 1.0)  # warm-up passes of the framework are not counted
+        small = resize(detector, image, scale)
+        detect_resized(detector, [small], scale)  # warm-up passes of the framework are not counted
         shapes.clear()
-        (found,) = detector.predict([image], scale)
-        assert shapes[-1] == (side, side)
-        assert (found.boxes_xyxy >= -1).all() and (found.boxes_xyxy <= 97).all()  # photo's pixels
+        (boxes,) = detect_resized(detector, [small], scale)
+        assert shapes[-1] == small.shape[:2] == (side, side)
+        assert (boxes.boxes_xyxy >= 0).all() and (boxes.boxes_xyxy <= side).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_kill_9_then_the_same_command_goes_on(trained: Path, tmp_path: Path, model: str) -> None:
+def test_kill_9_then_the_same_command_goes_on(
+    trained: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed after its first epoch, a run goes on and ends with the files of an undisturbed one."""
     home = tmp_path / "home"
     for part in ("data", "folds"):
@@ -211,75 +218,77 @@ def test_kill_9_then_the_same_command_goes_on(trained: Path, tmp_path: Path, mod
     assert files_below(run) == {f for f in files_below(undisturbed) if not f.endswith(".parquet")}
     card = json.loads((run / "card.json").read_text())
     assert 1 <= card["best_epoch"] <= 3
-    backend = load_backend(card["backend"])
-    backend.load(run / card["checkpoint"], run / card["config"], load_profile("demo").classes, "cpu")
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    assert load_detector(Run("demo", model, 0), "cpu").image_size == 64
 
 
 @pytest.mark.parametrize("name", sorted(list_models()))
 def test_every_config_resolves_with_overrides(name: str) -> None:
     model = find_model(name)
     backend = load_backend(model.backend)
-    resolved = backend.resolve(model, Settings(epochs=3, image_size=96, batch=2))
-    assert (resolved["epochs"], resolved["image_size"], resolved["batch"]) == (3, 96, 2)
-    text = json.dumps(resolved)
+    resolved = backend.resolve(model, Overrides(epochs=3, image_size=96, batch=2))
+    assert (resolved.epochs, resolved.image_size, resolved.batch) == (3, 96, 2)
+    text = json.dumps(resolved.values)
     assert str(PROJECT) not in text and "fold" not in text
 
 
 def test_cascade_swin_builds_with_the_competitions_classes() -> None:
-    from mmdet.registry import MODELS as REGISTRY
+    detector: Any = load_backend("mmdet").untrained(find_model("cascade_swin"), Overrides(), 7, "cpu")
+    heads = detector.model.roi_head
+    assert [head.fc_cls.out_features for head in heads.bbox_head] == [8, 8, 8]
+    assert heads.test_cfg.score_thr == 0.001 and heads.test_cfg.max_per_img == 300
+    assert detector.model.rpn_head.test_cfg.max_per_img == 1000
 
-    from pipeline.backends import mmdet as backend
 
-    cfg = backend._configured(find_model("cascade_swin"), Settings())
-    backend._set_classes(cfg, 7)
-    backend._set_export_limits(cfg)
-    for part in backend._dicts(cfg.model):
-        part.pop("init_cfg", None)
-    model = REGISTRY.build(cfg.model)
-    assert [head.fc_cls.out_features for head in model.roi_head.bbox_head] == [8, 8, 8]
-    assert cfg.model.test_cfg.rcnn.score_thr == 0.001 and cfg.model.test_cfg.rcnn.max_per_img == 300
-    assert cfg.model.test_cfg.rpn.max_per_img == 1000
+def job_of(model: str, **overrides: Any) -> TrainJob:
+    config = find_model(model)
+    devices = Devices(device="cpu", workers=0)
+    return plan_fold(load_profile("demo"), config, 0, Overrides(**overrides), devices).job
+
+
+def started(job: TrainJob) -> Any:
+    """MMDetection's config of a job's training from its first weights."""
+    from pipeline.backends.mmdet_runner import runner_config
+
+    backend = load_backend("mmdet")
+    return runner_config(replace(job, weights=find_weights(backend, "m", backend.wanted_weights(job))))
 
 
 def test_pretrained_weights_come_from_the_local_folder_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.backends import mmdet as backend
-
     monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
     local = tmp_path / "resnet50-0676ba61.pth"
     local.touch()
-    cfg = backend._configured(find_model("faster_rcnn"), Settings())
-    assert backend._find_pretrained(cfg, "faster_rcnn").endswith(local.name)
-    assert cfg.model.backbone.init_cfg.checkpoint == str(local)
-    assert cfg.model.backbone.frozen_stages == 1
+    backbone = started(job_of("faster_rcnn")).model.backbone
+    assert backbone.init_cfg.checkpoint == str(local)
+    assert backbone.frozen_stages == 1
     assert capsys.readouterr().out == ""
 
 
 def test_without_weights_a_backbone_is_thawed_and_one_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.backends import mmdet as backend
+    from pipeline.backends import mmdet
 
     def offline(*args: object, **kwargs: object) -> None:
         raise OSError("no net")
 
     monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(backend.CheckpointLoader, "load_checkpoint", offline)
-    cfg = backend._configured(find_model("faster_rcnn"), Settings())
-    assert backend._find_pretrained(cfg, "faster_rcnn") == "from scratch"
-    assert cfg.model.backbone.init_cfg is None
-    assert cfg.model.backbone.frozen_stages == -1 and cfg.model.backbone.norm_eval is False
+    monkeypatch.setattr(mmdet.CheckpointLoader, "load_checkpoint", offline)
+    backbone = started(job_of("faster_rcnn")).model.backbone
+    assert backbone.init_cfg is None
+    assert backbone.frozen_stages == -1 and backbone.norm_eval is False
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("faster_rcnn: training from scratch: no resnet50 in ")
+    assert line.startswith("m: training from scratch: no resnet50 in ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "yolov9000", "--fold", "0"], r"no model 'yolov9000'; there are: .*cascade_swin"),
-        (["--model", "yolov5n", "--fold", "2"], r"fold 2 is out of range: .* folds 0 to 1"),
-        (["--model", "yolov5n", "--fold", "-1"], r"fold -1 is out of range"),
+        (["--model", "yolov5n", "--fold", "2"], r"fold '2': expected 0 to 1, or FOLD=folds"),
+        (["--model", "yolov5n", "--fold=-1"], r"fold '-1': expected 0 to 1"),
         (["--model", "yolov5n", "--fold", "0", "--root", "/nowhere"], r"no data folder .*ROOT=<folder>"),
         (["--model", "yolov5n", "--fold", "0", "--epochs", "0"], r"epochs 0: expected at least 1"),
         (["--model", "yolov5n", "--fold", "0", "--set", "lr0"], r"option 'lr0': expected key=value"),
@@ -370,9 +379,9 @@ def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
 def test_two_trainings_of_one_run_at_a_time_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "fold0"
     refused = pytest.raises(PipelineError, match="another process is training it")
-    with train.only_one(run), refused, train.only_one(run):
+    with only_one(run), refused, only_one(run):
         pass
-    with train.only_one(run):
+    with only_one(run):
         pass
 
 
@@ -389,24 +398,27 @@ def test_an_option_that_would_do_nothing_is_refused(
 ) -> None:
     config = find_model(model)
     with pytest.raises(PipelineError, match=message):
-        load_backend(config.backend).resolve(config, Settings(options=options))
+        load_backend(config.backend).resolve(config, Overrides(options=options))
 
 
 def test_a_warm_up_ends_even_in_a_training_of_a_few_steps(trained: Path) -> None:
-    from pipeline.backends import mmdet as backend
-
-    arguments = load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Settings(epochs=1, batch=4)
-    job, _ = train.prepare(*arguments, seed=0, device="cpu", workers=0)
-    (warm_up,) = [part for part in backend._for_job(job).param_scheduler if not part.get("by_epoch", True)]
+    schedule = started(job_of("faster_rcnn_tiny", epochs=1, batch=4)).param_scheduler
+    (warm_up,) = [part for part in schedule if not part.get("by_epoch", True)]
     assert warm_up.end - warm_up.begin >= 2  # a linear ramp over one step stays at its start
 
 
-def test_a_start_that_failed_does_not_lock_the_run(tmp_path: Path) -> None:
+def test_a_start_that_failed_does_not_lock_the_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a folder that holds a checkpoint is kept from another training."""
-    run = tmp_path / "fold0"
-    (run / "work" / "checkpoints").mkdir(parents=True)
-    (run / train.JOB).write_text(json.dumps({"epochs": 1}))
-    train.check_same_job(run, {"epochs": 2})
-    (run / "work" / "checkpoints" / "last-00001-0123456789abcdef.pth").touch()
+    description = Run("demo", "yolov5n", 0).job()
+    assert description is not None
+    monkeypatch.setenv("PIPELINE_HOME", str(tmp_path))
+    run, other = Run("demo", "yolov5n", 0), description.model_copy(update={"epochs": 2})
+    folder = run.folder / "work" / "checkpoints"
+    folder.mkdir(parents=True)
+    run.write_job(description)
+    check_same_job(run, other)
+    (folder / "last-00001-0123456789abcdef.pth").touch()
     with pytest.raises(PipelineError, match="epochs 1, now asked for 2"):
-        train.check_same_job(run, {"epochs": 2})
+        check_same_job(run, other)

@@ -1,9 +1,9 @@
-"""mmengine's runner as the pipeline runs it: our checkpoints, progress, random states and recovery."""
+"""mmengine's runner as the pipeline runs it: its config for a job, and our session in its hooks."""
 
 import contextlib
+import functools
 import gc
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,40 +12,149 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import utils as device_utils
-from mmengine.dist import all_reduce_params, get_rank
+from mmengine.dist import all_reduce_params, get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
+from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import FUNCTIONS, HOOKS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.runner.checkpoint import CheckpointLoader, weights_to_cpu
+from mmengine.runner import EpochBasedTrainLoop, Runner, checkpoint
+from mmengine.runner.checkpoint import weights_to_cpu
 from mmengine.utils import apply_to
 
-from pipeline.backends.base import TrainTask
-from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
-from pipeline.backends.progress import Progress
-from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
-from pipeline.backends.seeds import reseed, seed_reader
+from pipeline.backends import mmdet_config
+from pipeline.backends.mmdet_config import DATASET_OURS, dicts, innermost
+from pipeline.data.run_card import RecoveryNote
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+from pipeline.training.job import TrainJob
+from pipeline.training.recovery import scaled_lr
+from pipeline.training.safe_load import load_tensors
+from pipeline.training.seeds import seed_reader
+from pipeline.training.session import Session
+from pipeline.training.staging import data_folder
 
 FUNCTIONS.register_module(name="pipeline_seed_reader", module=seed_reader)
 MAP50 = "coco/bbox_mAP_50"
 
 
-def checkpoints(work: Path) -> Checkpoints:
-    return Checkpoints(work / "checkpoints", ".pth")
+def _history_method(owner: Any, name: str) -> Any:
+    """What mmengine's log history asks of `getattr`, and no more."""
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(owner, name)
+    raise PipelineError(f"getattr of {owner!r}.{name} refused")
+
+
+def _known_classes() -> list[Any]:
+    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint32", "bool")]
+    names = [
+        (function, f"{module}.multiarray.{name}")
+        for module in ("numpy.core", "numpy._core")
+        for function, name in ((array, "_reconstruct"), (scalar, "scalar"))
+    ]
+    return [HistoryBuffer, (_history_method, "builtins.getattr"), np.ndarray, np.dtype, *kinds, *names]
+
+
+def load_weights(file: Any, map_location: Any = "cpu", weights_only: bool = True) -> Any:
+    """A checkpoint of mmengine's from plain tensors and its log history, whatever the caller asked."""
+    return load_tensors(file, map_location, _known_classes())
+
+
+def secure() -> None:
+    """Make every loader of mmengine use `load_weights`, downloads included: it falls back to full unpickling,
+    which runs whatever a file says, and its own list of classes holds `getattr`."""
+    checkpoint._safe_torch_load = load_weights
+    checkpoint.load_url = functools.partial(torch.hub.load_state_dict_from_url, weights_only=True)
+
+
+def runner_config(job: TrainJob, last: Path | None = None) -> Config:
+    """The whole runner config of one job that goes on from the checkpoint `last` if there is one."""
+    cfg, source = mmdet_config.configured(job.model, job.overrides), shown(job.model.path)
+    mmdet_config.set_classes(cfg, len(job.classes))
+    mmdet_config.set_export_limits(cfg)
+    mmdet_config.set_weights(cfg, job.weights, last)
+    cfg.train_dataloader = _train_loader(cfg, job, source)
+    cfg.val_dataloader = dict(
+        batch_size=max(cfg.batch // 2, 1),
+        num_workers=job.workers,
+        persistent_workers=job.workers > 0,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        dataset=_files(job, "val") | dict(type="CocoDataset", pipeline=cfg.test_pipeline, test_mode=True),
+    )
+    cfg.val_evaluator = _evaluators(cfg, job, source)
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    loop = dict(cfg.get("train_cfg") or {}) | dict(type="PipelineTrainLoop", max_epochs=cfg.epochs)
+    cfg.train_cfg = dict(val_interval=cfg.val_interval) | loop
+    cfg.val_cfg = dict(type="ValLoop")
+    cfg.default_hooks = dict(cfg.default_hooks, checkpoint=None)
+    cfg.work_dir = str(job.work / "train")
+    cfg.randomness = dict(seed=job.seed)
+    steps = -(-len(job.train.photos) // (cfg.batch * job.gpus))
+    if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
+        cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
+    if job.gpus > 1:  # or each process validates, and the first saves, its own batch norms' statistics
+        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="PipelineAgreeHook")]
+    for part in dicts(cfg.param_scheduler):
+        if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
+            part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up
+    if job.device != "cpu" and cfg.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+    return cfg
+
+
+def _files(job: TrainJob, part: str) -> dict[str, Any]:
+    """What a dataset that reads our files is told, whatever the config says."""
+    data = data_folder(job)
+    return dict(
+        ann_file=str(data / f"{part}.json"),
+        data_prefix=dict(img=f"{data / 'images' / part}/"),
+        metainfo=dict(classes=job.classes),
+    )
+
+
+def _train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
+    """The config's own loader over our files; its dataset, samplers and wrappers stay."""
+    loader: dict[str, Any] = dict(cfg.get("train_dataloader") or {})
+    outer = loader.setdefault("dataset", dict(type="CocoDataset", pipeline=cfg.train_pipeline))
+    dataset = innermost(outer)
+    if (kind := dataset.get("type", "").rpartition(".")[2]) != "CocoDataset":
+        raise PipelineError(f"{source}: train_dataloader: dataset '{kind}': expected CocoDataset")
+    for key in DATASET_OURS:
+        dataset.pop(key, None)
+    # Photos without boxes teach what is background; the boxes were checked by the reader.
+    dataset.update(_files(job, "train"), filter_cfg=dict(filter_empty_gt=False, min_size=0))
+    loader.setdefault("sampler", dict(type="DefaultSampler", shuffle=True))
+    loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler", drop_last=False))
+    # Readers that start anew with each epoch draw what its random state says, see `training.seeds`.
+    ours = dict(batch_size=cfg.batch, num_workers=job.workers, persistent_workers=False)
+    return loader | ours | dict(worker_init_fn=dict(type="pipeline_seed_reader"))
+
+
+def _evaluators(cfg: Config, job: TrainJob, source: str) -> list[dict[str, Any]]:
+    """The config's own evaluators of boxes, the first of which finds mAP50 as pycocotools does."""
+    stated = cfg.get("val_evaluator") or dict(type="CocoMetric")
+    evaluators = [dict(one) for one in (stated if isinstance(stated, (list, tuple)) else [stated])]
+    for evaluator in evaluators:
+        kind = evaluator.get("type", "").rpartition(".")[2]
+        metrics = evaluator.get("metric", "bbox")
+        if kind != "CocoMetric" or "bbox" not in ([metrics] if isinstance(metrics, str) else metrics):
+            raise PipelineError(f"{source}: val_evaluator {kind} {metrics}: expected CocoMetric of bbox")
+        evaluator["ann_file"] = str(data_folder(job) / "val.json")
+    evaluators[0] |= dict(metric="bbox", proposal_nums=(1, 10, 100))  # COCO's own limits
+    return evaluators
 
 
 class _Runner(Runner):
     """The runner, with its messages in the run's own log file instead of the terminal."""
 
-    log_path: Path
-    recovery: Recovery
+    session: Session
 
     def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, str(Path(self._log_dir) / "scratch.log"), **kwargs)
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
             handler.close()
-        file = logging.FileHandler(self.log_path, encoding="utf-8")
+        file = logging.FileHandler(self.session.log, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         if get_rank() > 0:  # the first of several processes says it for all
             file.setLevel(logging.ERROR)
@@ -63,8 +172,8 @@ class TrainLoop(EpochBasedTrainLoop):
     """The epoch loop; a batch that does not fit the GPU's memory goes through in parts."""
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
-        recovery = self.runner.recovery
-        if recovery == Recovery():
+        recovery = self.runner.session.recovery
+        if recovery == RecoveryNote():
             super().run_iter(idx, data_batch)
             return
         hooks = {"batch_idx": idx, "data_batch": data_batch}
@@ -117,85 +226,51 @@ class AgreeHook(Hook):
             all_reduce_params(model.buffers(), op="mean")
 
 
-class _RunHook(Hook):
-    """Progress, the best checkpoint by mAP50, and the checkpoint to go on from, each written whole."""
+class _SessionHook(Hook):
+    """Tells the session what happens, and makes the checkpoints that it writes."""
 
     priority = "VERY_LOW"  # after the hooks that step the schedule and average the weights
 
-    def __init__(self, task: TrainTask, store: Checkpoints) -> None:
-        self.task, self.store, self.terminal = task, store, sys.stdout
-        self.leads = get_rank() == 0
-        self.losses: list[float] = []
-        self.best = -1.0
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
     def before_train(self, runner: Runner) -> None:
-        steps = len(runner.train_dataloader)
-        if self.leads:
-            self.progress = Progress(
-                self.task.run,
-                self.task.label,
-                runner.max_epochs,
-                steps,
-                runner.epoch,
-                self.terminal,
-                self.task.device,
-            )
-        if best := self.store.newest(BEST):  # it says itself how good it is
-            self.best = CheckpointLoader.load_checkpoint(str(best), "cpu", logger="silent")["meta"]["map50"]
+        self.session.begin(runner.max_epochs, len(runner.train_dataloader))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        reseed(self.task.seed, runner.epoch, get_rank())
+        self.session.begin_epoch()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        loss = float(outputs["loss"].detach())
-        if not np.isfinite(loss):
-            raise LossNotFiniteError(
-                f"{self.task.label}: loss is {loss} at epoch {runner.epoch + 1}, step {batch_idx + 1}"
-            )
-        self.losses.append(loss)
-        if self.leads:
-            self.progress.step(loss)
+        self.session.step(outputs["loss"])
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Save an epoch that will not be validated; the others are saved when their score is known."""
+        """End an epoch that will not be validated; the others end when their score is known."""
         epoch = runner.epoch + 1  # the loop counts it after this hook
         if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
-            self._end_epoch(runner, {"epoch": epoch, "iter": runner.iter}, None)
+            self._end(runner, epoch, None)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         # Missing when not one box was found, -1 when the held-out part has no true box.
-        map50 = max(float((metrics or {}).get(MAP50, 0.0)), 0.0)
-        self._end_epoch(runner, {"epoch": runner.epoch, "iter": runner.iter, "map50": map50}, map50)
+        self._end(runner, runner.epoch, max(float((metrics or {}).get(MAP50, 0.0)), 0.0))
 
-    def _end_epoch(self, runner: Runner, meta: dict[str, Any], map50: float | None) -> None:
-        loss, self.losses = float(np.mean(self.losses)), []
-        if not self.leads:
-            return
+    def _end(self, runner: Runner, epoch: int, map50: float | None) -> None:
         model = getattr(runner.model, "module", runner.model)
-        check_weights(self.task.label, meta["epoch"], model.state_dict())
-        self.progress.end_epoch(loss, map50)
-        if map50 is not None and map50 > self.best:
-            self._save(runner, BEST, meta, optimizer=False)
-            self.best = map50
-        self._save(runner, LAST, meta, optimizer=True)
-
-    def _save(self, runner: Runner, kind: str, meta: dict[str, Any], optimizer: bool) -> None:
-        with self.store.write(kind, meta["epoch"]) as path:
-            save_tensors(_state(runner, meta, optimizer), path)
+        meta = {"epoch": epoch, "iter": runner.iter, "map50": map50}
+        self.session.end_epoch(map50, model.state_dict(), functools.partial(_state, runner, meta))
 
 
-def _state(runner: Runner, meta: dict[str, Any], optimizer: bool) -> dict[str, Any]:
+def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:
     """What the runner's own save_checkpoint writes, but for the config, which takes yapf a second."""
     model = getattr(runner.model, "module", runner.model)
-    meta = meta | {"seed": runner.seed, "dataset_meta": runner.train_dataloader.dataset.metainfo}
+    meta = meta | {"seed": runner.seed, "dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
     state = {
         "meta": meta,
         "state_dict": weights_to_cpu(model.state_dict()),
         "message_hub": _on_cpu(runner.message_hub.state_dict()),
     }
-    if optimizer:
+    if whole:
         state["optimizer"] = _on_cpu(runner.optim_wrapper.state_dict())
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]
     runner.call_hook("before_save_checkpoint", checkpoint=state)
@@ -206,23 +281,25 @@ def _on_cpu(state: Any) -> Any:
     return apply_to(state, lambda value: hasattr(value, "cpu"), lambda value: value.cpu())
 
 
-def run(cfg: Config, task: TrainTask, recovery: Recovery) -> None:
-    """Train in this process to the last epoch, from the newest checkpoint if there is one."""
-    store = checkpoints(task.work)
-    last = store.newest(LAST)
-    cfg.load_from, cfg.resume = (str(last), True) if last else (None, False)
-    hook = _RunHook(task, store)
-    _Runner.log_path, _Runner.recovery = task.run / "train.log", recovery
+def run(cfg: Config, job: TrainJob, session: Session) -> None:
+    """Train in this process to the last epoch."""
+    if get_world_size() > 1:
+        cfg.launcher = "pytorch"
+        if job.device == "cpu":
+            cfg.model_wrapper_cfg = dict(
+                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+            )
+    if cfg.resume:
+        session.resume(load_weights(cfg.load_from))
+    _Runner.session = session
     with (
-        use_device(task.device),
-        open(_Runner.log_path, "a", encoding="utf-8") as log,
+        use_device(job.device),
+        open(session.log, "a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),  # pycocotools prints its tables
     ):
         runner = _Runner.from_cfg(cfg)
-        runner.register_hook(hook)
+        runner.register_hook(_SessionHook(session))
         runner.train()
-    if hook.leads:
-        hook.progress.close()
     del runner
     gc.collect()
 

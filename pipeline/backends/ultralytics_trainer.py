@@ -11,7 +11,7 @@ import contextlib
 import copy
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,28 @@ ultralytics_setup.install()  # before anything imports ultralytics
 from ultralytics import __version__
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
-from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOGGER, RANK, SETTINGS
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, RANK, SETTINGS
+from ultralytics.utils.torch_utils import get_torch_device_backend, unwrap_model
 
-from pipeline.backends.base import TrainTask
-from pipeline.backends.checkpoints import BEST, LAST, Checkpoints, save_tensors
-from pipeline.backends.progress import Progress
-from pipeline.backends.recovery import LossNotFiniteError, Recovery, check_weights, scaled_lr
-from pipeline.backends.seeds import reseed
+from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
+from pipeline.training.recovery import scaled_lr
+from pipeline.training.session import Session
+from pipeline.training.staging import photo_sets
 
 
-class BadArgumentError(PipelineError):
-    """An argument that the framework does not take."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's dictionary, built from known classes only; raises PipelineError."""
+    try:
+        checkpoint: dict[str, Any] = torch_safe_load(path, safe_only=True)[0]
+        return checkpoint
+    except Exception as error:  # whatever its unpickler makes of damaged or foreign bytes
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"{shown(path)}: not a whole checkpoint of plain weights ({reason})") from None
 
 
-def checkpoints(work: Path) -> Checkpoints:
-    return Checkpoints(work / "checkpoints", ".pt")
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's dictionary, built from known classes only."""
-    return torch_safe_load(path, safe_only=True)[0]
-
-
-def without_optimizer(held: dict[str, Any]) -> dict[str, Any]:
+def without_optimizer(held: Mapping[str, Any]) -> dict[str, Any]:
     """What is needed to predict: the averaged weights in half precision (fp16, clamped to its range)."""
     model = copy.deepcopy(held["ema"]).half()
     for value in model.state_dict().values():
@@ -74,19 +70,21 @@ def without_optimizer(held: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Trainer(DetectionTrainer):  # type: ignore[misc]
-    """The framework's trainer: best epoch by mAP50, checkpoints of our own, no recovery but ours."""
+    """The framework's trainer: best epoch by mAP50, checkpoints of our session, no recovery but ours."""
 
-    task: TrainTask
-    store: Checkpoints
-    recovery: Recovery
-    progress: Progress
+    session: Session
     # The framework's own, None until the training is set up.
     model: Any
     ema: Any
     optimizer: Any
     metrics: Any
-    loss: Any
-    tloss: Any
+    loss_items: Any
+
+    def _setup_ddp(self) -> None:
+        """The process group is there already; only the device is chosen."""
+        self.device = torch.device("cuda", LOCAL_RANK)
+        self.accelerator = get_torch_device_backend(self.device)
+        self.accelerator.set_device(LOCAL_RANK)
 
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
         before = self.best_fitness
@@ -105,38 +103,31 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         super().set_model_attributes()
 
     def optimizer_step(self) -> None:
-        with scaled_lr(self.optimizer, self.recovery.lr_factor):
+        with scaled_lr(self.optimizer, self.session.recovery.lr_factor):
             super().optimizer_step()
 
     def save_model(self) -> bool:
-        epoch, losses = self.epoch + 1, self.tloss
-        model, average = unwrap_model(self.model), self.ema.ema
-        check_weights(self.task.label, epoch, model.state_dict() | average.state_dict())
-        self.progress.end_epoch(float(sum(losses.values())), self.fitness)
-        average = copy.deepcopy(average).to(memory_format=torch.contiguous_format)
+        weights = unwrap_model(self.model).state_dict()
+        self.session.end_epoch(float(self.fitness or 0), weights | self.ema.ema.state_dict(), self._state)
+        return True
+
+    def _state(self, whole: bool) -> dict[str, Any]:
+        average = copy.deepcopy(self.ema.ema).to(memory_format=torch.contiguous_format)
         average.criterion = None
-        held = {
+        state = {
             "epoch": self.epoch,
             "best_fitness": self.best_fitness,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
             "model": None,
             "ema": average,
             "updates": self.ema.updates,
-            "weights": model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
             "train_args": vars(self.args),
             "train_metrics": {**self.metrics, "fitness": self.fitness},
             "date": datetime.now().astimezone().isoformat(),
             "version": __version__,
         }
-        if self.best_fitness == self.fitness:
-            slim = held | dict.fromkeys(("weights", "optimizer", "scaler"))
-            with self.store.write(BEST, epoch) as path:
-                save_tensors(slim, path)
-        with self.store.write(LAST, epoch) as path:
-            save_tensors(held, path)
-        return True
+        parts = {"weights": unwrap_model(self.model), "optimizer": self.optimizer, "scaler": self.scaler}
+        return state | {key: part.state_dict() if whole else None for key, part in parts.items()}
 
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
@@ -146,88 +137,67 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         """Nothing: the best epoch was validated when it ran, and predict makes the tables."""
 
 
-def _check_counts(trainer: _Trainer, counts: list[list[int]]) -> None:
-    """counts: [photos, boxes] of the train and the held-out part as they were staged."""
+def _check_counts(trainer: _Trainer) -> None:
+    """Raise PipelineError unless the framework took all photos and boxes; crowds are left out by us."""
     loaders = (trainer.train_loader, trainer.test_loader)
-    for part, loader, ours in zip(("train", "held-out"), loaders, counts, strict=True):
-        taken, boxes = len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)
-        if [taken, boxes] != ours:
+    for loader, (part, photos) in zip(loaders, photo_sets(trainer.session.job).items(), strict=True):
+        given = [len(photos.photos), sum(int((~boxes.crowd).sum()) for boxes in photos.boxes())]
+        taken = [len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)]
+        if taken != given:
             raise PipelineError(
-                f"ultralytics took {taken} of {ours[0]} {part} photos and {boxes} of {ours[1]} boxes; "
-                f"see {shown(trainer.task.run / 'train.log')}"
+                f"ultralytics took {taken[0]} of {given[0]} {part} photos and {taken[1]} of {given[1]} "
+                f"boxes; see {shown(trainer.session.log)}"
             )
 
 
-def _attach(trainer: _Trainer, counts: list[list[int]]) -> None:
-    """Report to our progress bar and set the random states, through the framework's callbacks."""
-    task, leads = trainer.task, RANK in (-1, 0)
+def _attach(trainer: _Trainer) -> None:
+    """Call the session from the framework's callbacks."""
+    session = trainer.session
 
     def start(trainer: _Trainer) -> None:
-        _check_counts(trainer, counts)
-        if leads:
-            trainer.progress = Progress(
-                task.run,
-                task.label,
-                trainer.epochs,
-                len(trainer.train_loader),
-                trainer.start_epoch,
-                device=task.device,
-            )
+        _check_counts(trainer)
+        session.begin(trainer.epochs, len(trainer.train_loader))
 
     def start_epoch(trainer: _Trainer) -> None:
         trainer._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all
-        mixed = reseed(task.seed, trainer.epoch, max(RANK, 0))
+        seed = session.begin_epoch()
         loader = trainer.train_loader
         # Reading processes have the next epoch's photos under way already: theirs are seeded once.
         if loader.num_workers == 0 or trainer.epoch == trainer.start_epoch:
-            loader.generator.manual_seed(mixed)
+            loader.generator.manual_seed(seed)
             loader.reset()
-
-    def step(trainer: _Trainer) -> None:
-        if not torch.isfinite(trainer.loss):
-            loss = float(trainer.loss)
-            raise LossNotFiniteError(f"{task.label}: loss is {loss} at epoch {trainer.epoch + 1}")
-        if leads:
-            trainer.progress.step(float(sum(trainer.tloss.values())))
 
     trainer.add_callback("on_train_start", start)
     trainer.add_callback("on_train_epoch_start", start_epoch)
-    trainer.add_callback("on_train_batch_end", step)
-    trainer.add_callback("on_train_end", lambda t: t.progress.close())
+    trainer.add_callback("on_train_batch_end", lambda trainer: session.step(trainer.loss_items))
 
 
-def run(
-    arguments: dict[str, Any], counts: list[list[int]], gpus: int, task: TrainTask, recovery: Recovery
-) -> None:
+def run(arguments: dict[str, Any], session: Session) -> None:
     """Train in this process to the last epoch, from the newest checkpoint if there is one.
 
     arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
     """
     SETTINGS.update(sync=False)
-    store = checkpoints(task.work)
-    last = store.newest(LAST)
-    if store.epoch(LAST) >= arguments["epochs"]:
-        return
-    arguments = arguments | in_parts(arguments, recovery, gpus)
+    last = session.last()
+    arguments = arguments | in_parts(arguments, session.recovery, session.job.gpus)
     if last:
+        session.resume(read_checkpoint(last))
+        if session.epoch >= arguments["epochs"]:
+            return
         kept = ("data", "project", "name", "exist_ok", "device", "workers", "save_dir", "batch")
         resumed = {key: arguments[key] for key in kept} | {"resume": str(last)}
-    with log_to(task.run / "train.log"):
-        try:
-            trainer: Any = _Trainer(overrides=resumed if last else arguments)
-        except (SyntaxError, TypeError, ValueError) as error:  # what get_cfg raises for a bad key
-            raise BadArgumentError(" ".join(str(error).split())[:300]) from None
-        for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
-            if key in arguments:
-                setattr(trainer.args, key, arguments[key])
-        trainer.task, trainer.store, trainer.recovery = task, store, recovery
-        _attach(trainer, counts)
-        trainer.train()
+    trainer: Any = _Trainer(overrides=resumed if last else arguments)
+    for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
+        if key in arguments:
+            setattr(trainer.args, key, arguments[key])
+    trainer.session = session
+    _attach(trainer)
+    trainer.train()
     del trainer
     gc.collect()
 
 
-def in_parts(arguments: dict[str, Any], recovery: Recovery, gpus: int = 1) -> dict[str, Any]:
+def in_parts(arguments: dict[str, Any], recovery: RecoveryNote, gpus: int = 1) -> dict[str, Any]:
     """The arguments that let a batch go through in parts with the same step.
 
     The framework adds up gradients until `nbs` photos (64) make a step, and scales weight decay by the

@@ -1,6 +1,6 @@
 """What models cost, as their runs' cards hold it, and the table of all models of a competition.
 
-What is counted and timed is said in `pipeline/backends/cost.py` and `speed.py`; reading needs no torch.
+What is counted and timed is said in `pipeline/inference/cost.py` and `speed.py`; reading needs no torch.
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ to photos that need nothing of this, and repaired copies of the others (`stage_p
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,22 +300,12 @@ def check_photos(photos: Iterable[Photo], findings: Findings) -> set[Path]:
     return repaired
 
 
-def stage_photos(photos: list[Photo], names: list[str], folder: Path, repaired: set[Path]) -> None:
-    """Lay the photos into `folder` under new stems: links to plain ones, repaired copies of others.
-
-    Frameworks rewrite photos in place and keep caches beside them; this keeps both off the originals.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for photo, name in zip(photos, names, strict=True):
-        target = folder / name
+def stage_photos(photos: Sequence[Photo], targets: Sequence[Path], repaired: Collection[Path]) -> None:
+    """Lay each photo where its target says: a link to a plain one, a repaired copy (PNG) of another."""
+    for photo, target in zip(photos, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
         if photo.path in repaired:
-            Image.fromarray(load_photo(photo)).save(target.with_suffix(".png"))
+            Image.fromarray(load_photo(photo)).save(target)
         elif target.resolve() != photo.path.resolve():  # not there yet, or of data that has moved
             target.unlink(missing_ok=True)
             target.symlink_to(photo.path.resolve())
-
-
-def staged_name(image_id: int, photo: Photo, repaired: set[Path]) -> str:
-    """File name of a staged photo: its id, so that stems never collide across folders."""
-    suffix = ".png" if photo.path in repaired else photo.path.suffix.lower()
-    return f"{image_id:010d}{suffix}"

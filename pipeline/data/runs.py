@@ -1,9 +1,13 @@
 """Trained runs: runs/<competition>/<model>/fold<k>/, or full/ for the one model trained on all photos."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from pipeline.data.predictions import Predictions, read_predictions
 from pipeline.data.records import read_json, read_record, write_record
@@ -138,3 +142,17 @@ def folds_digest_of(folder: Path) -> str | None:
     """Digest of the fold file that the run in a folder was trained on; None where it is not said."""
     run = run_of(folder)
     return run.folds_digest if run else None
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, wait: float = 0) -> Iterator[None]:
+    """Hold a run's lock; raises PipelineError when another process still trains it after `wait` seconds."""
+    lock = folder.parent / f".{folder.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(lock, timeout=wait):
+            yield
+    except filelock.Timeout:
+        raise PipelineError(
+            f"{shown(folder)}: another process is training it; wait for it or stop it"
+        ) from None

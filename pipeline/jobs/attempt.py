@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends.launcher import TEAM
 from pipeline.jobs.job import Job, Needs, Outcome
 from pipeline.jobs.worker import assist, assistant_path, record_path, work
+from pipeline.training.launcher import TEAM
 
 GB = 2**30
 PATIENCE = 30.0  # seconds that interrupted tasks have to end

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.backends.progress import HISTORY
 from pipeline.jobs.job import Job
 from pipeline.jobs.worker import log_path, record_path
 from pipeline.paths import shown, write_json
+from pipeline.training.progress import HISTORY
 
 STATE = "state.json"
 STYLES = {"done": "green", "failed": "bold red", "retrying": "yellow", "waiting": "dim", "stopped": "yellow"}

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.backends import ONE_MACHINE, check_nodes_of, load_backend
-from pipeline.backends.base import ModelConfig, Settings, config_digest, find_model
+from pipeline.data.models import ModelConfig, Overrides, config_digest, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile
 from pipeline.data.split import Split
@@ -15,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.jobs.fit import Node, spread
 from pipeline.jobs.job import Command, Job, Needs, check_nodes, read_needs
 from pipeline.paths import run_dir, shown, table_path
+from pipeline.training.backend import check_nodes_of, load_backend
 
 LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process may outlive its node
 
@@ -23,7 +23,7 @@ LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process ma
 class Asked:
     """What a user asked for beyond models and folds."""
 
-    settings: Settings
+    settings: Overrides
     seed: int = 0
     splits: tuple[str, ...] = ("oof", "test")
     views: str = "identity"
@@ -53,10 +53,10 @@ def plan(
     for name in dict.fromkeys(models):
         model = find_model(name)
         resolved = load_backend(model.backend).resolve(model, asked.settings)
-        needs = read_needs(resolved.get("resources", {}), shown(model.path))
+        needs = read_needs(resolved.resources, shown(model.path))
         for fold in dict.fromkeys(folds):
             run = run_dir(profile.name, name, fold)
-            if is_finished(run, config_digest(resolved), split.digest, asked):
+            if is_finished(run, config_digest(dict(resolved.values)), split.digest, asked):
                 finished.append(f"{name}-fold{fold}")
             else:
                 todo.append((model, fold, needs))
@@ -108,10 +108,10 @@ def place(model: ModelConfig, needs: Needs, nodes: Sequence[Node], asked: Asked)
     """Needs with the number of nodes that share them: as asked, as the config says, or as few as can."""
     if asked.nodes is not None:
         needs = replace(needs, nodes=asked.nodes)
-    elif needs.nodes == 1 and model.backend not in ONE_MACHINE:
+    elif needs.nodes == 1 and load_backend(model.backend).several_nodes:
         needs = spread(needs, nodes)
     check_nodes(needs, model.name)
-    check_nodes_of(model.name, model.backend, needs.nodes)
+    check_nodes_of(model, needs.nodes)
     return needs
 
 

@@ -57,7 +57,7 @@ def assist(job: Job, folder: Path, attempt: int, token: str, node: int, node_id:
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(assistant_path(folder, job, node), {"attempt": attempt, "node_id": node_id})
-    arguments = ("-m", "pipeline.backends.launcher", str(job.run / "work"), token, str(node))
+    arguments = ("-m", "pipeline.training.launcher", str(job.run / "work"), token, str(node))
     outcome = _run(job, Command(f"node {node}", arguments), folder / f"{job.name}.node{node}.log", attempt)
     return Outcome(False, lost=True, reason=f"node {node}: was stopped") if outcome.ok else outcome
 

@@ -18,7 +18,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,24 +27,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.inference.detector import Detector
+
 Shape = Sequence[int]
 aten = torch.ops.aten
-
-
-class Measured(Protocol):
-    """What this module asks of a detector; those that a backend's `load` and `untrained` return."""
-
-    parameters: int  # as trained, before a framework fuses its norms into its convolutions
-    image_size: int  # pixels, side of the network's square input
-    half: bool  # whether it computes in float16
-
-    def detect(self, pixels: Tensor) -> Any:
-        """`predict` without decoding and resizing: (n, 3, side, side) uint8 BGR on the device."""
-        ...
-
-    def full_work(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, the work of a pass does not depend on weights and photo."""
-        ...
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
@@ -141,7 +127,7 @@ def noise(side: int, count: int = 1) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, side, side), np.uint8))
 
 
-def complexity(detector: Measured) -> dict[str, Any]:
+def complexity(detector: Detector) -> dict[str, Any]:
     """Parameters and FLOPs of a detector on the CPU, for one square photo of its input size.
 
     "not_counted" is there only when an operation without a formula was met.

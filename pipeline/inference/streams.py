@@ -11,7 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-from pipeline.backends.base import Detector, Shrinking
+import torch
+
+from pipeline.inference.detector import Detector
 
 WANTED = 4  # of them, with more cores than that; each holds the activations of a batch
 
@@ -51,15 +53,13 @@ def shares(threads: int, most: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def streams(detector: Detector, most: int) -> Iterator[Streams]:
-    """Up to `most` streams of a detector; on a GPU, or for one that is not `Shrinking`, just the one."""
-    import torch
-
+    """Up to `most` streams of a detector; on a GPU just the one."""
     threads = torch.get_num_threads()
     detectors: list[Any] = [detector]
     each = threads
-    if isinstance(detector, Shrinking) and detector.device == "cpu":
+    if detector.device == "cpu":
         count, each = shares(threads, most)
-        detectors += [detector.twin() for _ in range(count - 1)]
+        detectors += [detector.clone() for _ in range(count - 1)]
     found = Streams(detectors)
     try:
         torch.set_num_threads(each)  # of each thread that has none yet

@@ -2,7 +2,7 @@
 
 Several nodes share the run's folder, and through it the first tells the others what to do. For each start
 of its processes it writes ranks.json, with its address and a free port; on every other node
-`python -m pipeline.backends.launcher WORK TOKEN NODE` waits for that file and starts that node's processes,
+`python -m pipeline.training.launcher WORK TOKEN NODE` waits for that file and starts that node's processes,
 which meet the first's there. A node whose processes fail says so in failed-node<i>.json, and the first
 stops its own; when the first takes ranks.json away, the others stop theirs and wait for the next start.
 """
@@ -24,7 +24,7 @@ from pipeline.processes import finish, python_path, start
 
 SPEC, FAILURE = "ranks.json", "failed-node{node}.json"
 TEAM = "PIPELINE_TEAM"  # environment of the first node: a token of this attempt, and its own address
-RANKS = ("--module", "pipeline.backends.distributed")  # what the launcher runs
+RANKS = ("--module", "pipeline.training.processes")  # what the launcher runs
 POLL = 0.5  # seconds
 
 

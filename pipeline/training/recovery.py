@@ -8,16 +8,15 @@ What was decided is kept in the run's scratch folder, so that a killed training 
 
 import contextlib
 import gc
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.data.records import read_record, write_record
+from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
-from pipeline.paths import write_json
 
 FILE = "recovery.json"
 # What a GPU says, besides OutOfMemoryError, when its libraries find no memory.
@@ -33,40 +32,31 @@ class LossNotFiniteError(PipelineError):
     """A loss or a weight became NaN or infinite; raised by backends at the step or epoch where it shows."""
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """How a training departs from its config: parts of a batch, and what the learning rate is times."""
-
-    parts: int = 1
-    lr_factor: float = 1.0
-
-    def photos_at_once(self, batch: int) -> int:
-        return -(-batch // self.parts)
-
-
-def read_recovery(work: Path) -> Recovery:
+def read_recovery(work: Path) -> RecoveryNote:
     path = work / FILE
-    return Recovery(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Recovery()
+    if not path.is_file():
+        return RecoveryNote()
+    return read_record(path, RecoveryNote, "remove it, or train anew: OVERWRITE=1")
 
 
-def recovering(name: str, work: Path, batch: int, attempt: Callable[[Recovery], None]) -> dict[str, Any]:
+def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNote], None]) -> RecoveryNote:
     """Call `attempt` until it returns; each time it starts from the newest checkpoint in `work`.
 
-    batch: photos a step and device. Returns what was decided on the way, as the card records it. Raises
+    batch: photos per step and device. Returns what was decided on the way. Raises
     PipelineError when the remedies are used up.
     """
     while True:
         recovery = read_recovery(work)
         try:
             attempt(recovery)
-            return asdict(recovery)
+            return recovery
         except LossNotFiniteError as error:
             if recovery.lr_factor < 1:
                 raise PipelineError(
                     f"{error}; again, with half the learning rate: gave up. Lower it in the config and "
                     "train anew with OVERWRITE=1"
                 ) from None
-            decided = replace(recovery, lr_factor=recovery.lr_factor / 2)
+            decided = recovery.model_copy(update={"lr_factor": recovery.lr_factor / 2})
             said = f"{error}; going on from the last good checkpoint with half the learning rate"
         except RuntimeError as error:  # OutOfMemoryError is one
             if not is_out_of_memory(error):
@@ -77,14 +67,14 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[Recovery], 
                     f"{name}: out of GPU memory with one photo at a time; lower IMAGE_SIZE= or take a "
                     f"larger GPU ({reason})"
                 ) from None
-            decided = replace(recovery, parts=min(recovery.parts * 2, batch))
+            decided = recovery.model_copy(update={"parts": min(recovery.parts * 2, batch)})
             said = (
                 f"{name}: out of GPU memory; going on with {decided.photos_at_once(batch)} photos at a "
                 f"time instead of {recovery.photos_at_once(batch)}, their gradients added up over "
                 f"{decided.parts} parts a step ({reason})"
             )
         print(said, flush=True)
-        write_json(work / FILE, asdict(decided))
+        write_record(work / FILE, decided)
         gc.collect()  # the failed attempt's tensors; its frames went with the exception
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -107,7 +97,7 @@ def scaled_lr(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]
             group["lr"] = rate
 
 
-def check_weights(name: str, epoch: int, state: dict[str, Any]) -> None:
+def check_weights(name: str, epoch: int, state: Mapping[str, Any]) -> None:
     """Raise LossNotFiniteError when a state dict is not fit to be a checkpoint. `epoch` counts from 1."""
     for key, value in state.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():

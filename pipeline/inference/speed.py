@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import Tensor
 
-from pipeline.backends.base import Image
-from pipeline.backends.cost import Measured
 from pipeline.errors import PipelineError
+from pipeline.inference.detector import Detector
 
 WARM_UPS, ROUNDS, ROUND_SECONDS = 2, (3, 100), 2.0  # at least 3 rounds, then until 2 s or 100 rounds
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}  # a CPU that runs out of memory kills the process
 GAIN = 1.02  # a larger batch must be faster by this, or it is no gain
 
 
-def as_pixels(photos: Sequence[Image], side: int) -> Tensor:
-    """(h, w, 3) RGB photos, stretched to the square, as (n, 3, side, side) uint8 BGR."""
-    squares = [np.asarray(Pillow.fromarray(photo).resize((side, side)))[..., ::-1] for photo in photos]
+def as_pixels(photos: Sequence[NDArray[np.uint8]], side: int) -> Tensor:
+    """(h, w, 3) RGB photos, stretched to the square, as (n, 3, side, side) uint8 RGB."""
+    squares = [np.asarray(Pillow.fromarray(photo).resize((side, side))) for photo in photos]
     return torch.from_numpy(np.stack(squares).transpose(0, 3, 1, 2).copy())
 
 
@@ -45,7 +45,7 @@ def device_name(device: str) -> str:
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _seconds(detector: Measured, batch: Tensor) -> float:
+def _seconds(detector: Detector, batch: Tensor) -> float:
     """Median over rounds of one warm pass; the clock stops when the device is done."""
 
     def one_pass() -> float:
@@ -64,7 +64,7 @@ def _seconds(detector: Measured, batch: Tensor) -> float:
     return statistics.median(rounds)
 
 
-def speed(detector: Measured, pixels: Tensor) -> dict[str, Any]:
+def speed(detector: Detector, pixels: Tensor) -> dict[str, Any]:
     """Photos a second at batch 1 and at the best of 1, 2, 4, 8 ...; `pixels` as `detect` takes them.
 
     Batches are made of the photos in turn. Larger ones are tried until memory is out, two sizes in a

@@ -1,0 +1,280 @@
+"""MMDetection's configs: read, checked, a run's overrides worked in, and saved as data.
+
+What a config states is honoured or refused with its key; what the pipeline sets itself stands in OURS.
+"""
+
+import importlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mmdet.registry
+import mmengine.registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from pipeline.data.models import ModelConfig, Overrides
+from pipeline.errors import PipelineError
+from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
+from pipeline.paths import shown
+
+SCOPES = ("mmdet", "mmengine")  # for another one mmengine imports `<scope>.registry`
+MODULES = "pipeline.models."  # what custom_imports may name
+# Operators that configs name as a `type` and mmcv looks up by itself.
+OPERATORS = {"nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
+# Set by the pipeline itself; options that name them are refused.
+OURS = (
+    "test_dataloader",
+    "val_dataloader",
+    "test_evaluator",
+    "test_cfg",
+    "val_cfg",
+    "work_dir",
+    "randomness",
+)
+# Set for a dataset that is read from our files, whatever a config says of it.
+DATASET_OURS = ("ann_file", "data_root", "data_prefix", "metainfo", "filter_cfg", "test_mode", "backend_args")
+TUPLE, NUMBER = "__tuple__", "__number__"  # how saved data holds what JSON has not
+RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize", "FixShapeResize")
+# Keys of transforms and batch augmentations that hold pixels: they follow a run's image size.
+PIXELS = (
+    "scale",
+    "scales",
+    "width",
+    "height",
+    "size",
+    "crop_size",
+    "border",
+    "img_scale",
+    "random_size_range",
+)
+IN_PIXELS = re.compile(
+    "(Fix|Random)?(Scale|Choice|Shape)?Resize|Pad|Random(CenterCropPad|Crop|Affine)|(Cached)?(Mosaic|MixUp)"
+    "|BatchFixedSizePad|BatchSyncRandomResize"
+)
+
+
+def dicts(node: Any, skip: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Every mapping of a config, itself included, but not below the keys in `skip`."""
+    if isinstance(node, dict):
+        yield node
+        node = [value for key, value in node.items() if key not in skip]
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from dicts(item, skip)
+
+
+def read_config(model: ModelConfig) -> Config:
+    """A model's config, its own modules imported, its types known; raises PipelineError with file and key."""
+    try:
+        cfg = Config.fromfile(model.path, import_custom_modules=False)
+    except (OSError, SyntaxError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PipelineError(f"{shown(model.path)}: {' '.join(str(error).split())[:300]}") from None
+    for key in ("image_size", "epochs", "batch"):
+        if not isinstance(cfg.get(key), int):
+            raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
+    _import_modules(cfg.pop("custom_imports", None), shown(model.path))
+    defaults = {"amp": False, "val_interval": 1, "resources": {}, "default_hooks": {}, "param_scheduler": []}
+    for key, value in defaults.items():
+        cfg.setdefault(key, value)
+    for key, part in (("train_pipeline", "train_dataloader"), ("test_pipeline", "val_dataloader")):
+        if key not in cfg:
+            cfg[key] = innermost(cfg.get(part, {}).get("dataset", {})).get("pipeline")
+            if not cfg[key]:
+                raise PipelineError(f"{shown(model.path)}: expected a list '{key}' at the top")
+    check_types(cfg._cfg_dict, shown(model.path))
+    return cfg
+
+
+def _import_modules(stated: Any, source: str) -> None:
+    names = (stated or {}).get("imports", [])
+    for name in [names] if isinstance(names, str) else names:
+        if not str(name).startswith(MODULES):
+            raise PipelineError(
+                f"{source}: custom_imports {name}: expected a module below {MODULES.rstrip('.')}"
+            )
+        importlib.import_module(name)
+
+
+def import_modules_of(model: str) -> None:
+    """Import the modules of our own that a model's config in this checkout names; a run's file names none."""
+    from pipeline.data.models import list_models
+
+    config = list_models().get(model)
+    if config is not None and config.backend == "mmdet":
+        read_config(config)
+
+
+def registered() -> dict[str, Any]:
+    """Every class and function that a config may name as `type`, by its name."""
+    spaces = (mmengine.registry, mmdet.registry)
+    registries = [value for space in spaces for value in vars(space).values() if isinstance(value, Registry)]
+    for registry in registries:
+        registry.import_from_location()  # the framework's own modules, which register themselves
+    return {name: found for registry in registries for name, found in registry.module_dict.items()}
+
+
+def check_types(config: Mapping[str, Any], source: str) -> None:
+    """Give every `type` of a config its registered name; raises PipelineError for one that is not registered.
+
+    mmengine would import whatever stands before a dot, also as the scope of a whole part, and call it.
+    """
+    known = registered()
+    by_path = {
+        f"{item.__module__}.{item.__qualname__}": name
+        for name, item in known.items()
+        if hasattr(item, "__qualname__")
+    }
+    for part in dicts(config):
+        for key in ("_scope_", "default_scope"):
+            if (scope := part.get(key)) is not None and scope not in SCOPES:
+                raise PipelineError(f"{source}: {key} '{scope}': expected {' or '.join(SCOPES)}")
+        if "type" not in part:
+            continue
+        stated = part["type"]
+        name = stated if isinstance(stated, str) else f"{stated.__module__}.{stated.__qualname__}"
+        scope, _, bare = name.partition(".")
+        bare = by_path.get(name, bare if scope in SCOPES else name)
+        if bare not in known and bare not in OPERATORS:
+            raise PipelineError(f"{source}: type '{name}': no such class is registered")
+        part["type"] = name if scope in SCOPES and bare == name.partition(".")[2] else bare
+
+
+def configured(model: ModelConfig, overrides: Overrides) -> Config:
+    """The config with a run's overrides worked into its pipelines and schedule."""
+    cfg = read_config(model)
+    written, written_epochs = cfg.image_size, cfg.epochs
+    _take_options(cfg, model, overrides.options)
+    reference = _reference_size(cfg, written)
+    cfg.update(overrides.sizes())
+    _rescale(cfg, cfg.image_size / reference)
+    for part in dicts(cfg.param_scheduler):
+        if part.get("by_epoch", True):  # a schedule of the config's epochs, stretched to the run's
+            for key in ("begin", "end", "T_max"):
+                if key in part:
+                    part[key] = round(part[key] * cfg.epochs / written_epochs)
+            if "milestones" in part:
+                part["milestones"] = [round(m * cfg.epochs / written_epochs) for m in part["milestones"]]
+    return cfg
+
+
+def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if (top := option.split(".")[0]) not in cfg:
+            raise PipelineError(
+                f"{shown(model.path)}: option '{option}': no '{top}' in the config; "
+                f"there are: {', '.join(sorted(cfg))}"
+            )
+        if top in OURS:
+            raise PipelineError(f"{shown(model.path)}: option '{option}': the pipeline sets '{top}' itself")
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError, IndexError) as error:
+        raise PipelineError(f"{shown(model.path)}: option not taken: {error}") from None
+    check_types(cfg._cfg_dict, shown(model.path))
+
+
+def _reference_size(cfg: Config, written: int) -> float:
+    """The longer side, in pixels, that the pipelines are written for: that of the test photos."""
+    for step in dicts(cfg.test_pipeline):
+        if step.get("type") in RESIZES:
+            if "width" in step:
+                return float(max(step["width"], step["height"]))
+            scale = step.get("scale", written)
+            return float(max(scale) if isinstance(scale, (list, tuple)) else scale)
+    return float(written)
+
+
+def _rescale(cfg: Config, factor: float) -> None:
+    """Multiply everything that is in pixels of the network's input."""
+    augments = [part.get("batch_augments") for part in dicts(cfg.model)]
+    parts = dicts([cfg.train_pipeline, cfg.test_pipeline, augments, cfg.get("train_dataloader", {})])
+    for step in {id(part): part for part in parts}.values():
+        if not IN_PIXELS.fullmatch(str(step.get("type", "")).rpartition(".")[2]):
+            continue
+        if not step.get("crop_type", "absolute").startswith("absolute"):
+            continue
+        for key in PIXELS:
+            if step.get(key) is not None:
+                step[key] = _times(step[key], factor)
+
+
+def _times(value: Any, factor: float) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_times(item, factor) for item in value)
+    return round(value * factor)
+
+
+def innermost(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The dataset that reads files, below those that wrap it (ClassBalancedDataset, MultiImageMixDataset)."""
+    while isinstance(dataset.get("dataset"), dict):
+        dataset = dataset["dataset"]
+    return dataset
+
+
+def set_classes(cfg: Config, n_classes: int) -> None:
+    """Set `num_classes` in every head; the region proposal network has one of its own."""
+    for part in dicts(cfg.model, skip=("rpn_head",)):
+        if "num_classes" in part:
+            part["num_classes"] = n_classes
+
+
+def set_export_limits(cfg: Config) -> None:
+    """Low score floor and many boxes in the final stage; the proposals keep their own limits."""
+    for part in dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
+        if "score_thr" in part:
+            part["score_thr"] = SCORE_FLOOR
+        if "max_per_img" in part:
+            part["max_per_img"] = MAX_BOXES
+
+
+def pretrained_parts(cfg: Config) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(part, its init_cfg) of each part of a model that starts from pretrained weights."""
+    parts = [(part, part.get("init_cfg")) for part in dicts(cfg.model)]
+    return [(p, init) for p, init in parts if isinstance(init, dict) and init.get("type") == "Pretrained"]
+
+
+def set_weights(cfg: Config, weights: Mapping[str, str | None], last: Path | None) -> None:
+    """Start from a checkpoint of this training, or from a whole detector, or from the weights of parts."""
+    whole = weights.get(cfg.get("load_from") or "")
+    cfg.resume, cfg.load_from = last is not None, str(last) if last else whole
+    for part, init in pretrained_parts(cfg):
+        path = weights.get(init["checkpoint"])
+        if path is None and whole is None:
+            _thaw(part)  # frozen random layers never learn
+        part["init_cfg"] = None if path is None or cfg.load_from else dict(init, checkpoint=path)
+
+
+def _thaw(backbone: dict[str, Any]) -> None:
+    thawed = {"frozen_stages": -1, "norm_eval": False, "convert_weights": False}
+    backbone.update({key: value for key, value in thawed.items() if key in backbone})
+    if isinstance(backbone.get("norm_cfg"), dict):
+        backbone["norm_cfg"]["requires_grad"] = True
+
+
+def to_data(value: Any) -> Any:
+    """JSON data from which `from_data` makes the same config again, its tuples included."""
+    if isinstance(value, dict):
+        return {str(key): to_data(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return {TUPLE: [to_data(item) for item in value]}
+    if isinstance(value, list):
+        return [to_data(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {NUMBER: str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise PipelineError(f"config value {value!r}: expected numbers, texts, lists and mappings")
+
+
+def from_data(value: Any) -> Any:
+    """See `to_data`."""
+    if isinstance(value, dict):
+        if set(value) == {TUPLE}:
+            return tuple(from_data(item) for item in value[TUPLE])
+        if set(value) == {NUMBER}:
+            return float(value[NUMBER])
+        return {key: from_data(item) for key, item in value.items()}
+    return [from_data(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,87 @@
+"""Model configs: one file per model, its name the file's stem, its backend the folder in configs/."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import PipelineError
+from pipeline.paths import CONFIGS, shown, text_digest
+
+# Where each backend's class is; imported when a model of its folder is used, and not before.
+BACKENDS = {
+    "mmdet": "pipeline.backends.mmdet:MMDetection",
+    "ultralytics": "pipeline.backends.ultralytics:Ultralytics",
+    "torchvision": "pipeline.backends.torchvision:Torchvision",
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's config file."""
+
+    name: str
+    backend: str
+    path: Path
+
+
+def list_models() -> dict[str, ModelConfig]:
+    """All models by name: the files directly in configs/<backend>/."""
+    models: dict[str, ModelConfig] = {}
+    for backend in BACKENDS:
+        folder = CONFIGS / backend
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if path.suffix in (".py", ".yaml"):
+                if path.stem in models:
+                    raise PipelineError(
+                        f"{shown(path)}: model '{path.stem}' is also {shown(models[path.stem].path)}"
+                    )
+                models[path.stem] = ModelConfig(path.stem, backend, path)
+    return models
+
+
+def find_model(name: str) -> ModelConfig:
+    """The config of a model; raises PipelineError that lists all models when there is none."""
+    models = list_models()
+    if name not in models:
+        raise PipelineError(f"no model '{name}'; there are: {', '.join(models)}")
+    return models[name]
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a user may override for one run; None keeps the config's value."""
+
+    epochs: int | None = None
+    image_size: int | None = None  # pixels, longer side of the network's input
+    batch: int | None = None  # photos per step
+    options: dict[str, Any] = field(default_factory=dict)  # the framework's own keys, dotted
+
+    def sizes(self) -> dict[str, int]:
+        """Those of epochs, image_size and batch that are given."""
+        values = {"epochs": self.epochs, "image_size": self.image_size, "batch": self.batch}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """["a.b=1", "c=true", "d=1e-3"] -> {"a.b": 1, "c": True, "d": 0.001}; other values are YAML."""
+    options = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise PipelineError(f"option '{pair}': expected key=value")
+        try:
+            options[key] = float(value)
+            if options[key].is_integer() and value.lstrip("+-").isdigit():
+                options[key] = int(value)
+        except ValueError:
+            options[key] = yaml.safe_load(value)
+    return options
+
+
+def config_digest(resolved: dict[str, Any]) -> str:
+    """Digest of what decides a training's result; what it may use of a machine does not."""
+    values = {key: value for key, value in resolved.items() if key != "resources"}
+    return text_digest(json.dumps(values, sort_keys=True, default=str))

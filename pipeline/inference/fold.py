@@ -1,0 +1,112 @@
+"""Predicting with one trained fold: one prediction table per view, beside the checkpoint."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.dataset import load_dataset
+from pipeline.data.findings import Findings
+from pipeline.data.photos import check_photos, photos_of
+from pipeline.data.predictions import Meta, make_predictions, read_predictions, write_predictions
+from pipeline.data.profile import Profile
+from pipeline.data.runs import Run
+from pipeline.data.split import check_fold, read_split
+from pipeline.errors import PipelineError
+from pipeline.inference.detector import Detector
+from pipeline.inference.views import ViewBoxes, predict_views
+from pipeline.paths import shown
+from pipeline.views import View
+
+
+def predict_fold(
+    profile: Profile, run: Run, split_name: str, views: Sequence[View], load: Callable[[Run], Detector]
+) -> list[Path]:
+    """Write the tables of one fold's model on `oof` (its held-out train photos) or `test` (all test photos).
+
+    Tables that are there already and were made by the same checkpoint are left alone; `load` gives the
+    detector when there is something to do (`training.backend.load_detector`). Returns the tables' paths.
+    """
+    train = load_dataset(profile, "train")
+    split = read_split(profile.name, train)
+    assert isinstance(run.fold, int)
+    check_fold(split, run.fold)
+    card = run.card()
+    if card.folds_digest != split.digest:
+        raise PipelineError(
+            f"{shown(run.folder)}: trained on another split than {shown(split.path)} holds now; restore that "
+            "split, or train again with OVERWRITE=1"
+        )
+    dataset = train if split_name == "oof" else load_dataset(profile, "test")
+    chosen = split.fold == run.fold if split_name == "oof" else np.full(len(dataset.images), True)
+    images = dataset.images[chosen].reset_index(drop=True)
+    made = {
+        "checkpoint_digest": card.checkpoint_digest,
+        "config_digest": card.config_digest,
+        "folds_digest": split.digest,
+    }
+    paths = {view.name: run.table_path(split_name, view.name) for view in views}
+    todo = [view for view in views if not up_to_date(paths[view.name], made, dataset.digest)]
+    for view in views:
+        if view not in todo:
+            print(f"{shown(paths[view.name])} is up to date")
+    if not todo:
+        return list(paths.values())
+    if not run.is_whole():
+        raise PipelineError(
+            f"{shown(run.checkpoint)}: digest differs from the one in the run's card; train again with "
+            "OVERWRITE=1"
+        )
+    photos = photos_of(profile, dataset.split, images)
+    findings = Findings("photos")
+    check_photos(photos, findings)
+    findings.show()
+    if card.classes != profile.classes:
+        raise PipelineError(
+            f"{shown(run.checkpoint)}: trained on classes {card.classes}, expected {profile.classes}"
+        )
+    detector = load(run)
+    ids = images["image_id"].to_numpy(np.int32)
+    label = f"{run.model} {run.folder.name} {split_name}"
+    results = predict_views(detector, photos, ids.tolist(), todo, label)
+    for view in todo:
+        boxes = results[view.name]
+        facts = {"device": detector.device, "seconds": round(boxes.seconds, 2), "versions": detector.versions}
+        folds = np.full(len(ids), run.fold, np.int32)
+        meta = Meta(profile.name, split_name, dataset.digest, ids, folds, run.model, view.name, made | facts)
+        _write(paths[view.name], boxes, meta, dataset.images)
+    return list(paths.values())
+
+
+def up_to_date(path: Path, made: dict[str, Any], image_digest: str) -> bool:
+    """Whether a table is there, whole, and made from the same checkpoint and images."""
+    if not path.is_file():
+        return False
+    try:
+        meta = read_predictions(path).meta
+    except PipelineError as error:
+        print(f"predicting again: {error}")
+        return False
+    return meta.image_digest == image_digest and all(
+        meta.made.get(key) == value for key, value in made.items()
+    )
+
+
+def _write(path: Path, boxes: ViewBoxes, meta: Meta, images: pd.DataFrame) -> None:
+    table, counts = make_predictions(
+        np.concatenate([*boxes.ids, np.empty(0)]),
+        np.concatenate([*(part.labels for part in boxes.boxes), np.empty(0)]),
+        np.concatenate([*(part.scores for part in boxes.boxes), np.empty(0)]).clip(0, 1),
+        np.concatenate([*(part.boxes_xyxy for part in boxes.boxes), np.empty((0, 4))]),
+        meta,
+        images,
+    )
+    meta.made["boxes"] = counts
+    write_predictions(path, table)
+    dropped = f", {counts['without area']} without area dropped" if counts["without area"] else ""
+    print(
+        f"wrote {shown(path)}: {len(table)} boxes on {len(meta.image_ids)} photos in "
+        f"{meta.made['seconds']:.1f} s{dropped}"
+    )

@@ -1,0 +1,84 @@
+"""One training: everything that a backend needs, and nothing that it must look up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.data.models import ModelConfig, Overrides
+from pipeline.data.photos import Photo
+
+CORNERS = ["x1", "y1", "x2", "y2"]
+
+
+@dataclass(frozen=True)
+class PhotoBoxes:
+    """The annotations of one photo: (n, 4) corners in its pixels, (n,) 0-based labels, (n,) crowd flags."""
+
+    boxes_xyxy: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photos with their boxes: the train part or the held-out part of one fold.
+
+    images and annotations are tables as in `data.dataset.Dataset`; photos run parallel to images. Where
+    photos of several splits come together, both tables have a column `split`, and split and id together name
+    an image.
+    """
+
+    images: pd.DataFrame
+    annotations: pd.DataFrame
+    photos: list[Photo]
+
+    def keys(self) -> list[tuple[str, int]]:
+        """(split, image_id) of each photo."""
+        return _keys(self.images)
+
+    def boxes(self) -> list[PhotoBoxes]:
+        """The boxes of each photo, parallel to photos."""
+        rows: dict[tuple[str, int], list[int]] = {key: [] for key in self.keys()}
+        for row, key in enumerate(_keys(self.annotations)):
+            rows[key].append(row)
+        corners = self.annotations[CORNERS].to_numpy(np.float64)
+        labels = self.annotations["label"].to_numpy(np.int64)
+        crowd = self.annotations["iscrowd"].to_numpy() != 0
+        return [PhotoBoxes(corners[own], labels[own], crowd[own]) for own in rows.values()]
+
+
+def _keys(table: pd.DataFrame) -> list[tuple[str, int]]:
+    splits = table["split"] if "split" in table else ["train"] * len(table)
+    return list(zip(splits, table["image_id"].tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training on one fold. Plain data: it travels to other processes."""
+
+    model: ModelConfig
+    run: Path  # where the results go; scratch is run/work
+    classes: tuple[str, ...]
+    train: PhotoSet
+    held_out: PhotoSet
+    repaired: frozenset[Path]  # photos that decoding repairs, see data.photos
+    overrides: Overrides
+    device: str  # "cpu" or "cuda:<index>"
+    seed: int
+    workers: int  # processes that read photos, for each that trains; 0 reads in that one
+    gpus: int = 1  # processes that train, each on a GPU of its own (on the CPU, if `device` is that)
+    nodes: int = 1  # machines that have these GPUs, as many each
+    weights: Mapping[str, str | None] = field(default_factory=dict)  # see training.weights
+
+    @property
+    def work(self) -> Path:
+        return self.run / "work"
+
+    @property
+    def label(self) -> str:
+        """Names the run in messages."""
+        return f"{self.model.name} {self.run.name}"

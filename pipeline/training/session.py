@@ -1,0 +1,139 @@
+"""The life of one training, whatever runs its loop: progress, checkpoints, resume, and the check for NaN.
+
+A loop calls `begin` once, `begin_epoch` and `step` as it goes, and `end_epoch` when an epoch is trained and,
+if it was its turn, validated. In several processes each has a session; the first one writes.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.data.run_card import RecoveryNote
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
+from pipeline.training.job import TrainJob
+from pipeline.training.progress import Progress
+from pipeline.training.recovery import LossNotFiniteError, check_weights
+from pipeline.training.seeds import reseed
+
+RECORD = "session"  # key of a checkpoint under which the session keeps its own record
+CHECK_STEPS = {"cpu": 1, "cuda": 50}  # steps between two looks at the losses; each makes the host wait
+
+
+class Session:
+    """One process's part in one training."""
+
+    def __init__(self, job: TrainJob, recovery: RecoveryNote, suffix: str, rank: int = 0) -> None:
+        self.job, self.recovery, self.rank = job, recovery, rank
+        self.leads = rank == 0
+        self.log = job.run / "train.log"
+        self.checkpoints = checkpoints_of(job.work, suffix)
+        self.epoch = 0  # epochs that are done
+        self.best = -1.0  # mAP50 of the best epoch so far
+        self.terminal = sys.stdout
+        self.progress: Progress | None = None
+        self._check_every = CHECK_STEPS[job.device.partition(":")[0]]
+        self._losses: list[float] = []  # of this epoch's steps, looked at
+        self._waiting: list[Tensor] = []  # of the steps since, on the device
+
+    def last(self) -> Path | None:
+        """The checkpoint to go on from; the loop reads it and calls `resume` with what it holds."""
+        return self.checkpoints.newest(LAST)
+
+    def resume(self, checkpoint: Mapping[str, Any]) -> None:
+        """Go on after the epoch that a checkpoint holds. Raises PipelineError for one of an older version."""
+        try:
+            record = checkpoint[RECORD]
+            self.epoch, self.best = int(record["epoch"]), float(record["best"])
+        except (KeyError, TypeError, ValueError):
+            raise PipelineError(
+                f"{shown(self.checkpoints.folder)}: checkpoints of another version of this pipeline; "
+                "OVERWRITE=1 (--overwrite) trains anew"
+            ) from None
+
+    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """Show progress from here on."""
+        if self.leads:
+            self.progress = Progress(
+                self.job.run,
+                self.job.label,
+                epochs,
+                steps_per_epoch,
+                self.epoch,
+                self.terminal,
+                self.job.device,
+            )
+
+    def begin_epoch(self) -> int:
+        """Seed Python, NumPy and torch for the epoch that begins; returns the seed."""
+        self._losses, self._waiting = [], []
+        return reseed(self.job.seed, self.epoch, self.rank)
+
+    def step(self, losses: Tensor | Mapping[str, Tensor]) -> None:
+        """Take note of a step's loss: a tensor of one value, or several that are added up.
+
+        On a GPU nothing waits for the device but every 50th step. Raises LossNotFiniteError.
+        """
+        loss = sum(losses.values()) if isinstance(losses, Mapping) else losses
+        self._waiting.append(torch.as_tensor(loss).detach().reshape(()))
+        if len(self._waiting) >= self._check_every:
+            self._look()
+        if self.progress:
+            self.progress.step(self._losses[-1] if self._losses else math.nan)
+
+    def _look(self) -> None:
+        if not self._waiting:
+            return
+        values = torch.stack(self._waiting).tolist()
+        first = len(self._losses) + 1
+        self._waiting = []
+        for step, value in enumerate(values, first):
+            if not math.isfinite(value):
+                raise LossNotFiniteError(
+                    f"{self.job.label}: loss is {value} at epoch {self.epoch + 1}, step {step}"
+                )
+        self._losses += values
+
+    def end_epoch(
+        self,
+        map50: float | None,
+        weights: Mapping[str, Any],
+        state: Callable[[bool], dict[str, Any]],
+    ) -> None:
+        """Record an epoch: history, and the checkpoint to go on from; the best one where it is the best.
+
+        map50: on the held-out photos, None for an epoch without validation. weights: state dict, checked to
+        be finite. state(whole) makes the checkpoint: with all that resuming needs, or with the weights alone.
+        """
+        self._look()
+        self.epoch += 1
+        loss = sum(self._losses) / max(len(self._losses), 1)
+        if not self.leads:
+            return
+        check_weights(self.job.label, self.epoch, weights)
+        if self.progress:
+            self.progress.end_epoch(loss, map50)
+        if map50 is not None and map50 > self.best:
+            self.best = map50
+            self._save(BEST, map50, state(False))
+        self._save(LAST, map50, state(True))
+
+    def _save(self, kind: str, map50: float | None, state: dict[str, Any]) -> None:
+        record = {"epoch": self.epoch, "map50": map50, "best": self.best}
+        with self.checkpoints.write(kind, self.epoch) as path:
+            save_tensors(state | {RECORD: record}, path)
+
+    def close(self) -> None:
+        if self.progress:
+            self.progress.close()
+
+
+def checkpoints_of(work: Path, suffix: str) -> Checkpoints:
+    """The checkpoints in a run's scratch folder."""
+    return Checkpoints(work / "checkpoints", suffix)
