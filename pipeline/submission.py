@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("write FILE: its name is the ensemble's; expected no FILE")
     path, card = make_submission(profile, options.ensemble)
     print(
-        f"wrote {shown(path)}: {card['images']} images, {card['boxes']} boxes, "
-        f"{card['images_without_box']} images without a box; card {path.stem}.json"
+        f"wrote {shown(path)}: {card.images} images, {card.boxes} boxes, "
+        f"{card.images_without_box} images without a box; card {path.stem}.json"
     )
 
 

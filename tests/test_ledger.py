@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline import ledger as stage
+from pipeline.data.records import as_record
 from pipeline.errors import PipelineError
 from pipeline.paths import ledger_csv
-from pipeline.submissions.card import card_lines
+from pipeline.submissions.card import SubmissionCard, card_lines
 from pipeline.submissions.ledger import (
     COLUMNS,
     Entry,
@@ -39,7 +40,7 @@ def entry(digest="d", oof="0.6", public="0.5", ensemble="e", status="complete", 
     return replace(Entry(**values), **changes)
 
 
-CARD = {
+VALUES = {
     "file_digest": "abc",
     "fusion": {"method": "wbf", "iou": 0.55},
     "made_at": "then",
@@ -53,6 +54,7 @@ CARD = {
         {"model": "b", "fold": 0, "views": ["identity", "hflip"], "weight": 1.0},
     ],
 }
+CARD = as_record(VALUES, SubmissionCard, "card.json", "")
 
 
 def test_a_row_says_how_the_file_was_made(home):
@@ -66,7 +68,7 @@ def test_a_row_says_how_the_file_was_made(home):
     assert (made.parameters, made.message) == ('{"fusion": {"iou": 0.55, "method": "wbf"}}', "a b, c")
     record(made)
     assert read_ledger() == [made]
-    other = CARD | {"fusion": {"method": "nms", "iou": 0.55}}
+    other = CARD.model_copy(update={"fusion": {"method": "nms", "iou": 0.55}})
     assert entry_of("recycle", "f", "abc", other, status="pending").ensemble != made.ensemble
     assert entry_of("recycle", "f", "x", CARD, status="pending").ensemble == made.ensemble
 
@@ -81,7 +83,7 @@ def test_the_card_is_shown(home):
         "          b fold 0 [identity, hflip] weight 1",
         "oof:      map50 0.6123 (0.6000 to 0.6250)",
     ]
-    assert card_lines({}) == ["no card: the file was made elsewhere"]
+    assert card_lines(None) == ["no card: the file was made elsewhere"]
 
 
 def test_a_row_is_updated_not_doubled_and_others_stay(home):
@@ -105,6 +107,7 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
         ("a,b\n", "expected the columns time,competition,"),
         ("", "expected the columns"),
         (",".join(COLUMNS) + "\n1,2\n", "row 2: 2 columns, expected 16"),
+        (",".join(COLUMNS) + "\n" + "x," * 15 + "\n", "row 2: status: expected 'pending', 'complete' or"),
     ],
 )
 def test_a_damaged_ledger_is_not_written_over(home, text, message):

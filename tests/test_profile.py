@@ -132,7 +132,7 @@ def test_a_metric_and_its_options(load):
     [
         ("classes: [a", "not YAML: while parsing"),
         ("- a\n- b\n", "expected a mapping of keys to values, found a list of 2"),
-        ("", "expected a mapping of keys to values, found null"),
+        ("", "missing key .title"),
         ("title: a\ntitle: b\n", "not YAML: key 'title' is there twice in .*, line 1"),
         ("[" * 5000, "not YAML: nested too deep"),
         ("title: !!python/object:os.system x", "not YAML: could not determine a constructor"),

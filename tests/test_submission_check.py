@@ -378,7 +378,7 @@ def test_the_stage_compares_with_the_last_one_submitted(recycle, home, capsys):
     for name, text in (("old.csv", "digest1"), ("older.csv", "digest2")):
         (home / name).write_text("\n".join([HEADER, *GOOD]) + "\n")
         keep("recycle", home / name, text, {})
-        record(entry_of("recycle", name, text, {}, status="complete", ref=name))
+        record(entry_of("recycle", name, text, None, status="complete", ref=name))
     (home / "s.csv").write_text("\n".join([HEADER, *box("1 0.7 0 0 9 9 2 0.5 1 1 8 8")]) + "\n")
     submission.main(["check", str(home / "s.csv")])
     said = capsys.readouterr().out

@@ -28,7 +28,7 @@ class OofScores(Record):
 
     map50: float | None = None
     map50_95: float | None = None
-    ap50: dict[str, float | None] = Field({})  # by class
+    ap50: dict[str, float | None] = Field(default={})  # by class
     images: int = 0
     truths: int = 0
     boxes: int = 0
@@ -64,32 +64,45 @@ class CardMember(Record):
 class SourceTable(Record):
     """A prediction table that boxes came from."""
 
-    model: str
-    view: str
+    model: str = ""
+    view: str = ""
     file: str = ""
     digest: str = ""
 
 
-class EnsembleCard(Record):
-    ensemble: str
-    competition: str
-    models: tuple[str, ...]
-    folds: tuple[Fold, ...]
-    fusion: dict[str, Any]
-    across_folds: dict[str, Any]
+class Ingredients(Record):
+    """What an ensemble is made of and its score, as its own card and those of its submissions say it."""
+
+    ensemble: str = ""
+    competition: str = ""
+    models: tuple[str, ...] = ()
+    folds: tuple[Fold, ...] = ()
+    fusion: dict[str, Any] = Field(default={})
+    across_folds: dict[str, Any] = Field(default={})
     tuned: str | None = None  # digest of tuned.json
     cut: tuple[float, ...] | None = None  # the lowest score of each class that is submitted
     min_scores: Any = None  # of earlier versions
     folds_digest: str = ""
     oof_table_digest: str = ""
-    test_table_digest: str
-    image_digests: dict[str, str] = Field({})
-    oof: OofScores
+    test_table_digest: str = ""
+    image_digests: dict[str, str] = Field(default={})
+    oof: OofScores = OofScores()
     note: str = ""
-    members: tuple[CardMember, ...]
+    members: tuple[CardMember, ...] = ()
     tables: tuple[SourceTable, ...] = ()
     nested: NestedScore | None = None
     recipe: dict[str, Any] | None = None  # the tuned ensemble without its maps and trees
+
+
+class EnsembleCard(Ingredients):
+    ensemble: str
+    competition: str
+    models: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    fusion: dict[str, Any]
+    test_table_digest: str
+    oof: OofScores
+    members: tuple[CardMember, ...]
 
 
 def read_ensemble_card(competition: str, name: str) -> EnsembleCard:

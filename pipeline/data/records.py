@@ -70,7 +70,7 @@ def read_record(path: Path, model: type[AnyRecord], remedy: str) -> AnyRecord:
 
 def parse_record(raw: bytes | str, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
     """A record from JSON text; `source` is what messages call it. Raises PipelineError as `read_record`."""
-    return _validated(parse_json(raw, source, remedy), model, source, remedy)
+    return as_record(parse_json(raw, source, remedy), model, source, remedy)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def read_yaml_record(
         _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
     if not isinstance(values, dict | None):
         _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
-    return _validated(values or {}, model, source, remedy)
+    return as_record(values or {}, model, source, remedy)
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -160,8 +160,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _validated(values: Any, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
-    """`values` as a record, in pydantic's JSON mode: its strict mode for Python takes no list as a tuple."""
+def as_record(values: Any, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
+    """Plain values as a record; raises PipelineError as `read_record`.
+
+    In pydantic's JSON mode, since its strict mode for Python takes no list for a tuple.
+    """
     try:
         _check_plain(values)
         return TypeAdapter(model).validate_json(json.dumps(values))

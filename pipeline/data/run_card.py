@@ -51,8 +51,8 @@ class DeviceSpeed(Record):
     fps_best: float  # at the best batch
     best_batch: Positive
     precision: str
-    fps_by_batch: dict[str, float] = Field({})
-    versions: dict[str, str] = Field({})
+    fps_by_batch: dict[str, float] = Field(default={})
+    versions: dict[str, str] = Field(default={})
 
 
 class ModelCost(Record):
@@ -62,7 +62,7 @@ class ModelCost(Record):
     flops: Count
     input_size: Positive  # pixels
     not_counted: tuple[str, ...] = ()  # operations without a formula
-    speed: dict[str, DeviceSpeed] = Field({})  # by device
+    speed: dict[str, DeviceSpeed] = Field(default={})  # by device
 
 
 class RunCard(JobDescription):
@@ -80,5 +80,5 @@ class RunCard(JobDescription):
     trained_photos: Count = 0
     held_out_photos: Count = 0
     seconds: float = 0.0
-    versions: dict[str, str | None] = Field({})
+    versions: dict[str, str | None] = Field(default={})
     cost: ModelCost | None = None

@@ -1,19 +1,19 @@
 """A submission and its card, which says how the file was made: members, digests, parameters, score."""
 
-import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline import __version__
 from pipeline.data.dataset import load_dataset
+from pipeline.data.ensemble_card import CARD, Ingredients, read_ensemble_card
 from pipeline.data.predictions import check_belongs, read_predictions
 from pipeline.data.profile import Profile
+from pipeline.data.records import read_record, write_record
 from pipeline.errors import PipelineError
-from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv, write_json
+from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv
 from pipeline.submissions.writer import write_submission
 
 
@@ -30,17 +30,49 @@ def git_revision() -> str | None:
     return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
+class SubmissionCard(Ingredients):
+    """The card beside a submission: the ensemble it was written from, the file, and what the site said."""
+
+    file: str = ""
+    file_digest: str
+    images: int = 0
+    images_without_box: int = 0
+    boxes: int = 0
+    version: str = ""
+    git_revision: str | None = None
+    made_at: str = "?"
+    public: str | None = None  # scores as the site gave them
+    private: str | None = None
+    submission: str | None = None  # the site's number
+
+    def lines(self) -> list[str]:
+        """What a person wants to see of a card before the file leaves."""
+        own = self.oof.own
+        score = "unknown" if own.value is None else f"{own.metric} {own.value:.4f}"
+        interval = "" if own.low is None or own.high is None else f" ({own.low:.4f} to {own.high:.4f})"
+        members = [
+            f"{member.model} fold {member.fold} [{', '.join(member.views)}] weight {member.weight:g}"
+            for member in self.members
+        ]
+        fusion = ", ".join(f"{key} {value}" for key, value in self.fusion.items())
+        scores = {"public": self.public, "private": self.private}
+        return [
+            f"made:     {self.made_at}, revision {self.git_revision or 'unknown'}",
+            f"file:     {self.boxes} boxes on {self.images} images, digest {self.file_digest}",
+            f"fusion:   {fusion or 'unknown'}",
+            *(f"{'members:' if k == 0 else '':9} {member}" for k, member in enumerate(members)),
+            f"oof:      {score}{interval}",
+            *(f"{name}:{'':{9 - len(name)}}{value}" for name, value in scores.items() if value),
+        ]
+
+
+def make_submission(profile: Profile, name: str) -> tuple[Path, SubmissionCard]:
     """Write the CSV and its card; returns the CSV's path and the card.
 
     Boxes below the cut that the ensemble was tuned with (a score a class) are left out.
     """
     folder = ensemble_dir(profile.name, name)
-    if not (folder / "card.json").is_file():
-        raise PipelineError(
-            f"{shown(folder)}: no ensemble yet; make ensemble COMP={profile.name} ENSEMBLE={name}"
-        )
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    ensemble = read_ensemble_card(profile.name, name)
     test = load_dataset(profile, "test")
     table = read_predictions(folder / "test.parquet")
     check_belongs(table, profile.name, test.digest, len(profile.classes))
@@ -50,74 +82,53 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, dict[str, Any]]:
             f"{table.name}: predicted {len(table.meta.image_ids)} of {len(test.images)} test images; the "
             f"first missing id is {missing[0] if len(missing) else '-'}"
         )
-    if file_digest(folder / "test.parquet") != card.get("test_table_digest"):
+    if file_digest(folder / "test.parquet") != ensemble.test_table_digest:
         raise PipelineError(
-            f"{table.name}: is not the one that {shown(folder / 'card.json')} describes; make ensemble "
+            f"{table.name}: is not the one that {shown(folder / CARD)} describes; make ensemble "
             f"COMP={profile.name} ENSEMBLE={name} again"
         )
+    if ensemble.cut is not None and len(ensemble.cut) != len(profile.classes):
+        raise PipelineError(
+            f"{shown(folder / CARD)}: cut: expected {len(profile.classes)} numbers, one a class, "
+            f"found {len(ensemble.cut)}; make ensemble COMP={profile.name} ENSEMBLE={name} again"
+        )
     path = submission_csv(profile.name, name)
-    cut = None if card.get("cut") is None else np.array(card["cut"], np.float32)
+    cut = None if ensemble.cut is None else np.array(ensemble.cut, np.float32)
     written = write_submission(path, profile, table, test.images, cut)
-    card |= {
-        "file": path.name,
-        "file_digest": file_digest(path),
-        "images": len(test.images),
-        "images_without_box": int(len(test.images) - np.count_nonzero(np.diff(table.offsets))),
-        "boxes": written,
-        "version": __version__,
-        "git_revision": git_revision(),
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_json(path.with_suffix(".json"), card)
+    card = SubmissionCard(
+        **dict(ensemble),
+        file=path.name,
+        file_digest=file_digest(path),
+        images=len(test.images),
+        images_without_box=int(len(test.images) - np.count_nonzero(np.diff(table.offsets))),
+        boxes=written,
+        version=__version__,
+        git_revision=git_revision(),
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_card(path, card)
     return path, card
 
 
-def read_card(path: Path) -> dict[str, Any]:
-    """The card beside a submission; empty where there is none, as for a file made elsewhere.
+def read_card(path: Path) -> SubmissionCard | None:
+    """The card beside a submission; None where there is none, as for a file made elsewhere.
 
-    Raises PipelineError when the card describes another file of that name.
+    Raises PipelineError when it is damaged, or describes another file of that name.
     """
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
-        return {}
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PipelineError(f"{shown(card_path)}: not a whole json file ({error}); write it again") from None
-    if not isinstance(card, dict):
-        raise PipelineError(f"{shown(card_path)}: expected a mapping; write the submission again")
-    if card.get("file_digest") != file_digest(path):
-        raise PipelineError(
-            f"{shown(path)}: is not the file that {shown(card_path)} describes; write it again, or remove "
-            "the card if the file was made elsewhere"
-        )
+        return None
+    remedy = "make submission again, or remove the card if the file was made elsewhere"
+    card = read_record(card_path, SubmissionCard, remedy)
+    if card.file_digest != file_digest(path):
+        raise PipelineError(f"{shown(path)}: is not the file that {shown(card_path)} describes; {remedy}")
     return card
 
 
-def oof_score(card: dict[str, Any]) -> tuple[str, float | None, float | None, float | None]:
-    """(metric, score, low, high) out-of-fold as the card has them, None for what it lacks."""
-    oof = card.get("oof") or {}
-    own = oof.get("competition") or {"metric": "map50", "value": oof.get("map50")}
-    return str(own["metric"]), own["value"], own.get("low"), own.get("high")
+def write_card(path: Path, card: SubmissionCard) -> None:
+    """Write a card beside the submission at `path`."""
+    write_record(path.with_suffix(".json"), card)
 
 
-def card_lines(card: dict[str, Any]) -> list[str]:
-    """What a person wants to see of a card before the file leaves."""
-    if not card:
-        return ["no card: the file was made elsewhere"]
-    metric, score, low, high = oof_score(card)
-    interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-    members = [
-        f"{m['model']} fold {m['fold']} [{', '.join(m['views'])}] weight {m['weight']:g}"
-        for m in card.get("members", [])
-    ]
-    fusion = ", ".join(f"{key} {value}" for key, value in card.get("fusion", {}).items())
-    return [
-        f"made:     {card.get('made_at', '?')}, revision {card.get('git_revision') or 'unknown'}",
-        f"file:     {card.get('boxes', '?')} boxes on {card.get('images', '?')} images, digest "
-        f"{card['file_digest']}",
-        f"fusion:   {fusion or 'unknown'}",
-        *(f"{'members:' if k == 0 else '':9} {member}" for k, member in enumerate(members)),
-        f"oof:      {metric} {score:.4f}{interval}" if score is not None else "oof:      unknown",
-        *(f"{name}:{'':{9 - len(name)}}{card[name]}" for name in ("public", "private") if name in card),
-    ]
+def card_lines(card: SubmissionCard | None) -> list[str]:
+    return card.lines() if card else ["no card: the file was made elsewhere"]

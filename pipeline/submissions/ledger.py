@@ -4,22 +4,27 @@ import csv
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic.dataclasses import dataclass
 
+from pipeline.data.ensemble_card import Score
+from pipeline.data.records import STRICT, as_record
 from pipeline.errors import PipelineError
 from pipeline.paths import ledger_csv, sent_csv, shown, text_digest, write_text
-from pipeline.submissions.card import oof_score
+from pipeline.submissions.card import SubmissionCard
 
-PENDING, COMPLETE, ERROR = "pending", "complete", "error"
+PENDING: Final = "pending"
+COMPLETE: Final = "complete"
+ERROR: Final = "error"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Entry:
     """A row. Numbers are text as the site or the card gave them, "" where not known."""
 
@@ -27,7 +32,7 @@ class Entry:
     competition: str
     file: str
     digest: str  # of the file; of a code competition the notebook and its version
-    status: str  # pending, complete, error
+    status: Literal["pending", "complete", "error"]
     ref: str  # the site's number of the submission
     ensemble: str  # digest of members and parameters
     members: str
@@ -63,23 +68,23 @@ def entry_of(
     competition: str,
     file: str,
     digest: str,
-    card: dict[str, Any],
+    card: SubmissionCard | None,
     *,
-    status: str,
+    status: Literal["pending", "complete", "error"],
     ref: str = "",
     message: str = "",
     time: str = "",
 ) -> Entry:
-    """A row for a submission and its card (empty for a file made elsewhere)."""
-    metric, score, low, high = oof_score(card) if card else ("", None, None, None)
-    members = [
-        {"model": m["model"], "fold": m["fold"], "views": m["views"], "weight": m["weight"]}
-        for m in card.get("members", [])
-    ]
-    parameters = {key: card[key] for key in ("fusion", "across_folds", "min_scores") if key in card}
-    names = sorted({f"{m['model']}[{'+'.join(m['views'])}]" for m in members})
-    made_of = json.dumps([members, parameters, card.get("tables", [])], sort_keys=True)
-    oof, oof_low, oof_high = ("" if v is None else f"{v:.5f}" for v in (score, low, high))
+    """A row for a submission and its card (None for a file made elsewhere)."""
+    card = card or SubmissionCard(file_digest="")
+    own = card.oof.own if "oof" in card.model_fields_set else Score(value=None)
+    members = [member.model_dump(mode="json") for member in card.members]
+    keys = [key for key in ("fusion", "across_folds", "min_scores") if key in card.model_fields_set]
+    parameters = {key: getattr(card, key) for key in keys}
+    names = sorted({f"{member.model}[{'+'.join(member.views)}]" for member in card.members})
+    tables = [table.model_dump(exclude_unset=True) for table in card.tables]
+    made_of = json.dumps([members, parameters, tables], sort_keys=True)
+    oof, oof_low, oof_high = ("" if v is None else f"{v:.5f}" for v in (own.value, own.low, own.high))
     return Entry(
         time or now(),
         competition,
@@ -87,10 +92,10 @@ def entry_of(
         digest,
         status,
         ref,
-        text_digest(made_of) if card else digest,
+        text_digest(made_of) if card.file_digest else digest,
         " ".join(names),
-        json.dumps(parameters, sort_keys=True) if card else "",
-        metric,
+        json.dumps(parameters, sort_keys=True) if card.file_digest else "",
+        own.metric,
         oof,
         oof_low,
         oof_high,
@@ -119,7 +124,10 @@ def read_ledger(path: Path | None = None) -> list[Entry]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(COLUMNS):
             raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected {len(COLUMNS)}")
-    return [Entry(*row) for row in rows[1:]]
+    return [
+        as_record(dict(zip(COLUMNS, row, strict=True)), Entry, f"{shown(path)}: row {number}", "restore it")
+        for number, row in enumerate(rows[1:], start=2)
+    ]
 
 
 def record(entry: Entry) -> None:

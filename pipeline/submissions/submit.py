@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.errors import PipelineError
-from pipeline.paths import atomic, sent_csv, write_json
-from pipeline.submissions.card import oof_score
+from pipeline.paths import atomic, sent_csv
+from pipeline.submissions.card import SubmissionCard, write_card
 from pipeline.submissions.kaggle_site import Submission, Unclear
 from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entry_of, now, record
 
@@ -34,14 +34,14 @@ class Parcel:
     competition: str
     path: Path
     digest: str  # unmistakable: the file's, or the notebook's name and version
-    card: dict[str, Any]
+    card: SubmissionCard | None  # None for a file made elsewhere
     message: str
     send: Callable[[str], str]  # message -> the site's number
 
     @property
     def full_message(self) -> str:
         """The message that the site keeps, with the mark by which the submission is found again."""
-        _, score, _, _ = oof_score(self.card) if self.card else ("", None, None, None)
+        score = self.card.oof.own.value if self.card else None
         words = [self.message or self.path.stem, f"oof {score:.5f}" if score is not None else "", self.mark]
         return " ".join(word for word in words if word)
 
@@ -146,21 +146,21 @@ def _wait(
         time.sleep(pause)
 
 
-def keep(competition: str, path: Path, digest: str, card: dict[str, Any]) -> None:
+def keep(competition: str, path: Path, digest: str, card: SubmissionCard | None) -> None:
     """Keep a copy of a submitted file and its card, for comparison and for the end."""
     copy = sent_csv(competition, digest)
     if not copy.exists() and path.is_file():
         with atomic(copy) as temporary:
             shutil.copyfile(path, temporary)
     if card:
-        write_json(copy.with_suffix(".json"), card)
+        write_card(copy, card)
 
 
-def score_card(path: Path, card: dict[str, Any], entry: Entry) -> None:
+def score_card(path: Path, card: SubmissionCard | None, entry: Entry) -> None:
     """Write the scores into the card beside the file, where it still is this file's, and its copy's."""
     if not card:
         return
     scores = {"public": entry.public, "private": entry.private, "submission": entry.ref}
-    scored = card | {key: value for key, value in scores.items() if value}
-    write_json(path.with_suffix(".json"), scored)
-    write_json(sent_csv(entry.competition, entry.digest).with_suffix(".json"), scored)
+    scored = card.model_copy(update={key: value for key, value in scores.items() if value})
+    write_card(path, scored)
+    write_card(sent_csv(entry.competition, entry.digest), scored)
