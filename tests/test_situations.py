@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline import checkup, convert, folds
+from pipeline import check_data, convert, folds
 from pipeline.data import profile as profiles
 from pipeline.data.dataset import load_dataset
 from pipeline.data.photos import Photo, load_photo, photos_of
@@ -467,7 +467,7 @@ def test_a_photo_of_another_video_is_not_taken_for_a_missing_one(case, capsys):
     profile = load_profile("case")
     photos = photos_of(profile, "train", load().images)
     assert [photo.path.is_file() for photo in photos] == [True, False, True]
-    assert run(checkup.main)[1] == 1
+    assert run(check_data.main)[1] == 1
     missing = [row["where"] for row in report()["findings"] if row["what"] == "photos missing"]
     assert missing == [["video_0/18.jpg"]]
 
@@ -516,7 +516,7 @@ def test_korean_names_in_the_other_unicode_form_are_found(case, json_form, disk_
     coco(root, 1, "test", classes, change=lambda value: value["images"][0].update(plain))
     for seed, name in enumerate(names):
         tiny.write_photo(root / unicodedata.normalize(disk_form, name), WIDTH, HEIGHT, seed=seed)
-    assert run(checkup.main)[1] == 0
+    assert run(check_data.main)[1] == 0
     assert not [row for row in report()["findings"] if row["what"] == "photos missing"]
     assert np.bincount(load().annotations["label"]).tolist() == [4, 4]
 
@@ -589,7 +589,7 @@ def test_dicoms_of_other_machines(case):
         PipelineError, match=r"not a readable photo \(\d+ bytes, a DICOM file without pixels\)"
     ):
         load_photo(Photo(root / "in/no-pixels.dicom", 64, 48))
-    assert run(checkup.main)[1] == 1
+    assert run(check_data.main)[1] == 1
     bad = [row["where"] for row in report()["findings"] if row["stops_training"]]
     assert bad == [["no-pixels.dicom"]]
 

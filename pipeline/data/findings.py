@@ -21,7 +21,7 @@ class Findings:
     kinds: dict[str, list[Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)  # why all stages but checkup refuse the file
+    refusals: list[str] = field(default_factory=list)  # why all stages but check_data refuse the file
 
     def add(self, kind: str, *where: Any) -> None:
         if where:
