@@ -226,7 +226,7 @@ def ultralytics_tta(job: TrainJob, ours_trained: Any, batch: int) -> Callable[[]
 
 def ours_tta(job: TrainJob, detector: Detector, views: str) -> Callable[[], int]:
     """Our views over the same photos, and their fusion."""
-    chosen = parse_views(views)
+    chosen = parse_views(views.split(","))
     images = job.train.images
     ids = images["image_id"].to_numpy(np.int32)
 

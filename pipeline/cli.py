@@ -178,6 +178,12 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
 
 
+def add_views(arguments: argparse.ArgumentParser) -> None:
+    """--views: `options.views` is a list for `views.parse_views`."""
+    example = "as identity,hflip,rot90,scale1.25,hflip+scale1.25"
+    add_list(arguments, "--views", default=["identity"], help=example)
+
+
 def add_settings(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--epochs", type=int, default=None)
     arguments.add_argument("--image-size", type=int, default=None, help="pixels, the longer side")

@@ -43,7 +43,7 @@ def asked_for(options: argparse.Namespace) -> Asked:
         settings,
         options.seed,
         tuple(options.split),
-        options.views,
+        ",".join(options.views),
         options.device,
         options.gpus,
         options.nodes,
@@ -62,7 +62,7 @@ def make_variables(options: argparse.Namespace) -> dict[str, Any]:
         "EPOCHS": options.epochs,
         "IMAGE_SIZE": options.image_size,
         "BATCH": options.batch,
-        "VIEWS": options.views,
+        "VIEWS": ",".join(options.views),
         "DEVICE": options.device,
         "GPUS": options.gpus,
         "NODES": options.nodes,
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("--nodes", type=int, default=None, help="nodes that share each job's GPUs equally")
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
-    arguments.add_argument("--views", default="identity", help="separated by commas")
+    cli.add_views(arguments)
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
     parse_views(options.views)

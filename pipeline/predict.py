@@ -27,13 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_folds(arguments)
     cli.add_device(arguments)
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
-    arguments.add_argument(
-        "--views", default="identity", help="comma-separated: identity,hflip,rot90,scale1.25,hflip+scale1.25"
-    )
+    cli.add_views(arguments)
     options = arguments.parse_args(argv)
     views = parse_views(options.views)
     if not views:
-        raise PipelineError(f"views '{options.views}': expected at least one, as in identity,hflip")
+        raise PipelineError("--views: expected at least one, as in identity,hflip")
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
     folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)

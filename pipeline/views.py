@@ -6,7 +6,7 @@ stays), or several joined by `+` and applied from left to right: `hflip+rot90+sc
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,6 @@ def parse_view(name: str) -> View:
     return View(name, chain, inverse, scale)
 
 
-def parse_views(names: str) -> list[View]:
-    """Read a list of views, separated by commas or spaces; each once, in the given order."""
-    return [parse_view(name) for name in dict.fromkeys(names.replace(",", " ").split())]
+def parse_views(names: Iterable[str]) -> list[View]:
+    """Read the names of views; each view once, in the given order."""
+    return [parse_view(name) for name in dict.fromkeys(names)]

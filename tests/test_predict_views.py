@@ -95,7 +95,7 @@ def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
     for i, image in enumerate(photos()):
         Image.fromarray(image).save(tmp_path / f"{i}.png")
         paths.append(Photo(tmp_path / f"{i}.png", image.shape[1], image.shape[0]))
-    views = parse_views("identity,hflip,rot90,rot180+scale1.5,vflip+rot270")
+    views = parse_views(["identity", "hflip", "rot90", "rot180+scale1.5", "vflip+rot270"])
     found = predict_views(detector, paths, range(len(paths)), views)
     for view in views:
         for i, image in enumerate(photos()):

@@ -324,7 +324,7 @@ def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
 def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
     jobs = [fake_job(tmp_path, model, fold, Needs()) for model in "ab" for fold in (0, 1)]
     command = try_again(jobs, ["a-fold1", "b-fold0"], {"COMP": "demo", "SET": "x=1 y=2"})
-    assert command == 'make train-all MODEL="a b" FOLD="0 1" COMP=demo SET="x=1 y=2"'
+    assert command == "make train-all MODEL=a,b FOLD=0,1 COMP=demo SET='x=1 y=2'"
 
 
 def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

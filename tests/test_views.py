@@ -102,9 +102,9 @@ def test_an_unknown_action_lists_the_known_ones(name, part):
 
 
 def test_a_list_keeps_its_order_and_takes_each_view_once():
-    assert [view.name for view in parse_views("hflip,identity,hflip,,scale2")] == [
+    assert [view.name for view in parse_views(["hflip", "identity", "hflip", "scale2"])] == [
         "hflip",
         "identity",
         "scale2",
     ]
-    assert parse_views("") == []
+    assert parse_views([]) == []

@@ -1,6 +1,7 @@
 """Which jobs a command asks for, what each needs and does, and which are finished already."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,9 +145,7 @@ def make_job(model: ModelConfig, fold: int, run: Path, needs: Needs, asked: Aske
 def try_again(jobs: Sequence[Job], names: Sequence[str], variables: dict[str, Any]) -> str:
     """The make command that runs the named jobs again; those of them that are done it skips."""
     again = [job for job in jobs if job.name in names]
-    models = " ".join(dict.fromkeys(job.model for job in again))
-    folds = " ".join(str(fold) for fold in sorted({job.fold for job in again}))
-    words = [
-        f'{key}="{value}"' if " " in str(value) else f"{key}={value}" for key, value in variables.items()
-    ]
-    return " ".join(["make train-all", f'MODEL="{models}"', f'FOLD="{folds}"', *words])
+    models = ",".join(dict.fromkeys(job.model for job in again))
+    folds = ",".join(str(fold) for fold in sorted({job.fold for job in again}))
+    named = {"MODEL": models, "FOLD": folds} | variables
+    return " ".join(["make train-all", *(f"{key}={shlex.quote(str(value))}" for key, value in named.items())])
