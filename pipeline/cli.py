@@ -211,14 +211,15 @@ DISK = {
 def run(main: Callable[[], int | None]) -> None:
     """Run a stage and end with the status that it returns, if any.
 
-    A user's mistake or a full disk is one line on stderr and status 1, Ctrl-C is status 130.
+    A user's mistake or a full disk is one line on stderr and status 1, Ctrl-C is status 130; other
+    errors of one line state their own (see `errors`).
     """
     try:
         if status := main():
             sys.exit(status)
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

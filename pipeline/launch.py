@@ -10,25 +10,23 @@ import os
 from typing import Any
 
 from pipeline import cli
+from pipeline.cluster import connected
 from pipeline.data.dataset import load_dataset
 from pipeline.data.models import Overrides, parse_options
 from pipeline.data.predictions import SPLITS
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
-from pipeline.jobs.board import Board
-from pipeline.jobs.cluster import connected, nodes, run_jobs
-from pipeline.jobs.fit import check_fit
-from pipeline.jobs.plan import Asked, plan, try_again
+from pipeline.jobs.placement import check_fit
+from pipeline.jobs.plan import JobOptions, plan, try_again
+from pipeline.jobs.scheduler import nodes, run_jobs
+from pipeline.jobs.status import StatusTable
 from pipeline.paths import jobs_dir, shown
 from pipeline.training.progress import PROGRESS
 from pipeline.views import parse_views
 
-PASSED_ON = ("PIPELINE_HOME", "PIPELINE_WEIGHTS")  # environment that the stages read
 
-
-def asked_for(options: argparse.Namespace) -> Asked:
-    settings = Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set))
+def job_options(options: argparse.Namespace) -> JobOptions:
     train: list[str] = []
     for flag in ("epochs", "image_size", "batch"):
         if (value := getattr(options, flag)) is not None:
@@ -38,19 +36,17 @@ def asked_for(options: argparse.Namespace) -> Asked:
     common = ["--competition", options.competition]
     if options.root:
         common += ["--root", os.path.abspath(options.root)]
-    environment = tuple((key, os.environ[key]) for key in PASSED_ON if key in os.environ)
-    return Asked(
-        settings,
-        options.seed,
-        tuple(options.split),
-        ",".join(options.views),
-        options.device,
-        options.gpus,
-        options.nodes,
-        options.workers,
-        tuple(train),
-        tuple(common),
-        environment,
+    return JobOptions(
+        overrides=Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set)),
+        seed=options.seed,
+        splits=tuple(options.split),
+        views=",".join(options.views),
+        device=options.device,
+        gpus=options.gpus,
+        nodes=options.nodes,
+        workers=options.workers,
+        train_arguments=tuple(train),
+        common_arguments=tuple(common),
     )
 
 
@@ -85,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--gpus", type=float, default=None, help="GPUs of each job, instead of the config's"
     )
-    arguments.add_argument("--nodes", type=int, default=None, help="nodes that share each job's GPUs equally")
+    arguments.add_argument(
+        "--nodes", type=int, default=None, help="nodes that may have a job's GPUs together"
+    )
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
     cli.add_views(arguments)
     options = arguments.parse_args(argv)
@@ -93,22 +91,24 @@ def main(argv: list[str] | None = None) -> None:
     parse_views(options.views)
     split = read_split(profile.name, load_dataset(profile, "train"))
     folds = cli.parse_folds(options.fold, split.n_folds)
-    asked = asked_for(options)
     folder = jobs_dir(profile.name)
     with connected() as ray:
-        found = nodes(ray)
-        jobs, finished = plan(profile, split, options.model, folds, asked, found)
-        check_fit(jobs, found)
+        cluster_nodes = nodes(ray)
+        jobs, finished = plan(profile, split, options.model, folds, job_options(options), cluster_nodes)
+        check_fit(jobs, cluster_nodes)
         if finished:
             print(f"finished already: {', '.join(finished)}")
         if not jobs:
             print(f"nothing to do; all {len(finished)} jobs are finished")
             return
-        print(f"jobs: {len(jobs)}, nodes: {len(found)}; logs and state.json in {shown(folder)}/", flush=True)
-        with Board(jobs, folder, PROGRESS) as board:
-            outcomes = run_jobs(ray, jobs, folder, board.report, board.look)
+        print(
+            f"jobs: {len(jobs)}, nodes: {len(cluster_nodes)}; logs and state.json in {shown(folder)}/",
+            flush=True,
+        )
+        with StatusTable(jobs, folder, PROGRESS) as table:
+            outcomes = run_jobs(ray, jobs, folder, table.report, table.look)
     failed = [name for name, outcome in outcomes.items() if not outcome.ok]
-    for line in board.summary():
+    for line in table.summary():
         print(line)
     if failed:
         again = try_again(jobs, failed, make_variables(options))

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--gpus", type=int, default=1, help="GPUs that train it together")
     arguments.add_argument(
-        "--nodes", type=int, default=1, help="machines that have them; train-all starts the others"
+        "--nodes", type=int, default=1, help="machines of the cluster of RAY_ADDRESS that may have them"
     )
     arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
     arguments.add_argument(
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     for key in ("epochs", "image_size", "batch", "gpus", "nodes"):
         if (value := getattr(options, key)) is not None and value < 1:
             raise PipelineError(f"{key} {value}: expected at least 1")
-    if options.gpus % options.nodes:
-        raise PipelineError(f"gpus {options.gpus}: expected a multiple of nodes {options.nodes}")
+    if options.nodes > options.gpus:
+        raise PipelineError(f"nodes {options.nodes}, gpus {options.gpus}: expected a GPU for each node")
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
     folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)

@@ -17,7 +17,7 @@ from pipeline.data import demo
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.data.run_card import RecoveryNote
-from pipeline.errors import PipelineError
+from pipeline.errors import LostProcessError, NoMemoryError, PipelineError
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
 from pipeline.training import recovery
@@ -400,52 +400,34 @@ def test_a_whole_run_whose_checkpoint_is_damaged_is_trained_again(
     assert all(torch.equal(whole[key], again[key]) for key in whole), "the same seed, the same weights"
 
 
-def test_several_processes_are_started_by_torchs_launcher(tmp_path: Path) -> None:
-    import sys
-
-    from pipeline.training import launcher
-
-    assert launcher.command(tmp_path / "ranks.json", 4) == [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=4",
-        "--max-restarts=0",
-        "--module",
-        "pipeline.training.processes",
-        str(tmp_path / "ranks.json"),
-    ]
-
-
 @pytest.mark.parametrize(
-    ("kind", "message", "raised"),
+    ("cause", "raised"),
     [
-        ("loss", "m: loss is nan", recovery.LossNotFiniteError),
-        ("other", "CUDA out of memory. Tried to allocate 2 GiB", RuntimeError),
-        ("mistake", "photo.jpg: not a readable photo", PipelineError),
+        (recovery.LossNotFiniteError("m: loss is nan"), recovery.LossNotFiniteError),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError),
+        (PipelineError("photo.jpg: not a readable photo"), PipelineError),
     ],
 )
-def test_what_one_of_several_processes_met_is_raised_by_the_first(
-    kind: str, message: str, raised: type[Exception], tmp_path: Path, enter: Callable[[str], Path]
+def test_of_what_several_processes_met_the_cause_is_raised(
+    cause: Exception, raised: type[Exception], enter: Callable[[str], Path]
 ) -> None:
-    from pipeline.training import processes
+    """Not that another process went, or that others lost touch with it, whichever was seen first."""
+    pytest.importorskip("ray")
+    from ray.exceptions import ActorDiedError, OutOfMemoryError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    from pipeline.training.processes import cause_of
 
     enter("home")
     job = plan_fold(load_profile("demo"), find_model("faster_rcnn_tiny"), 0, Overrides(), Devices("cpu")).job
-    job = replace(job, run=tmp_path)
-    job.work.mkdir()
-
-    def write(rank: int, kind: str, message: str, launch: str) -> None:
-        said = {"kind": kind, "message": message, "launch": launch}
-        (job.work / f"failed-rank{rank}.json").write_text(json.dumps(said))
-
-    write(0, "other", "RuntimeError: of an earlier start", "old")
-    write(1, "other", "DistBackendError: connection closed", "now")  # it may come first on another node
-    write(2, kind, message, "now")
-    error = processes.failure(job, 1, "now")
-    assert type(error) is raised and str(error) == message
-    assert recovery.is_out_of_memory(error) == ("memory" in message)
+    touch = ConnectionError("lost touch with another process: connection closed by peer")
+    killed = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+    error = cause_of(job, [touch, killed, cause], "report")
+    assert type(error) is raised and str(error) == str(cause)
+    assert recovery.is_out_of_memory(error) == ("memory" in str(cause))
+    assert type(cause_of(job, [touch, killed], "")) is type(cause_of(job, [touch], "")) is LostProcessError
+    full = WorkerHealthCheckFailedError("A worker health check failed.", OutOfMemoryError("killed"))
+    assert type(cause_of(job, [touch, full], "")) is NoMemoryError
 
 
 def test_the_batch_is_that_of_one_gpu_and_the_learning_rate_follows_all_of_them(
@@ -483,7 +465,7 @@ class Note(Hook):
 def test_two_processes_train_one_model(
     enter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the real launcher; before they validate, they agree on the statistics of batch norms, and on
+    """Through Ray Train; before they validate, they agree on the statistics of batch norms, and on
     those of the weights' running average."""
     for backend in ("mmdet", "ultralytics"):
         (tmp_path / "configs" / backend).mkdir(parents=True)

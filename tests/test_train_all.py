@@ -16,20 +16,20 @@ from typing import Any
 import pytest
 import tiny
 
-from pipeline import folds, launch
+from pipeline import cluster, folds, launch
+from pipeline.cluster import connected
 from pipeline.data import demo
 from pipeline.data.dataset import load_dataset
-from pipeline.data.models import Overrides
+from pipeline.data.models import Overrides, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
-from pipeline.jobs import cluster
-from pipeline.jobs.board import Board, duration
-from pipeline.jobs.cluster import connected, run_jobs
-from pipeline.jobs.fit import Node, check_fit
-from pipeline.jobs.job import Command, Job, Needs, read_needs
-from pipeline.jobs.plan import Asked, fit_needs, make_job, plan, try_again
+from pipeline.jobs import scheduler
+from pipeline.jobs.job import NONE, Command, Job, Outcome, Resources, read_resources
+from pipeline.jobs.placement import Node, check_fit
+from pipeline.jobs.plan import JobOptions, fit_resources, make_job, plan, try_again
+from pipeline.jobs.status import StatusTable, duration
 from pipeline.paths import PROJECT
 from pipeline.processes import finish, start
 from pipeline.training.progress import PROGRESS
@@ -38,35 +38,40 @@ FAKE = Path(__file__).with_name("fake_stage.py")
 pytest.importorskip("ray")
 
 
-def fake_job(runs: Path, model: str, fold: int, needs: Needs, *arguments: object) -> Job:
+def fake_job(runs: Path, model: str, fold: int, resources: Resources, *arguments: object) -> Job:
     run = runs / f"{model}-{fold}"
     command = Command("training", (str(FAKE), str(run), *map(str, arguments)))
-    return Job(model, fold, run, needs, (command,), {"PYTHONPATH": str(PROJECT)})
+    return Job(model, fold, run, resources, (command,), {"PYTHONPATH": str(PROJECT)})
 
 
-def run_board(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tuple[Any, dict[str, Any]]:
+def run_table(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tuple[Any, dict[str, Any]]:
     """Outcomes by name, and the state file as it is in the end."""
-    with Board(jobs, folder, PROGRESS, seconds=0.2) as board:
+    with StatusTable(jobs, folder, PROGRESS, seconds=0.2) as table:
 
         def both() -> None:
-            board.look()
+            table.look()
             if look is not None:
-                look(board)
+                look(table)
 
-        outcomes = run_jobs(ray, jobs, folder, board.report, both)
+        outcomes = scheduler.run_jobs(ray, jobs, folder, table.report, both)
     return outcomes, json.loads((folder / "state.json").read_text())["jobs"]
 
 
 @contextlib.contextmanager
-def cluster_of(others: int, gpus: int, head_gpus: int) -> Iterator[Any]:
-    """A real cluster on this machine, in RAY_ADDRESS: a head and others, two CPUs and pretended GPUs each."""
+def cluster_of(others: int, gpus: int, head_gpus: int, memory: str = "1.0") -> Iterator[Any]:
+    """A real cluster on this machine, in RAY_ADDRESS: a head and others, two CPUs and pretended GPUs each.
+
+    memory: the used part of the machine's from which on Ray kills what runs on the others; never by default.
+    """
     cluster.load_ray()
     from ray.cluster_utils import Cluster
 
     args = {"num_cpus": 2, "object_store_memory": cluster.OBJECT_STORE}
     head = args | {"num_gpus": head_gpus, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=head)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_usage_threshold", "1.0")
+        made = Cluster(initialize_head=True, head_node_args=head)
+        patch.setenv("RAY_memory_usage_threshold", memory)
         added = [made.add_node(num_gpus=gpus, **args) for _ in range(others)]
         made.wait_for_nodes()
         patch.setenv("RAY_ADDRESS", made.address)
@@ -84,21 +89,21 @@ def nodes() -> Iterator[Any]:
 def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> None:
     """Six jobs over three nodes, one of them killed in the middle: all done, each once, as undisturbed."""
     made, others = nodes
-    whole = Needs(gpus=1, cpus=1, memory_gb=0.1)
+    whole = Resources(gpus=1, cpus=1, memory_gb=0.1)
     jobs = [fake_job(tmp_path / "runs", model, fold, whole, 6, 0.3) for model in "ab" for fold in range(3)]
     doomed = others[0]
     killed: list[str] = []
 
-    def kill(board: Board) -> None:
-        for name, standing in board.standings.items():
-            there = standing.attempts and standing.attempts[-1]["node_id"] == doomed.node_id
-            if not killed and there and (standing.epoch or 0) >= 2 and standing.state == "training":
+    def kill(table: StatusTable) -> None:
+        for name, status in table.statuses.items():
+            there = status.attempts and status.attempts[-1]["node_id"] == doomed.node_id
+            if not killed and there and (status.epoch or 0) >= 2 and status.state == "training":
                 killed.append(name)
                 made.remove_node(doomed, allow_graceful=False)
 
     with connected() as ray:
-        assert len(cluster.nodes(ray)) == 3
-        outcomes, state = run_board(ray, jobs, tmp_path / "jobs", kill)
+        assert len(scheduler.nodes(ray)) == 3
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", kill)
     assert killed and all(outcome.ok for outcome in outcomes.values()) and len(outcomes) == 6
 
     for job in jobs:
@@ -113,8 +118,8 @@ def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> N
             assert attempts[1]["node_id"] != doomed.node_id
     intervals = sorted(
         (attempt["node_id"], gpu, attempt["began"], attempt["ended"])
-        for standing in state.values()
-        for attempt in standing["attempts"]
+        for status in state.values()
+        for attempt in status["attempts"]
         for gpu in attempt["gpus"]
     )
     assert len(intervals) == 7 and len({node for node, *_ in intervals}) == 3
@@ -132,21 +137,62 @@ def test_a_lost_node_costs_no_job_and_no_result(nodes: Any, tmp_path: Path) -> N
         assert (job.run / "result.json").read_bytes() == (alone.run / "result.json").read_bytes()
 
 
+def test_a_kill_for_want_of_memory_is_not_the_jobs_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's own monitor kills it on a full node; with no retry left it still waits until there is another."""
+    monkeypatch.setattr(scheduler, "RETRIES", 0)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 1.0)
+    job = fake_job(tmp_path, "m", 0, Resources(gpus=1, cpus=1, memory_gb=0.1), 3, 0.5)
+    reasons: list[str] = []
+    with cluster_of(others=1, gpus=1, head_gpus=0, memory="0.01") as (made, (full,)):
+
+        def relieve(table: StatusTable) -> None:
+            status = table.statuses[job.name]
+            if status.state == "retrying" and not reasons:
+                reasons.append(status.reason)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("RAY_memory_usage_threshold", "1.0")
+                    made.add_node(num_cpus=2, num_gpus=1, object_store_memory=cluster.OBJECT_STORE)
+                made.remove_node(full)
+
+        with connected() as ray:
+            outcomes, _ = run_table(ray, [job], tmp_path / "jobs", relieve)
+    assert outcomes[job.name].ok, outcomes
+    expected = r"ran out of memory; tries again in 1 s, and so on for at most 60 min more"
+    assert re.search(expected, reasons[0]), reasons
+
+
+def test_what_counts_against_a_job_and_how_long_it_waits(tmp_path: Path) -> None:
+    turn: Any = scheduler.Turn(fake_job(tmp_path, "m", 0, Resources()))
+    killed, full = Outcome(False, lost=True), Outcome(False, lost=True, no_memory=True)
+    pauses = []
+    while (after := turn.after(full)) is not None:
+        turn = after
+        pauses.append(turn.pause)
+    assert pauses[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert scheduler.PATIENCE - 300 < sum(pauses) <= scheduler.PATIENCE
+    for _ in range(scheduler.RETRIES):
+        turn = turn.after(killed)
+        assert turn.not_before == 0.0
+    assert turn.after(killed) is None
+
+
 def test_one_failing_job_stops_no_other_and_says_why(nodes: Any, tmp_path: Path) -> None:
     """A Python error is not tried again; a kill is, and then given up."""
-    half = Needs(gpus=0.5, cpus=1, memory_gb=0.1)
+    half = Resources(gpus=0.5, cpus=1, memory_gb=0.1)
     jobs = [
         fake_job(tmp_path / "runs", "good", 0, half, 1, 0.1),
         fake_job(tmp_path / "runs", "bad", 0, half, 1, 0.1, "error"),
         fake_job(tmp_path / "runs", "dying", 0, half, 9, 0.0, "kill"),
     ]
     with connected() as ray:
-        outcomes, state = run_board(ray, jobs, tmp_path / "jobs")
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs")
     assert outcomes["good-fold0"].ok
     assert outcomes["bad-fold0"].reason == "training: ValueError: no such layer"
     assert len(state["bad-fold0"]["attempts"]) == 1
     assert outcomes["dying-fold0"].reason == "training: killed by SIGKILL, perhaps for want of memory"
-    assert len(state["dying-fold0"]["attempts"]) == 1 + cluster.RETRIES
+    assert len(state["dying-fold0"]["attempts"]) == 1 + scheduler.RETRIES
     starts = (tmp_path / "runs" / "dying-0" / "starts").read_text().split()
     assert starts == ["0", "1", "2", "3"], "each attempt goes on from the checkpoint"
     log = (tmp_path / "jobs" / "bad-fold0.log").read_text()
@@ -155,12 +201,12 @@ def test_one_failing_job_stops_no_other_and_says_why(nodes: Any, tmp_path: Path)
 
 def test_small_jobs_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
     """Twice as many halves as there are GPUs run at the same time, two on a GPU."""
-    half = Needs(gpus=0.5, cpus=1, memory_gb=0.1)
+    half = Resources(gpus=0.5, cpus=1, memory_gb=0.1)
     with connected() as ray:
-        count = 2 * len(cluster.nodes(ray))
+        count = 2 * len(scheduler.nodes(ray))
         jobs = [fake_job(tmp_path / "runs", "half", fold, half, 1, 3.0) for fold in range(count)]
-        _, state = run_board(ray, jobs, tmp_path / "jobs")
-    attempts = [attempt for standing in state.values() for attempt in standing["attempts"]]
+        _, state = run_table(ray, jobs, tmp_path / "jobs")
+    attempts = [attempt for status in state.values() for attempt in status["attempts"]]
     together = max(attempt["began"] for attempt in attempts) < min(attempt["ended"] for attempt in attempts)
     assert len(attempts) == count and together
     places = [(attempt["node_id"], *attempt["gpus"]) for attempt in attempts]
@@ -212,15 +258,15 @@ def test_train_all_and_then_what_is_finished_is_left_alone(
     settings = Overrides(epochs=1, image_size=64, batch=4, options={"pretrained": False})
     one = Node(0, 2, 8)
 
-    def left(asked: Asked) -> list[str]:
-        return [job.name for job in plan(profile, split, ["yolov5n"], [0, 1], asked, [one])[0]]
+    def left(options: JobOptions) -> list[str]:
+        return [job.name for job in plan(profile, split, ["yolov5n"], [0, 1], options, [one])[0]]
 
     both = ["yolov5n-fold0", "yolov5n-fold1"]
-    assert left(Asked(settings, views="identity,hflip")) == []
-    assert left(Asked(settings, views="identity,rot90")) == both, "a view is missing"
-    assert left(Asked(settings, seed=1)) == both, "another training, which the stage will refuse"
+    assert left(JobOptions(settings, views="identity,hflip")) == []
+    assert left(JobOptions(settings, views="identity,rot90")) == both, "a view is missing"
+    assert left(JobOptions(settings, seed=1)) == both, "another training, which the stage will refuse"
     tiny.cut_in_half(home / "runs/demo/yolov5n/fold1/oof/hflip.parquet")
-    assert left(Asked(settings, views="identity,hflip")) == ["yolov5n-fold1"], "a damaged table"
+    assert left(JobOptions(settings, views="identity,hflip")) == ["yolov5n-fold1"], "a damaged table"
 
 
 def test_ctrl_c_stops_what_runs_and_the_state_says_so(tmp_path: Path) -> None:
@@ -233,9 +279,9 @@ sys.path[:0] = [{str(PROJECT)!r}, {str(FAKE.parent)!r}]
 from pathlib import Path
 from test_train_all import *
 tmp = Path({str(tmp_path)!r})
-jobs = [fake_job(tmp / "runs", "long", fold, Needs(0, 1, 0.1), 1000, 0.1) for fold in range(9)]
+jobs = [fake_job(tmp / "runs", "long", fold, Resources(0, 1, 0.1), 1000, 0.1) for fold in range(9)]
 with connected() as ray:
-    run_board(ray, jobs, tmp / "jobs")
+    run_table(ray, jobs, tmp / "jobs")
 """
     )
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -261,13 +307,13 @@ with connected() as ray:
 
 def test_a_job_that_no_node_can_hold_is_refused_with_what_is_missing(tmp_path: Path) -> None:
     found = [Node(gpus=1, cpus=8, memory_gb=32), Node(gpus=2, cpus=4, memory_gb=16)]
-    check_fit([fake_job(tmp_path, "m", 0, Needs(2, 4, 16))], found)
+    check_fit([fake_job(tmp_path, "m", 0, Resources(2, 4, 16))], found)
     with pytest.raises(
         PipelineError, match=r"^m-fold0 asks for 4 GPUs, 4 CPUs, 8 GB; none of 2 nodes .* lacks [23] GPUs"
     ):
-        check_fit([fake_job(tmp_path, "m", 0, Needs(4, 4, 8))], found)
+        check_fit([fake_job(tmp_path, "m", 0, Resources(4, 4, 8))], found)
     with pytest.raises(PipelineError, match=r"lacks 4 CPUs, 1\.5 GB of memory"):
-        check_fit([fake_job(tmp_path, "m", 0, Needs(0, 12, 33.5))], found[:1])
+        check_fit([fake_job(tmp_path, "m", 0, Resources(0, 12, 33.5))], found[:1])
 
 
 @pytest.mark.parametrize(
@@ -282,61 +328,69 @@ def test_a_job_that_no_node_can_hold_is_refused_with_what_is_missing(tmp_path: P
 )
 def test_resources_that_make_no_sense_are_refused(values: Any, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        read_needs(values, "configs/m.yaml")
+        read_resources(values, "configs/m.yaml")
 
 
 def test_without_gpus_the_cores_are_shared_out_and_with_them_the_config_rules() -> None:
-    needs = [Needs(gpus=1, cpus=4, memory_gb=12), Needs(gpus=0.25, cpus=2, memory_gb=4)]
-    asked = Asked(Overrides())
+    needs = [Resources(gpus=1, cpus=4, memory_gb=12), Resources(gpus=0.25, cpus=2, memory_gb=4)]
+    options = JobOptions(Overrides())
     gpu, cpu = Node(4, 32, 100), Node(0, 16, 60)
-    assert fit_needs(needs, [gpu, cpu], asked) == needs
-    assert fit_needs(needs, [gpu], Asked(Overrides(), gpus=4.0)) == [Needs(4, 4, 12), Needs(4, 2, 4)]
-    assert fit_needs(needs, [cpu], asked) == [Needs(0, 8, 12), Needs(0, 8, 4)]
-    assert fit_needs(needs, [Node(0, 2, 8)], asked) == [Needs(0, 1, 3), Needs(0, 1, 2)]
-    assert fit_needs(needs * 3, [Node(8, 2, 8)], Asked(Overrides(), device="cpu"))[0] == Needs(0, 1, 3)
+    assert fit_resources(needs, [gpu, cpu], options) == needs
+    assert fit_resources(needs, [gpu], JobOptions(Overrides(), gpus=4.0)) == [
+        Resources(4, 4, 12),
+        Resources(4, 2, 4),
+    ]
+    assert fit_resources(needs, [cpu], options) == [Resources(0, 8, 12), Resources(0, 8, 4)]
+    assert fit_resources(needs, [Node(0, 2, 8)], options) == [Resources(0, 1, 3), Resources(0, 1, 2)]
+    assert fit_resources(needs * 3, [Node(8, 2, 8)], JobOptions(Overrides(), device="cpu"))[0] == Resources(
+        0, 1, 3
+    )
 
 
 def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
-    from pipeline.data.models import find_model
-
-    asked = Asked(
+    options = JobOptions(
         Overrides(epochs=3),
         seed=7,
         views="identity,hflip",
         train_arguments=("--epochs", "3"),
-        common=("--competition", "demo"),
+        common_arguments=("--competition", "demo"),
     )
-    job = make_job(find_model("yolov5n"), 1, tmp_path, Needs(gpus=4, cpus=9), asked)
+    job = make_job(find_model("yolov5n"), 1, tmp_path, Resources(gpus=4, cpus=9), options)
     train, predict = (" ".join(command.arguments) for command in job.commands)
     assert train == (
         "-m pipeline.train --competition demo --model yolov5n --fold 1 --device cuda:0 --seed 7 --wait 300 "
-        "--epochs 3 --workers 8 --gpus 4"
+        "--epochs 3 --workers 4 --gpus 4"
     )
     assert predict == (
         "-m pipeline.predict --competition demo --model yolov5n --fold 1 --device cuda:0 --split oof test "
         "--views identity,hflip"
     )
-    cpu = make_job(find_model("yolov5n"), 1, tmp_path, Needs(gpus=0), asked)
+    assert job.commands[0].resources == NONE, "it would wait for GPUs that it holds itself"
+    assert job.commands[1].resources == Resources(1, 2, 2) and len(job.steps) == 2
+    assert json.loads(job.environment["PIPELINE_PROCESS"]) == {"CPU": 2, "GPU": 1, "memory": 2 * 2**30}
+    alone = make_job(find_model("yolov5n"), 1, tmp_path, Resources(gpus=1), options)
+    assert len(alone.steps) == 1 and not alone.environment
+    cpu = make_job(find_model("yolov5n"), 1, tmp_path, Resources(gpus=0), options)
     assert "--device cpu" in " ".join(cpu.commands[0].arguments)
     assert "--workers" not in cpu.commands[0].arguments and "--gpus" not in cpu.commands[0].arguments
 
 
 def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
-    jobs = [fake_job(tmp_path, model, fold, Needs()) for model in "ab" for fold in (0, 1)]
+    jobs = [fake_job(tmp_path, model, fold, Resources()) for model in "ab" for fold in (0, 1)]
     command = try_again(jobs, ["a-fold1", "b-fold0"], {"COMP": "demo", "SET": "x=1 y=2"})
     assert command == "make train-all MODEL=a,b FOLD=0,1 COMP=demo SET='x=1 y=2'"
 
 
 def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = [fake_job(tmp_path, "m", fold, Needs()) for fold in (0, 1)]
-    with Board(jobs, tmp_path / "jobs", PROGRESS) as board:
-        board.report(jobs[0], "done", 1, "")
-        board.report(jobs[1], "failed", 1, "training: no such layer")
-        board.console.print(board.table())
+    jobs = [fake_job(tmp_path, "m", fold, Resources()) for fold in (0, 1)]
+    with StatusTable(jobs, tmp_path / "jobs", PROGRESS) as table:
+        table.report(jobs[0], "done", "")
+        table.report(jobs[1], "failed", "training: no such layer")
+        table.console.print(table.table())
     text = capsys.readouterr().out
     assert "1 of 2 done" in text
     assert re.search(r"m-fold1\s+failed\s+training: no such layer", text)
-    assert board.summary()[0].startswith("m-fold1: failed: training: no such layer (log: ")
+    assert table.summary()[0].startswith("m-fold1: failed: training: no such layer (log: ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""A job, what it needs, and what became of it. Plain data: these travel to the workers and back."""
+"""A job, the resources it asks for, and what became of it: plain data that travels to workers and back."""
 
+import itertools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,51 +9,56 @@ from pipeline.errors import PipelineError
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a job asks for in all; `gpus` may be a part of one. Several nodes give equal shares of it."""
+class Resources:
+    """What a job asks for in all; `gpus` may be a part of one. Each of several has a process that trains."""
 
     gpus: float = 1.0
     cpus: int = 4
     memory_gb: float = 8.0
-    nodes: int = 1
+    nodes: int = 1  # that may have them together; their processes need not be shared out equally
 
     @property
-    def share(self) -> "Needs":
-        """What each of its nodes gives."""
-        n = self.nodes
-        return self if n == 1 else Needs(self.gpus / n, -(-self.cpus // n), self.memory_gb / n)
+    def processes(self) -> int:
+        return max(int(self.gpus), 1)
+
+    @property
+    def each(self) -> "Resources":
+        """What each of its processes has: at least a CPU."""
+        n = self.processes
+        return self if n == 1 else Resources(self.gpus / n, max(self.cpus // n, 1), self.memory_gb / n)
 
     def __str__(self) -> str:
-        if self.nodes > 1:
-            return f"{self.nodes} nodes with {self.share} each"
         gpus = f"{self.gpus:g} GPU{'s' if self.gpus > 1 else ''}, " if self.gpus else ""
         return f"{gpus}{self.cpus} CPU{'s' if self.cpus > 1 else ''}, {self.memory_gb:g} GB"
 
 
-def read_needs(values: Any, source: str) -> Needs:
+NONE = Resources(0, 0, 0)
+
+
+def read_resources(values: Any, source: str) -> Resources:
     """`resources` of a model's config; raises PipelineError that names the key."""
-    known = asdict(Needs())
+    known = asdict(Resources())
     if not isinstance(values, dict) or set(values) - set(known):
         raise PipelineError(f"{source}: resources: expected {', '.join(known)}; got {values}")
     for key, value in values.items():
         if not isinstance(value, (int, float)) or value < 0:
             raise PipelineError(f"{source}: resources: {key} {value}: expected a number from 0")
-    needs = Needs(**values)
-    if needs.gpus > 1 and needs.gpus % 1:
-        raise PipelineError(f"{source}: resources: gpus {needs.gpus}: expected a part of one, or whole ones")
-    if needs.cpus < 1 or needs.cpus % 1:
-        raise PipelineError(f"{source}: resources: cpus {needs.cpus}: expected a whole number from 1")
-    check_nodes(needs, f"{source}: resources")
-    return needs
+    resources = Resources(**values)
+    if resources.cpus < 1 or resources.cpus % 1:
+        raise PipelineError(f"{source}: resources: cpus {resources.cpus}: expected a whole number from 1")
+    check_gpus(resources, f"{source}: resources")
+    return resources
 
 
-def check_nodes(needs: Needs, source: str) -> None:
-    """Raise PipelineError when the nodes cannot have as many whole GPUs each."""
-    if needs.nodes < 1 or needs.nodes % 1:
-        raise PipelineError(f"{source}: nodes {needs.nodes}: expected a whole number from 1")
-    if needs.nodes > 1 and (needs.gpus < needs.nodes or needs.gpus % needs.nodes):
+def check_gpus(resources: Resources, source: str) -> None:
+    """Raise PipelineError for parts of several GPUs, and for more nodes than GPUs."""
+    if resources.gpus > 1 and resources.gpus % 1:
+        raise PipelineError(f"{source}: gpus {resources.gpus}: expected a part of one, or whole ones")
+    if resources.nodes < 1 or resources.nodes % 1:
+        raise PipelineError(f"{source}: nodes {resources.nodes}: expected a whole number from 1")
+    if resources.nodes > max(resources.gpus, 1):
         raise PipelineError(
-            f"{source}: nodes {needs.nodes}, gpus {needs.gpus:g}: expected as many whole GPUs on each node"
+            f"{source}: nodes {resources.nodes}, gpus {resources.gpus:g}: expected a GPU for each node"
         )
 
 
@@ -62,6 +68,7 @@ class Command:
 
     state: str
     arguments: tuple[str, ...]  # after the name of the Python interpreter
+    resources: Resources | None = None  # that it holds itself; None: the job's
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,18 @@ class Job:
     model: str
     fold: int
     run: Path  # the stages write there
-    needs: Needs
+    resources: Resources
     commands: tuple[Command, ...]
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.model}-fold{self.fold}"
+
+    @property
+    def steps(self) -> list[list[Command]]:
+        """Its commands, those together that run one after the other on the same resources."""
+        return [list(group) for _, group in itertools.groupby(self.commands, lambda c: c.resources)]
 
 
 @dataclass(frozen=True)
@@ -84,4 +96,5 @@ class Outcome:
 
     ok: bool
     lost: bool = False
+    no_memory: bool = False  # lost because its node ran out of memory, perhaps by what others do there
     reason: str = ""

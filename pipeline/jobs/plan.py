@@ -7,34 +7,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import GB
 from pipeline.data.models import ModelConfig, Overrides, config_digest, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile
+from pipeline.data.runs import Run
 from pipeline.data.split import Split
 from pipeline.errors import PipelineError
-from pipeline.jobs.fit import Node, spread
-from pipeline.jobs.job import Command, Job, Needs, check_nodes, read_needs
-from pipeline.paths import run_dir, shown, table_path
+from pipeline.jobs.job import NONE, Command, Job, Resources, check_gpus, read_resources
+from pipeline.jobs.placement import Node, spread
+from pipeline.paths import shown
 from pipeline.training.backend import check_nodes_of, load_backend
 
 LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process may outlive its node
+PROCESS = "PIPELINE_PROCESS"  # environment in which `training.processes` finds what each process reserves
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asked for beyond models and folds."""
+class JobOptions:
+    """What a user asks for beyond models and folds."""
 
-    settings: Overrides
+    overrides: Overrides
     seed: int = 0
     splits: tuple[str, ...] = ("oof", "test")
     views: str = "identity"
     device: str | None = None
     gpus: float | None = None  # instead of the config's
-    nodes: int | None = None  # to share them; None takes as few as have them
+    nodes: int | None = None  # that may have them together; None takes as few as have them
     workers: int | None = None
-    train_arguments: tuple[str, ...] = ()  # as the user typed the settings
-    common: tuple[str, ...] = ()  # the competition and its root, as the stages take them
-    environment: tuple[tuple[str, str], ...] = ()
+    train_arguments: tuple[str, ...] = ()  # the overrides as the user typed them
+    common_arguments: tuple[str, ...] = ()  # the competition and its root, as the stages take them
 
 
 def plan(
@@ -42,42 +44,45 @@ def plan(
     split: Split,
     models: Sequence[str],
     folds: Sequence[int],
-    asked: Asked,
+    options: JobOptions,
     nodes: Sequence[Node],
 ) -> tuple[list[Job], list[str]]:
     """The jobs that are left to do, and the names of those that are finished.
 
     Raises PipelineError for unknown models, folds and options, before anything starts.
     """
-    todo: list[tuple[ModelConfig, int, Needs]] = []
+    todo: list[tuple[ModelConfig, int, Resources]] = []
     finished: list[str] = []
     for name in dict.fromkeys(models):
         model = find_model(name)
-        resolved = load_backend(model.backend).resolve(model, asked.settings)
-        needs = read_needs(resolved.resources, shown(model.path))
+        resolved = load_backend(model.backend).resolve(model, options.overrides)
+        resources = read_resources(resolved.resources, shown(model.path))
         for fold in dict.fromkeys(folds):
-            run = run_dir(profile.name, name, fold)
-            if is_finished(run, config_digest(dict(resolved.values)), split.digest, asked):
+            digests = config_digest(dict(resolved.values)), split.digest
+            if is_finished(Run(profile.name, name, fold), digests, options):
                 finished.append(f"{name}-fold{fold}")
             else:
-                todo.append((model, fold, needs))
-    fitted = fit_needs([needs for _, _, needs in todo], nodes, asked)
+                todo.append((model, fold, resources))
+    fitted = fit_resources([resources for _, _, resources in todo], nodes, options)
     jobs = []
-    for (model, fold, _), needs in zip(todo, fitted, strict=True):
-        placed = place(model, needs, nodes, asked)
-        jobs.append(make_job(model, fold, run_dir(profile.name, model.name, fold), placed, asked))
+    for (model, fold, _), resources in zip(todo, fitted, strict=True):
+        placed = choose_nodes(model, resources, nodes, options)
+        jobs.append(make_job(model, fold, Run(profile.name, model.name, fold).folder, placed, options))
     return jobs, finished
 
 
-def is_finished(run: Path, digest: str, folds_digest: str, asked: Asked) -> bool:
-    """Whether a run is trained as asked and all tables are there, made from its checkpoint."""
-    path = run / "card.json"
-    if not path.is_file():
+def is_finished(run: Run, digests: tuple[str, str], options: JobOptions) -> bool:
+    """Whether a run is trained as asked and all tables are there, made from its checkpoint.
+
+    digests: of the resolved config and of the split.
+    """
+    if not run.is_trained:
         return False
-    card = json.loads(path.read_text(encoding="utf-8"))
-    same = (card["config_digest"], card["folds_digest"], card["seed"]) == (digest, folds_digest, asked.seed)
-    tables = [table_path(run, split, view) for split in asked.splits for view in asked.views.split(",")]
-    return same and all(_made_from(table, card["checkpoint_digest"]) for table in tables)
+    card = run.card()
+    if (card.config_digest, card.folds_digest, card.seed) != (*digests, options.seed):
+        return False
+    tables = [run.table_path(split, view) for split in options.splits for view in options.views.split(",")]
+    return all(_made_from(table, card.checkpoint_digest) for table in tables)
 
 
 def _made_from(table: Path, checkpoint_digest: str) -> bool:
@@ -89,57 +94,66 @@ def _made_from(table: Path, checkpoint_digest: str) -> bool:
         return False
 
 
-def fit_needs(needs: Sequence[Needs], nodes: Sequence[Node], asked: Asked) -> list[Needs]:
-    """Needs as the cluster can take them: without GPUs each job gets an equal share of the cores.
+def fit_resources(
+    resources: Sequence[Resources], nodes: Sequence[Node], options: JobOptions
+) -> list[Resources]:
+    """Resources as the cluster can give them: without GPUs each job gets an equal share of the cores.
 
     On a CPU the config's memory, which is for all its CPUs, is asked for by share.
     """
-    has_gpus = any(node.gpus for node in nodes) and asked.device != "cpu"
-    if has_gpus or asked.gpus or (asked.nodes or 1) > 1:
-        return [replace(n, gpus=n.gpus if asked.gpus is None else asked.gpus) for n in needs]
+    has_gpus = any(node.gpus for node in nodes) and options.device != "cpu"
+    if has_gpus or options.gpus or (options.nodes or 1) > 1:
+        return [replace(r, gpus=r.gpus if options.gpus is None else options.gpus) for r in resources]
     cores = sum(int(node.cpus) for node in nodes)
-    share = max(cores // max(len(needs), 1), 1)
+    share = max(cores // max(len(resources), 1), 1)
     return [
-        replace(n, gpus=0, nodes=1, cpus=share, memory_gb=round(n.memory_gb * min(share / n.cpus, 1), 2))
-        for n in needs
+        replace(r, gpus=0, nodes=1, cpus=share, memory_gb=round(r.memory_gb * min(share / r.cpus, 1), 2))
+        for r in resources
     ]
 
 
-def place(model: ModelConfig, needs: Needs, nodes: Sequence[Node], asked: Asked) -> Needs:
-    """Needs with the number of nodes that share them: as asked, as the config says, or as few as can."""
-    if asked.nodes is not None:
-        needs = replace(needs, nodes=asked.nodes)
-    elif needs.nodes == 1 and load_backend(model.backend).several_nodes:
-        needs = spread(needs, nodes)
-    check_nodes(needs, model.name)
-    check_nodes_of(model, needs.nodes)
-    return needs
+def choose_nodes(
+    model: ModelConfig, resources: Resources, nodes: Sequence[Node], options: JobOptions
+) -> Resources:
+    """Resources with the number of nodes that may have them: as asked, as in the config, or as few as can."""
+    if options.nodes is not None:
+        resources = replace(resources, nodes=options.nodes)
+    elif resources.nodes == 1 and load_backend(model.backend).several_nodes:
+        resources = spread(resources, nodes)
+    check_gpus(resources, model.name)
+    check_nodes_of(model, resources.nodes)
+    return resources
 
 
-def make_job(model: ModelConfig, fold: int, run: Path, needs: Needs, asked: Asked) -> Job:
-    device = asked.device or ("cuda:0" if needs.gpus else "cpu")
-    # Processes that read photos: the CPUs that the job has, but for the one that trains.
-    workers = asked.workers if asked.workers is not None or device == "cpu" else max(needs.cpus - 1, 1)
-    target = (*asked.common, "--model", model.name, "--fold", str(fold), "--device", device)
-    train = [
-        "-m",
-        "pipeline.train",
-        *target,
-        "--seed",
-        str(asked.seed),
-        "--wait",
-        str(LOCK_PATIENCE),
-        *asked.train_arguments,
-    ]
+def make_job(model: ModelConfig, fold: int, run: Path, resources: Resources, options: JobOptions) -> Job:
+    """The stages as a user would type them.
+
+    A training in several processes is started by a command that holds nothing: they reserve what they need,
+    and would wait for ever for what it held. Predicting then takes one GPU.
+    """
+    device = options.device or ("cuda:0" if resources.gpus else "cpu")
+    each, count = resources.each, resources.processes
+    # Processes that read photos: the CPUs that each process has, but for the one that trains.
+    workers = options.workers
+    if workers is None and device != "cpu":
+        workers = max(each.cpus - 1, 1) * count
+    target = (*options.common_arguments, "--model", model.name, "--fold", str(fold), "--device", device)
+    train = ["-m", "pipeline.train", *target]
+    train += ["--seed", str(options.seed), "--wait", str(LOCK_PATIENCE), *options.train_arguments]
     if workers is not None:
         train += ["--workers", str(workers)]
-    if needs.gpus > 1:
-        train += ["--gpus", f"{needs.gpus:g}"]
-    if needs.nodes > 1:
-        train += ["--nodes", str(needs.nodes)]
-    predict = ["-m", "pipeline.predict", *target, "--split", *asked.splits, "--views", asked.views]
-    commands = (Command("training", tuple(train)), Command("predicting", tuple(predict)))
-    return Job(model.name, fold, run, needs, commands, dict(asked.environment))
+    if count > 1:
+        train += ["--gpus", str(count)]
+    if resources.nodes > 1:
+        train += ["--nodes", str(resources.nodes)]
+    predict = ["-m", "pipeline.predict", *target, "--split", *options.splits, "--views", options.views]
+    training = Command("training", tuple(train), NONE if count > 1 else None)
+    predicting = Command("predicting", tuple(predict), each if count > 1 else None)
+    environment = {}
+    if count > 1:
+        reserved = {"CPU": each.cpus, "GPU": each.gpus, "memory": int(each.memory_gb * GB)}
+        environment[PROCESS] = json.dumps({key: value for key, value in reserved.items() if value})
+    return Job(model.name, fold, run, resources, (training, predicting), environment)
 
 
 def try_again(jobs: Sequence[Job], names: Sequence[str], variables: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What runs on a node: the commands of one job, one after the other, with their output in its log."""
+"""What runs on a node: commands of one job, one after the other, with their output in its log."""
 
 import os
 import signal
@@ -6,13 +6,27 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from pipeline.data.records import Record, write_record
+from pipeline.errors import LostProcessError, NoMemoryError
 from pipeline.jobs.job import Command, Job, Outcome
-from pipeline.paths import PROJECT, write_json
+from pipeline.paths import PROJECT
 from pipeline.processes import finish, start, thread_limits
 
 TAIL = 64 * 1024  # bytes of a log that are searched for the reason of a failure
+
+
+class AttemptRecord(Record):
+    """<job>.json beside its log: where an attempt runs, and since when (seconds of the wall clock)."""
+
+    attempt: int  # from 1
+    state: str  # of the command that runs, or "ended"
+    node: str  # name of the machine
+    node_id: str  # Ray's
+    pid: int
+    gpus: tuple[str, ...]  # that the commands hold; none while processes of a training have them
+    began: float
+    ended: float | None = None
 
 
 def log_path(folder: Path, job: Job) -> Path:
@@ -20,55 +34,40 @@ def log_path(folder: Path, job: Job) -> Path:
 
 
 def record_path(folder: Path, job: Job) -> Path:
-    """Where the worker says that it has begun, and where it is."""
     return folder / f"{job.name}.json"
 
 
-def assistant_path(folder: Path, job: Job, node: int) -> Path:
-    """Where a further node of a job says that it has begun, and which one it is."""
-    return folder / f"{job.name}.node{node}.json"
-
-
-def work(job: Job, folder: Path, attempt: int, place: dict[str, Any]) -> Outcome:
-    """Run a job to its end. `folder` holds logs and records; `place` is where Ray put it: node_id, gpus."""
+def work(job: Job, step: int, folder: Path, attempt: int, node_id: str, gpus: tuple[str, ...]) -> Outcome:
+    """Run the commands of a step. `folder` holds logs and records; node_id and gpus are where Ray put it."""
     folder.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {
-        "attempt": attempt,
-        "node": socket.gethostname(),
-        "pid": os.getpid(),
-        **place,
-        "began": time.time(),
-        "ended": None,
-    }
+    record = AttemptRecord(
+        attempt=attempt,
+        state="",
+        node=socket.gethostname(),
+        node_id=node_id,
+        pid=os.getpid(),
+        gpus=gpus,
+        began=time.time(),
+    )
     outcome = Outcome(True)
-    for command in job.commands:
-        write_json(record_path(folder, job), record | {"state": command.state})
+    for command in job.steps[step]:
+        write_record(record_path(folder, job), record.model_copy(update={"state": command.state}))
         outcome = _run(job, command, log_path(folder, job), attempt)
         if not outcome.ok:
             break
-    write_json(record_path(folder, job), record | {"state": "ended", "ended": time.time()})
+    if not outcome.ok or step == len(job.steps) - 1:
+        end = {"state": "ended", "ended": time.time()}
+        write_record(record_path(folder, job), record.model_copy(update=end))
     return outcome
-
-
-def assist(job: Job, folder: Path, attempt: int, token: str, node: int, node_id: str) -> Outcome:
-    """Run a further node's processes of a job, with a log of their own, until stopped from outside.
-
-    It never ends well by itself: whether the job did, its first node says.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(assistant_path(folder, job, node), {"attempt": attempt, "node_id": node_id})
-    arguments = ("-m", "pipeline.training.launcher", str(job.run / "work"), token, str(node))
-    outcome = _run(job, Command(f"node {node}", arguments), folder / f"{job.name}.node{node}.log", attempt)
-    return Outcome(False, lost=True, reason=f"node {node}: was stopped") if outcome.ok else outcome
 
 
 def _run(job: Job, command: Command, path: Path, attempt: int) -> Outcome:
     """Run a command with its output at the end of a log."""
-    limits = thread_limits(job.needs.share.cpus)
+    limits = thread_limits(job.resources.each.cpus)
     environment = os.environ | limits | job.environment | {"PYTHONUNBUFFERED": "1"}
     with open(path, "ab") as log:
-        said = " ".join(command.arguments)
-        log.write(f"\n--- attempt {attempt}, {time.strftime('%F %T')}: {said}\n".encode())
+        arguments = " ".join(command.arguments)
+        log.write(f"\n--- attempt {attempt}, {time.strftime('%F %T')}: {arguments}\n".encode())
         log.flush()
         before = log.tell()
         status = finish(start([sys.executable, *command.arguments], log, cwd=PROJECT, env=environment))
@@ -84,6 +83,7 @@ def failure(state: str, status: int, log: Path, begin: int) -> Outcome:
     with open(log, "rb") as file:
         file.seek(max(begin, log.stat().st_size - TAIL))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    reason = said[-1] if said else lines[-1] if lines else f"ended with status {status}"
-    return Outcome(False, reason=f"{state}: {reason}")
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    reason = errors[-1] if errors else lines[-1] if lines else f"ended with status {status}"
+    no_memory = status == NoMemoryError.status
+    return Outcome(False, no_memory or status == LostProcessError.status, no_memory, f"{state}: {reason}")

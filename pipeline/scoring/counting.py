@@ -1,4 +1,4 @@
-"""Counts of true boxes, false boxes and truths per image."""
+"""True and false boxes and truths, counted image by image."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,6 +1,7 @@
 """The contract of a detection framework: configs in, a training through a session, a detector out."""
 
 import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,10 +169,13 @@ def check_nodes_of(model: ModelConfig, nodes: int) -> None:
 def select_device(device: str | None, gpus: int = 1) -> str:
     """The device to use: the one asked for, else the first GPU if there is one, else the CPU.
 
-    Raises PipelineError when there are not so many GPUs; several are always the first ones.
+    Raises PipelineError when there are not so many GPUs; several are always the first ones. Those of a
+    cluster may be on other machines: the processes of a training wait for them.
     """
     import torch
 
+    if gpus > 1 and device != "cpu" and "RAY_ADDRESS" in os.environ:
+        return "cuda:0"
     if gpus > 1 and device != "cpu" and torch.cuda.device_count() < gpus:
         raise PipelineError(f"GPUS={gpus}: torch sees {torch.cuda.device_count()} GPUs here (make doctor)")
     if device in (None, ""):

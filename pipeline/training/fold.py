@@ -73,7 +73,7 @@ def plan_fold(
     repaired = frozenset(check_photos([*learned.photos, *held_out.photos], findings))
     train.findings.show()
     findings.show()
-    device = select_device(devices.device, devices.gpus // devices.nodes)
+    device = select_device(devices.device, devices.gpus)
     run = Run(profile.name, model.name, fold)
     description = JobDescription(
         competition=profile.name,

@@ -1,4 +1,4 @@
-"""Where all jobs stand: the state file, which programs read, and the live table, which people do."""
+"""The status of all jobs: the state file, which programs read, and the live table, which people do."""
 
 import csv
 import json
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pipeline.data.records import read_record
 from pipeline.jobs.job import Job
-from pipeline.jobs.worker import log_path, record_path
+from pipeline.jobs.worker import AttemptRecord, log_path, record_path
 from pipeline.paths import shown, write_json
 from pipeline.training.progress import HISTORY
 
@@ -25,7 +26,7 @@ ENDS = ("done", "failed", "stopped")
 
 
 @dataclass
-class Standing:
+class JobStatus:
     """One job in the state file; `left` is in seconds, times are of the wall clock."""
 
     model: str
@@ -42,46 +43,47 @@ class Standing:
     attempts: list[dict[str, Any]] = field(default_factory=list)  # node, pid, gpus, began, ended, reason
 
 
-class Board:
+class StatusTable:
     """Keeps the state file up to date and shows it: a table on a terminal, else a line for each change."""
 
     def __init__(self, jobs: Sequence[Job], folder: Path, progress_file: str, seconds: float = 2.0) -> None:
-        self.jobs, self.folder, self.progress_file, self.seconds = list(jobs), folder, progress_file, seconds
-        self.standings = {
-            job.name: Standing(job.model, job.fold, str(log_path(folder, job))) for job in self.jobs
+        self.jobs, self.folder = list(jobs), folder
+        self.progress_file, self.seconds = progress_file, seconds
+        self.statuses = {
+            job.name: JobStatus(job.model, job.fold, str(log_path(folder, job))) for job in self.jobs
         }
         self.console = Console()
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
-        self.looked, self.said = 0.0, dict.fromkeys(self.standings, "")
+        self.looked, self.shown_lines = 0.0, dict.fromkeys(self.statuses, "")
         for job in self.jobs:  # of an earlier command
             record_path(folder, job).unlink(missing_ok=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "StatusTable":
         if self.console.is_terminal:
             self.live.start()
         self.save()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for standing in self.standings.values():
-            if standing.state not in ENDS:
-                standing.state = "stopped"
-                self._close_attempt(standing, "stopped")
+        for status in self.statuses.values():
+            if status.state not in ENDS:
+                status.state = "stopped"
+                self._close_attempt(status, "stopped")
         self.show()
         self.save()
         if self.console.is_terminal:
             self.live.stop()
 
-    def report(self, job: Job, state: str, attempt: int, reason: str) -> None:
+    def report(self, job: Job, state: str, reason: str) -> None:
         """Take note of a change that the cluster tells; see `run_jobs`."""
-        standing = self.standings[job.name]
-        self._read_record(job, standing)
+        status = self.statuses[job.name]
+        self._read_record(job, status)
         if state in ("retrying", *ENDS):
-            self._close_attempt(standing, reason)
-            standing.left = None
+            self._close_attempt(status, reason)
+            status.left = None
         if state == "done":
-            self._read_card(job, standing)
-        standing.state, standing.reason = state, reason
+            self._read_card(job, status)
+        status.state, status.reason = state, reason
         self.show()
         self.save()
 
@@ -91,92 +93,89 @@ class Board:
             return
         self.looked = time.monotonic()
         for job in self.jobs:
-            standing = self.standings[job.name]
-            if standing.state not in ENDS:
-                self._read_record(job, standing)
-                self._read_progress(job, standing)
+            status = self.statuses[job.name]
+            if status.state not in ENDS:
+                self._read_record(job, status)
+                self._read_progress(job, status)
         self.show()
         self.save()
 
-    def _read_record(self, job: Job, standing: Standing) -> None:
+    def _read_record(self, job: Job, status: JobStatus) -> None:
         path = record_path(self.folder, job)
         if not path.is_file():
             return
-        record = json.loads(path.read_text(encoding="utf-8"))
-        state = record.pop("state")
-        known = [attempt["attempt"] for attempt in standing.attempts]
-        if record["attempt"] not in known:
-            standing.attempts.append(record | {"reason": ""})
-        elif standing.attempts[-1]["ended"] is None:
-            standing.attempts[-1] |= record
-        if state != "ended" and standing.attempts[-1]["ended"] is None:
-            standing.state, standing.reason = state, ""
-            gpus = ",".join(record["gpus"])
-            standing.device = f"{record['node']} gpu {gpus}" if gpus else f"{record['node']} cpu"
-            if record["nodes"] > 1:
-                standing.device += f" + {record['nodes'] - 1} more"
+        record = read_record(path, AttemptRecord, "stop the command and start it again")
+        values = record.model_dump(mode="json", exclude={"state"})
+        known = [attempt["attempt"] for attempt in status.attempts]
+        if record.attempt not in known:
+            status.attempts.append(values | {"reason": ""})
+        elif status.attempts[-1]["ended"] is None:
+            status.attempts[-1] |= values
+        if record.state != "ended" and status.attempts[-1]["ended"] is None:
+            status.state, status.reason = record.state, ""
+            status.device = _device(job, record)
 
-    def _read_progress(self, job: Job, standing: Standing) -> None:
+    def _read_progress(self, job: Job, status: JobStatus) -> None:
         """Epoch, loss and mAP50 of the training under way."""
         path = job.run / self.progress_file
-        if not standing.attempts or not path.is_file():
+        if not status.attempts or not path.is_file():
             return
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["time"] >= standing.attempts[-1]["began"]:  # not of an earlier attempt
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        if progress["time"] >= status.attempts[-1]["began"]:  # not of an earlier attempt
             for key in ("epoch", "epochs", "loss", "map50", "left"):
-                setattr(standing, key, said[key])
+                setattr(status, key, progress[key])
 
-    def _read_card(self, job: Job, standing: Standing) -> None:
+    def _read_card(self, job: Job, status: JobStatus) -> None:
         """Epochs, last loss and best mAP50 of a whole training."""
         path = job.run / "card.json"
         if path.is_file():
             card = json.loads(path.read_text(encoding="utf-8"))
-            standing.epoch = standing.epochs = card["epochs"]
-            standing.map50 = card["framework_map50"]
+            status.epoch = status.epochs = card["epochs"]
+            status.map50 = card["framework_map50"]
         history = job.run / HISTORY
         if history.is_file():
             with open(history, encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-            standing.loss = float(rows[-1]["loss"]) if rows else None
+            status.loss = float(rows[-1]["loss"]) if rows else None
 
     @staticmethod
-    def _close_attempt(standing: Standing, reason: str) -> None:
-        if standing.attempts:
-            attempt = standing.attempts[-1]
+    def _close_attempt(status: JobStatus, reason: str) -> None:
+        if status.attempts:
+            attempt = status.attempts[-1]
             attempt["reason"] = reason
             attempt["ended"] = attempt["ended"] or time.time()
 
     def save(self) -> None:
-        jobs = {name: asdict(standing) for name, standing in self.standings.items()}
+        jobs = {name: asdict(status) for name, status in self.statuses.items()}
         write_json(self.folder / STATE, {"time": time.time(), "pid": os.getpid(), "jobs": jobs})
 
     def show(self) -> None:
         if self.console.is_terminal:
             self.live.update(self.table(), refresh=True)
             return
-        for name, standing in self.standings.items():
-            line = self.line(name, standing)
-            if line != self.said[name]:
-                self.said[name] = line
+        for name, status in self.statuses.items():
+            line = self.line(name, status)
+            if line != self.shown_lines[name]:
+                self.shown_lines[name] = line
                 print(line)
         sys.stdout.flush()
 
     @staticmethod
-    def line(name: str, standing: Standing) -> str:
+    def line(name: str, status: JobStatus) -> str:
         """What changes from epoch to epoch, for output that is not a terminal."""
-        words = [f"{name}: {standing.state}"]
-        if standing.state not in ("waiting", *ENDS) and standing.epochs:
-            words.append(f"epoch {standing.epoch}/{standing.epochs}")
-        if standing.map50 is not None:
-            words.append(f"mAP50 {standing.map50:.3f}")
-        if standing.state not in ENDS and standing.device:
-            words.append(f"on {standing.device}")
-        if standing.reason and standing.state not in ENDS:  # the summary says those
-            words.append(f"({standing.reason})")
-        return "  ".join(words)
+        parts = [f"{name}: {status.state}"]
+        if status.state not in ("waiting", *ENDS) and status.epochs:
+            parts.append(f"epoch {status.epoch}/{status.epochs}")
+        if status.map50 is not None:
+            parts.append(f"mAP50 {status.map50:.3f}")
+        if status.state not in ENDS and status.device:
+            parts.append(f"on {status.device}")
+        if status.reason and status.state not in ENDS:  # the summary says those
+            parts.append(f"({status.reason})")
+        return "  ".join(parts)
 
     def table(self) -> Table:
-        done = sum(standing.state == "done" for standing in self.standings.values())
+        done = sum(status.state == "done" for status in self.statuses.values())
         table = Table(
             title=f"{done} of {len(self.jobs)} done", title_justify="left", box=None, pad_edge=False
         )
@@ -186,7 +185,7 @@ class Board:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("device", no_wrap=True)
         table.add_column("", overflow="fold")
-        for name, s in self.standings.items():
+        for name, s in self.statuses.items():
             again = f" ({len(s.attempts)})" if len(s.attempts) > 1 else ""
             state = f"[{STYLES.get(s.state, 'cyan')}]{s.state}{again}"
             epoch = f"{s.epoch}/{s.epochs}" if s.epochs else ""
@@ -199,9 +198,16 @@ class Board:
         """A line for each job that did not succeed, with the reason and its log."""
         return [
             f"{name}: {s.state}: {s.reason or 'not begun'} (log: {shown(Path(s.log))})"
-            for name, s in self.standings.items()
+            for name, s in self.statuses.items()
             if s.state != "done"
         ]
+
+
+def _device(job: Job, record: AttemptRecord) -> str:
+    """What the running command is on; processes of a training are where Ray put them."""
+    if record.gpus:
+        return f"{record.node} gpu {','.join(record.gpus)}"
+    return f"{job.resources.gpus:g} GPUs" if job.resources.processes > 1 else f"{record.node} cpu"
 
 
 def _number(value: float | None) -> str:
