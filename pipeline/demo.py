@@ -4,7 +4,6 @@ Runs the same commands that a user runs, two trainings side by side, and ends wi
 and a picture. Run again, it goes on where it stopped, or finds everything done.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -19,6 +18,7 @@ import pandas as pd
 from pipeline import cli
 from pipeline.data import demo as generator
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
+from pipeline.data.ensemble_card import read_ensemble_card
 from pipeline.data.photos import photos_of
 from pipeline.data.predictions import Predictions, join_predictions, read_predictions
 from pipeline.data.profile import Profile, load_profile
@@ -182,7 +182,7 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
 def honesty(profile: Profile, truth: Dataset) -> str:
     """What the out-of-fold score promised, and what the test photos show of it, each with its interval."""
     folder = ensemble_dir(profile.name, "final")
-    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    promised = read_ensemble_card(profile.name, "final").oof.own
     paths = [*sorted((folder / "test_folds").glob("*.parquet")), folder / "test.parquet"]
     tables = [read_predictions(path) for path in paths]
     ids = tables[0].meta.image_ids
@@ -192,7 +192,7 @@ def honesty(profile: Profile, truth: Dataset) -> str:
     seen = interval(float(np.mean([one.value() for one in scored[:-1]])), mean)
     return (
         "promised by the held-out photos (nested): {value:.3f} [{low:.3f}, {high:.3f}]\n".format(
-            **card["oof"]["competition"]
+            **dict(promised)
         )
         + f"one fold's ensemble on the hidden test:   {seen.value:.3f} [{seen.low:.3f}, {seen.high:.3f}]; "
         f"fused across the folds {scored[-1].value():.3f}"

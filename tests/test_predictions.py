@@ -188,16 +188,16 @@ def test_the_reader_names_file_and_row(tmp_path, case):
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        ({"split": "train"}, "split 'train', expected oof or test"),
-        ({"format": 2}, "table format 2, expected 1"),
-        ({"format": "left out"}, "damaged metadata"),
-        ({"image_digest": "left out"}, "damaged metadata"),
+        ({"split": "train"}, "metadata: split: expected 'oof' or 'test', found \"train\"; predict again"),
+        ({"format": 2}, "metadata: format: expected 1, found 2; predict again"),
+        ({"format": "left out"}, "metadata: missing key 'format'; predict again"),
+        ({"image_digest": "left out"}, "metadata: missing key 'image_digest'"),
         ({"image_ids": [2, 9, 5, 6]}, "ids of predicted images must be sorted, each once"),
         ({"image_ids": [2, 2, 5, 9]}, "ids of predicted images must be sorted, each once"),
         ({"folds": [0]}, "ids of predicted images must be sorted, each once"),
-        ({"image_ids": 3}, "ids of predicted images must be sorted, each once"),
-        ({"image_ids": [2, 5, 6, 2**40]}, "damaged metadata"),
-        ({"folds": ["a", "b", "c", "d"]}, "damaged metadata"),
+        ({"image_ids": 3}, "metadata: image_ids: expected a list, found 3"),
+        ({"image_ids": [2, 5, 6, 2**40]}, "metadata: image_ids.3: expected less than"),
+        ({"folds": ["a", "b", "c", "d"]}, "metadata: folds.0: expected a whole number, found"),
     ],
 )
 def test_broken_metadata(tmp_path, meta, message):

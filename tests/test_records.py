@@ -3,14 +3,19 @@
 import json
 import random
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from pydantic import ValidationError
 
+from pipeline.data import costs, demo
+from pipeline.data.dataset import load_dataset
 from pipeline.data.ensemble_card import (
     CardMember,
     EnsembleCard,
@@ -21,6 +26,8 @@ from pipeline.data.ensemble_card import (
     read_ensemble_card,
     write_ensemble_card,
 )
+from pipeline.data.predictions import KEY, Predictions, read_predictions, write_predictions
+from pipeline.data.profile import load_profile
 from pipeline.data.records import read_json, read_record, write_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost, RecoveryNote
 from pipeline.data.runs import Run, run_of
@@ -38,6 +45,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, file_digest, ledger_csv, submission_csv
 from pipeline.submissions.card import SubmissionCard, read_card, write_card
 from pipeline.submissions.ledger import entry_of, read_ledger, record
+from pipeline.tuning.engine import Journal
 
 RUN = Run("recycle", "small", 0)
 SPEED = DeviceSpeed(fps=9.5, fps_best=12.25, best_batch=4, precision="float32", versions={"torch": "2"})
@@ -372,3 +380,63 @@ def test_a_mapping_of_other_keys(tmp_path: Path) -> None:
         with pytest.raises(PipelineError) as error:
             read_json(path, "evaluate again")
         check_line(error.value, path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_to_a_tables_metadata(recycle: Path, seed: int) -> None:
+    train = load_dataset(load_profile("recycle"), "train")
+    rows = tiny.guesses(train.images, 0)
+    path, rng = recycle / "t.parquet", random.Random(seed)
+    made = {"seconds": 1.5, "folds_digest": "?", "cut": [0.1], "members": [{"model": "a"}]}
+    write_predictions(path, tiny.table(train, rows, fold=0, **made))
+    arrow, refused = pq.read_table(path), 0
+    whole = arrow.schema.metadata[KEY]
+    for k in range(150):
+        text = (
+            json.dumps(damaged_value(json.loads(whole), rng)).encode() if k % 2 else damaged_bytes(whole, rng)
+        )
+        pq.write_table(arrow.replace_schema_metadata({KEY: text}), path)
+        try:
+            assert isinstance(read_predictions(path), Predictions)
+        except PipelineError as error:
+            check_line(error, path)
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_damage_to_a_search_journal_costs_lines(tmp_path: Path, seed: int) -> None:
+    header, rng = {"metric": "map50", "seed": 0}, random.Random(seed)
+    path = tmp_path / "search.jsonl"
+    with closing(Journal(path, header)) as journal:
+        journal.read(2)
+        for k in range(20):
+            journal.add(f"candidate {k}", np.array([0.5, np.nan if k % 2 else 0.25]))
+    whole = path.read_bytes()
+    for _ in range(150):
+        path.write_bytes(damaged_bytes(whole, rng))
+        with closing(Journal(path, header)) as journal:
+            for values in journal.read(2).values():
+                assert values.shape == (2,) and not np.isinf(values).any()
+
+
+def test_a_damaged_stamp_of_the_demo_is_as_none(tmp_path: Path) -> None:
+    root = tmp_path / "demo"
+    assert demo.ensure(root, n_train=1, n_test=1, size=64)
+    assert not demo.ensure(root, n_train=1, n_test=1, size=64)
+    for text in ("", "[1]", "[" * 100_000, '{"version": 4}', '{"seed": "0"}'):
+        (root / demo.STAMP).write_text(text)
+        assert demo.ensure(root, n_train=1, n_test=1, size=64)
+
+
+@pytest.mark.parametrize("value", [[], {}, [1], {"identity": 1}, {"identity": {"map50": "x"}}])
+def test_scores_of_a_model_that_are_damaged(home: Path, value: Any) -> None:
+    tiny.write_card(RUN)
+    path = tiny.write_json(RUN.folder.parent / "metrics.json", {"scores": value})
+    if value == {}:
+        assert len(costs.model_table("recycle")) == 1
+        return
+    with pytest.raises(PipelineError) as error:
+        costs.model_table("recycle")
+    check_line(error.value, path)
+    assert str(error.value).endswith("; make evaluate COMP=recycle MODEL=small again")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from pipeline.data.predictions import SPLITS, read_predictions
-from pipeline.data.records import read_json
+from pipeline.data.records import Record, read_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost
 from pipeline.data.runs import Run, find_runs, run_of
 from pipeline.errors import PipelineError
@@ -25,6 +26,16 @@ FORMATS = {
     "s/photo": "{:.3f}",
     "OOF mAP50": "{:.3f}",
 }
+
+
+class _ViewScores(Record, extra="ignore"):
+    map50: float | None = None
+
+
+class _Metrics(Record, extra="ignore"):
+    """What the table of models takes of a model's metrics.json."""
+
+    scores: dict[str, _ViewScores] = Field(default={})
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -94,12 +105,11 @@ def _seconds_a_photo(runs: list[Run]) -> float | None:
 def _oof_map50(competition: str, model: str) -> float | None:
     """From the model's metrics.json: its views fused, or its one view."""
     path = runs_dir(competition) / model / "metrics.json"
-    remedy = f"make evaluate COMP={competition} MODEL={model} again"
-    scores = read_json(path, remedy).get("scores", {}) if path.is_file() else {}
-    for view in ("fused", "identity", *scores):
-        if "map50" in scores.get(view, {}):
-            return float(scores[view]["map50"])
-    return None
+    if not path.is_file():
+        return None
+    scores = read_record(path, _Metrics, f"make evaluate COMP={competition} MODEL={model} again").scores
+    values = [scores[view].map50 for view in ("fused", "identity", *scores) if view in scores]
+    return next((value for value in values if value is not None), None)
 
 
 def model_table(competition: str) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.data.demo_objects import OBJECTS
 from pipeline.data.demo_scenes import Photo, render
+from pipeline.data.records import Record, read_record, write_record
 from pipeline.errors import PipelineError
 
 VERSION = 4  # raise it when the same seed gives other photos or boxes
@@ -52,7 +53,7 @@ def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80,
         _write_json(new / "train.json", truth["train"])
         _write_json(new / "test.json", {**truth["test"], "annotations": []})
         _write_json(new / "hidden" / "test_truth.json", truth["test"])
-        _write_json(new / STAMP, stamp)
+        write_record(new / STAMP, stamp)
         if not was_there and _read_stamp(root) == stamp:
             return  # another process was faster, and its photos may be in use already
         if root.exists():
@@ -74,19 +75,29 @@ def ensure(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, s
     return True
 
 
-def _stamp(seed: int, n_train: int, n_test: int, size: int) -> dict[str, int]:
-    stamp = {"version": VERSION, "seed": seed, "n_train": n_train, "n_test": n_test, "size": size}
+class Stamp(Record):
+    """demo.json: what the photos were made with."""
+
+    version: int
+    seed: int
+    n_train: int
+    n_test: int
+    size: int
+
+
+def _stamp(seed: int, n_train: int, n_test: int, size: int) -> Stamp:
+    stamp = Stamp(version=VERSION, seed=seed, n_train=n_train, n_test=n_test, size=size)
     for name, least in {"seed": 0, "n_train": 1, "n_test": 1, "size": 64}.items():
-        if stamp[name] < least:
-            raise PipelineError(f"demo: {name} is {stamp[name]}, it must be at least {least}")
+        if (value := getattr(stamp, name)) < least:
+            raise PipelineError(f"demo: {name} is {value}, it must be at least {least}")
     return stamp
 
 
-def _read_stamp(root: Path) -> Any:
-    """What the stamp says, or None where there is none that can be read."""
+def _read_stamp(root: Path) -> Stamp | None:
+    """The stamp of a folder; None where there is none that can be read, so that it is made anew."""
     try:
-        return json.loads((root / STAMP).read_text())
-    except (OSError, ValueError):
+        return read_record(root / STAMP, Stamp, "make the demo again")
+    except PipelineError:
         return None
 
 

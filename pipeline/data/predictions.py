@@ -16,14 +16,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from pipeline.boxes import Boxes, clip, sorted_rows
+from pipeline.data.records import Record, parse_record
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, file_digest, shown
 
@@ -31,7 +34,6 @@ if TYPE_CHECKING:  # fusing tables needs no pandas, which is slow and large to i
     import pandas as pd
 
 KEY = b"pipeline"
-FORMAT = 1
 SPLITS = ("oof", "test")
 SCHEMA = pa.schema(
     [("image_id", pa.int32()), ("label", pa.int16())]
@@ -52,6 +54,43 @@ class Meta:
     model: str = "unknown"
     view: str = "identity"
     made: dict[str, Any] = field(default_factory=dict)  # digests, versions, seconds, parameters
+
+
+Id = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+
+
+@with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+class Made(TypedDict, total=False):
+    """How a table was made: what readers ask for. Other keys are for people."""
+
+    checkpoint_digest: str
+    config_digest: str
+    folds_digest: str
+    seconds: float
+    cut: list[float] | None  # per class, the lowest score that is submitted
+    tuned: str
+    members: list[dict[str, Any]]
+    repairs: list[str]
+
+
+class TableMetadata(Record):
+    """The metadata of a table's file."""
+
+    format: Literal[1]
+    competition: str
+    split: Literal["oof", "test"]
+    image_digest: str
+    image_ids: list[Id]
+    folds: list[Annotated[int, Field(ge=0, lt=2**31)] | None]
+    model: str
+    view: str
+    made: Made
+
+    def as_meta(self) -> Meta:
+        folds = [-1 if fold is None else fold for fold in self.folds]
+        ids = np.array(self.image_ids, np.int32), np.array(folds, np.int32)
+        made = dict(self.made)
+        return Meta(self.competition, self.split, self.image_digest, *ids, self.model, self.view, made)
 
 
 @dataclass(eq=False)
@@ -137,7 +176,7 @@ def write_predictions(path: Path, table: Predictions) -> None:
     meta = table.meta
     text = json.dumps(
         {
-            "format": FORMAT,
+            "format": 1,
             "competition": meta.competition,
             "split": meta.split,
             "image_digest": meta.image_digest,
@@ -146,7 +185,8 @@ def write_predictions(path: Path, table: Predictions) -> None:
             "model": meta.model,
             "view": meta.view,
             "made": meta.made,
-        }
+        },
+        allow_nan=False,
     )
     columns = [table.image_id, table.labels, table.scores, *table.boxes_xyxy.T]
     arrow = pa.table([np.ascontiguousarray(c) for c in columns], schema=SCHEMA)
@@ -180,7 +220,7 @@ def read_predictions(path: Path) -> Predictions:
     if any(column.null_count for column in arrow.columns):
         raise PipelineError(f"{shown(path)}: empty cells; expected a number in every cell")
     image_id, labels, scores, *corners = (column.to_numpy() for column in arrow.columns)
-    meta = _read_meta(raw, path)
+    meta = parse_record(raw, TableMetadata, f"{shown(path)}: metadata", "predict again").as_meta()
     offsets = _offsets(image_id, meta)
     table = Predictions(np.stack(corners, axis=1), scores, labels, offsets, meta, path)
     del arrow, corners
@@ -189,33 +229,10 @@ def read_predictions(path: Path) -> Predictions:
     return table
 
 
-def _read_meta(raw: bytes, path: Path) -> Meta:
-    try:
-        value = json.loads(raw)
-        if value["format"] != FORMAT:
-            raise PipelineError(f"{shown(path)}: table format {value['format']}, expected {FORMAT}")
-        folds = [-1 if fold is None else fold for fold in value["folds"]]
-        return Meta(
-            value["competition"],
-            value["split"],
-            value["image_digest"],
-            np.array(value["image_ids"], np.int32),
-            np.array(folds, np.int32),
-            value["model"],
-            value["view"],
-            value["made"],
-        )
-    except (KeyError, ValueError, TypeError, OverflowError) as error:
-        raise PipelineError(f"{shown(path)}: damaged metadata ({error!r}); predict again") from None
-
-
 def _check(table: Predictions, image_id: NDArray[np.int32]) -> None:
     """Raise PipelineError at the first row that breaks the format; image_id (n,): the column as read."""
     meta, boxes = table.meta, table.boxes_xyxy
-    if meta.split not in SPLITS:
-        raise PipelineError(f"{table.name}: split '{meta.split}', expected {' or '.join(SPLITS)}")
-    flat = meta.image_ids.ndim == 1 and meta.folds.shape == meta.image_ids.shape
-    if not flat or (np.diff(meta.image_ids) <= 0).any():
+    if meta.folds.shape != meta.image_ids.shape or (np.diff(meta.image_ids) <= 0).any():
         raise PipelineError(f"{table.name}: ids of predicted images must be sorted, each once")
     same = np.diff(image_id) == 0
     tests: Sequence[tuple[str, Any]] = (

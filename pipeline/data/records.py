@@ -7,8 +7,9 @@ yes or no. Unknown and doubled keys are refused, and so are NaN and infinite num
 
 import json
 import math
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
@@ -167,13 +168,19 @@ def as_record(values: Any, model: type[AnyRecord], source: str, remedy: str) -> 
     """
     try:
         _check_plain(values)
-        return TypeAdapter(model).validate_json(json.dumps(values))
+        record: AnyRecord = _adapter(cast(Any, model)).validate_json(json.dumps(values))
+        return record
     except ValidationError as error:
         _refuse(source, _fault(error, model), remedy)
     except RecursionError:
         _refuse(source, "nested too deep", remedy)
     except (ValueError, PipelineError) as error:
         _refuse(source, str(error), remedy)
+
+
+@lru_cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
 
 
 def _check_plain(value: Any) -> None:

@@ -9,9 +9,11 @@ from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, RootModel
 
 from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
+from pipeline.data.records import parse_record
 from pipeline.ensembles.calibration import Calibration, fit_calibration
 from pipeline.ensembles.fuse_tuned import (
     pack_sources,
@@ -28,6 +30,14 @@ from pipeline.tuning.members import Member
 from pipeline.tuning.parts import Partition, inner_weights, part_weights
 
 Values = NDArray[np.float64]
+
+
+class JournalLine(RootModel[tuple[str, list[float | None]]]):
+    """A candidate's key and its values; null for one that was not asked for."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
 _PACKED_KEPT = 3
 
 
@@ -213,12 +223,11 @@ class Journal:
             if lines[0] == json.dumps(self.header, sort_keys=True):
                 for line in lines[1:]:
                     try:
-                        key, values = json.loads(line)
-                        row = np.array([np.nan if v is None else v for v in values], np.float64)
-                    except (ValueError, TypeError):
+                        key, values = parse_record(line, JournalLine, shown(self.path), "tune again").root
+                    except PipelineError:
                         continue  # the line that a kill cut off; it is scored again
-                    if len(row) == n_rows:
-                        found[key] = row
+                    if len(values) == n_rows:
+                        found[key] = np.array([np.nan if v is None else v for v in values], np.float64)
         self.resumed = len(found)
         try:
             if not found:
