@@ -97,7 +97,7 @@ def gpu_problem(
 
 
 def gpu_rows(facts: dict[str, Any], hidden: bool) -> list[Row]:
-    """Judge each GPU. `facts`: `backends.probe.torch_facts`; `hidden`: by CUDA_VISIBLE_DEVICES."""
+    """Judge each GPU. `facts`: `training.probe.torch_facts`; `hidden`: by CUDA_VISIBLE_DEVICES."""
     cuda, arch_list, smi = facts["cuda"], facts["arch_list"], facts["nvidia_smi"]
     listed = smi if isinstance(smi, list) else []
     driver = listed[0]["driver"] if listed else None
@@ -162,8 +162,8 @@ def package_rows(pins: dict[str, str | None], needed: Iterable[str]) -> list[Row
 
 
 def probe(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Answers of `backends.probe`, asked side by side: {"ok": bool, "detail": str, ...} by name."""
-    command = [sys.executable, "-m", "pipeline.backends.probe"]
+    """Answers of `training.probe`, asked side by side: {"ok": bool, "detail": str, ...} by name."""
+    command = [sys.executable, "-m", "pipeline.training.probe"]
     pipe = subprocess.PIPE
     running = {
         name: subprocess.Popen([*command, name], cwd=PROJECT, stdout=pipe, stderr=pipe, text=True)

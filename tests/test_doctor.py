@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import doctor
-from pipeline.backends import probe
 from pipeline.doctor import Row, gpu_problem, gpu_rows, has_kernels
+from pipeline.training import probe
 
 # What torch 2.11.0's builds hold, by its release notes.
 CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -288,8 +288,8 @@ def test_doctor_needs_the_standard_library_only():
 
 
 def test_probe_answers_whatever_happens(monkeypatch, tmp_path):
-    (tmp_path / "pipeline" / "backends").mkdir(parents=True)
-    (tmp_path / "pipeline" / "backends" / "probe.py").write_text(
+    (tmp_path / "pipeline" / "training").mkdir(parents=True)
+    (tmp_path / "pipeline" / "training" / "probe.py").write_text(
         "import os, sys, time\n"
         "if sys.argv[1] == 'crash': os.abort()\n"
         "if sys.argv[1] == 'hang': time.sleep(60)\n"
@@ -335,5 +335,5 @@ def test_this_environment_works():
     rows = {row.name: row for row in doctor.framework_rows()}
     for name in ("torch", "cv2", "mmdet", "ultralytics"):
         assert rows[f"{name} works"].state == "ok", rows[f"{name} works"]
-    assert "kernels: " in rows["mmdet works"].detail
+    assert "mmcv kernels " in rows["mmdet works"].detail
     assert isinstance(rows.get("GPU") or rows["GPU 0"], Row)

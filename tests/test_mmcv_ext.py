@@ -19,6 +19,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("mmcv")
 
 from pipeline.backends import mmcv_ext
+from pipeline.data.models import Overrides, find_model
+from pipeline.training.backend import load_backend
 
 IN_USE = mmcv_ext.install()
 torchvision_only = pytest.mark.skipif(IN_USE == "compiled", reason="mmcv has kernels of its own")
@@ -559,10 +561,9 @@ def test_faster_rcnn_trains_and_predicts():
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    from pipeline.backends.probe import tiny_faster_rcnn
-
     torch.manual_seed(0)
-    model = tiny_faster_rcnn(classes=3)
+    detector = load_backend("mmdet").untrained(find_model("faster_rcnn_tiny"), Overrides(), 3, "cpu")
+    model = detector.model.train()
     sample = DetDataSample(metainfo={"img_shape": (96, 96), "ori_shape": (96, 96)})
     sample.set_metainfo({"scale_factor": (1.0, 1.0), "pad_shape": (96, 96), "img_id": 1})
     boxes = torch.tensor([[10.0, 10, 50, 60], [40, 30, 90, 90]])

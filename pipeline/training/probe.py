@@ -1,4 +1,4 @@
-"""Whether torch, mmdet, ultralytics and cv2 work here: `python -m pipeline.backends.probe NAME`.
+"""Whether torch, cv2 and the backends work here: `python -m pipeline.training.probe NAME`.
 
 `make doctor` runs each probe in a process of its own, because a broken installation may crash, and
 because the frameworks print and change the environment when they are imported. The last line of
@@ -7,15 +7,18 @@ the output is json: `{"ok": true, ...}`, or `{"ok": false, "detail": "why"}`.
 
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from pipeline.errors import PipelineError
+
+SMALLEST = {"mmdet": "faster_rcnn_tiny", "ultralytics": "yolov5n"}  # backend -> its quickest config
 
 
 def torch_facts() -> dict[str, Any]:
@@ -50,7 +53,7 @@ def ask_nvidia_smi() -> list[dict[str, Any]] | str | None:
     """Each GPU's name, driver and capability; why it failed; None where there is no nvidia-smi."""
     if not shutil.which("nvidia-smi"):
         return None
-    said = ""
+    reason = ""
     # Drivers before 510 do not know compute_cap and refuse the whole question.
     for fields in ("name,driver_version,compute_cap", "name,driver_version"):
         command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
@@ -60,8 +63,8 @@ def ask_nvidia_smi() -> list[dict[str, Any]] | str | None:
             return str(error)
         if answer.returncode == 0:
             return parse_nvidia_smi(answer.stdout)
-        said = (answer.stdout + answer.stderr).strip().partition("\n")[0]
-    return said or f"status {answer.returncode}"
+        reason = (answer.stdout + answer.stderr).strip().partition("\n")[0]
+    return reason or f"status {answer.returncode}"
 
 
 def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
@@ -74,60 +77,17 @@ def parse_nvidia_smi(text: str) -> list[dict[str, Any]]:
     return gpus
 
 
-def tiny_faster_rcnn(classes: int = 3) -> Any:
-    """Faster R-CNN (ResNet-18, FPN) with an eighth of the channels and random weights.
+def backend_works(name: str) -> dict[str, Any]:
+    """Build the smallest of a backend's configs, and run it once on the CPU."""
+    from pipeline.data.models import Overrides, find_model
+    from pipeline.inference.cost import noise
+    from pipeline.training.backend import load_backend
 
-    mmdet must not have been imported before, see `mmcv_ext.install`.
-    """
-    from pipeline.backends import mmcv_ext
-
-    mmcv_ext.install()
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-    from mmengine.hub import get_config
-
-    register_all_modules()
-    config = get_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py").model
-    config.backbone.update(depth=18, base_channels=8, frozen_stages=-1, init_cfg=None)
-    config.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    config.rpn_head.update(in_channels=16, feat_channels=16)
-    config.roi_head.bbox_roi_extractor.out_channels = 16
-    config.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32, num_classes=classes)
-    config.test_cfg.rcnn.score_thr = 0.0
-    return MODELS.build(config)
-
-
-def mmdet_works() -> dict[str, Any]:
-    import torch
-
-    model = tiny_faster_rcnn().eval()
-    import mmdet
-    from mmdet.structures import DetDataSample
-
-    from pipeline.backends import mmcv_ext
-
-    size = (64, 64)
-    sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1, 1)})
-    image = torch.zeros(3, *size, dtype=torch.uint8)
-    with torch.no_grad():
-        model.test_step({"inputs": [image], "data_samples": [sample]})
-    kernels = {"compiled": "mmcv's own, compiled", "torchvision": "torchvision's"}
-    version = f"mmdet {mmdet.__version__}, kernels: {kernels[mmcv_ext.install()]}"
-    return {"detail": f"{version}; Faster R-CNN runs on the CPU"}
-
-
-def ultralytics_works() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        # ultralytics reads these on import: no downloads, no pip, no settings in the user's home
-        os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
-        os.environ["YOLO_CONFIG_DIR"] = folder
-        import torch
-        import ultralytics
-
-        model: Any = ultralytics.YOLO("yolov5n.yaml", verbose=False).model
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, 64, 64))
-        return {"detail": f"ultralytics {ultralytics.__version__}; YOLOv5n runs on the CPU"}
+    backend, model = load_backend(name), find_model(SMALLEST[name])
+    detector = backend.untrained(model, Overrides(image_size=64), 3, "cpu")
+    detector.detect(noise(64))
+    versions = ", ".join(f"{package} {version}" for package, version in backend.versions().items())
+    return {"detail": f"{versions}; {model.name} runs on the CPU"}
 
 
 def cv2_works() -> dict[str, Any]:
@@ -152,9 +112,8 @@ def cv2_works() -> dict[str, Any]:
 
 PROBES: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": torch_facts,
-    "mmdet": mmdet_works,
-    "ultralytics": ultralytics_works,
     "cv2": cv2_works,
+    **{name: partial(backend_works, name) for name in SMALLEST},
 }
 
 
@@ -164,6 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         facts = {"ok": True, **PROBES[name]()}
     except ModuleNotFoundError as error:
         facts = {"ok": False, "detail": f"{error.name or error} is not installed: make setup"}
+    except PipelineError as error:
+        facts = {"ok": False, "detail": str(error)}
     except Exception as error:  # whatever is wrong with an installation is an answer here
         facts = {"ok": False, "detail": " ".join(f"{type(error).__name__}: {error}".split())}
     print("\n" + json.dumps(facts))
