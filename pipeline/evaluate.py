@@ -18,7 +18,13 @@ from typing import Any
 from pipeline import cli
 from pipeline.data.costs import cost_lines, model_cost
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
-from pipeline.data.predictions import Predictions, check_belongs, join_predictions, read_predictions
+from pipeline.data.predictions import (
+    Predictions,
+    check_belongs,
+    join_predictions,
+    not_scored,
+    read_predictions,
+)
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import Run, need_runs
 from pipeline.data.split import read_split
@@ -147,6 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     entries = {}
     for name, table in tables.items():
         truth = truth_of(profile, table, truths)
+        for note in not_scored(table, truth.images):
+            print(f"  note: {name}: {note}")
         entries[name] = assess(table, truth, profile.classes, profile.metric, options.seed)
     compared = comparisons(entries)
     show_scores(profile.metric, profile.classes, entries)

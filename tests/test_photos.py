@@ -17,7 +17,7 @@ from pipeline.data.photos import (
     load_photo,
     photos_of,
     stage_photos,
-    staged_name,
+    staged_suffix,
 )
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
@@ -215,11 +215,11 @@ def test_staging_links_plain_photos_and_copies_repaired_ones(tmp_path):
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (plain.path, turned.path)}
     photos = [plain, turned]
     repaired, _ = check(*photos)
-    names = [staged_name(i, photo, repaired) for i, photo in enumerate(photos)]
-    assert names == ["0000000000.jpg", "0000000001.png"]
+    names = [f"{i}{staged_suffix(photo, repaired)}" for i, photo in enumerate(photos)]
+    assert names == ["0.jpg", "1.png"]
     out = tmp_path / "out"
     for _ in range(2):  # the same command again
-        stage_photos(photos, names, out, repaired)
+        stage_photos(photos, [out / name for name in names], repaired)
         assert sorted(os.listdir(out)) == names
         assert (out / names[0]).resolve() == plain.path
         copy = out / names[1]
@@ -231,8 +231,8 @@ def test_staging_links_plain_photos_and_copies_repaired_ones(tmp_path):
 def test_staging_again_after_the_data_moved(tmp_path):
     old, new = tmp_path / "old/a.jpg", tmp_path / "new/a.jpg"
     tiny.write_photo(old)
-    stage_photos([Photo(old, WIDTH, HEIGHT)], ["0.jpg"], tmp_path / "out", set())
+    stage_photos([Photo(old, WIDTH, HEIGHT)], [tmp_path / "out/0.jpg"], set())
     new.parent.mkdir()
     old.rename(new)
-    stage_photos([Photo(new, WIDTH, HEIGHT)], ["0.jpg"], tmp_path / "out", set())
+    stage_photos([Photo(new, WIDTH, HEIGHT)], [tmp_path / "out/0.jpg"], set())
     assert (tmp_path / "out/0.jpg").resolve() == new

@@ -5,6 +5,7 @@ Where COCO's own code, Pillow or a sum by hand gives the value, the test says so
 
 import io
 import json
+import re
 import unicodedata
 from contextlib import redirect_stdout
 
@@ -18,15 +19,30 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipeline import check_data, convert, folds
+from pipeline import evaluate as scores
+from pipeline import predict as predict_stage
+from pipeline import train as train_stage
 from pipeline.data import profile as profiles
 from pipeline.data.dataset import load_dataset
-from pipeline.data.photos import Photo, load_photo, photos_of
+from pipeline.data.findings import Findings
+from pipeline.data.photos import (
+    Photo,
+    check_photos,
+    load_photo,
+    photos_of,
+    refuse_small,
+    stage_photos,
+    staged_suffix,
+)
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
 from pipeline.paths import folds_csv, runs_dir
 from pipeline.scoring.coco import evaluate
+from pipeline.submissions.check import check_submission
 from pipeline.submissions.layout import image_keys
+from pipeline.training.fold import photo_set
 
 WIDTH, HEIGHT = 128, 96
 
@@ -661,3 +677,286 @@ def test_capture_times_as_tools_write_them(case, kind):
 def test_a_gif_opens(tmp_path):
     Image.new("RGB", (8, 8), "white").save(tmp_path / "a.gif")
     assert (load_photo(Photo(tmp_path / "a.gif", 8, 8)) == 255).all()
+
+
+def deep(path, ground, thing):
+    """A photo of 64 x 48 of rising grey levels from ground to ground + 400, and a bright thing in it."""
+    levels = np.linspace(ground, ground + 400, 64 * 48).reshape(48, 64)
+    levels[10:30, 20:40] = thing
+    if path.suffix == ".tif" and thing < 2:
+        Image.fromarray(levels.astype(np.float32)).save(path)
+    elif "big" in path.name:
+        Image.frombytes("I;16B", (64, 48), levels.astype(">u2").tobytes()).save(path)
+    else:
+        Image.fromarray(levels.astype(np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "big.tif", "b.tif"])
+def test_photos_of_16_bits_keep_their_levels(tmp_path, name):
+    path = tmp_path / name
+    deep(path, 1000, 2500)
+    pixels = load_photo(Photo(path, 64, 48))
+    assert (pixels[10:30, 20:40] == 255).all()
+    assert np.unique(pixels).size >= 50
+    grey = np.delete(
+        pixels[..., 0].ravel(), np.ravel_multi_index(np.ix_(range(10, 30), range(20, 40)), (48, 64))
+    )
+    assert (np.diff(grey.astype(int)) >= 0).all()  # the order of the levels
+    findings = Findings("photos")
+    assert check_photos([Photo(path, 64, 48)], findings) == {path}
+    assert list(findings.kinds) == [
+        "photos of more than 8 bits of grey, spread from darkest to brightest over 8 bits"
+    ]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_photos_of_floats_keep_their_levels(tmp_path, odd):
+    values = np.linspace(0.2, 0.9, 64 * 48, dtype=np.float32).reshape(48, 64)
+    values[0, 0] = odd
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    pixels = load_photo(Photo(tmp_path / "a.tif", 64, 48))
+    assert np.unique(pixels).size == 256
+    assert pixels[-1, -1, 0] == 255
+    assert load_photo(Photo(tmp_path / "a.tif", 32, 24)).shape == (24, 32, 3)  # scaled
+
+
+def test_a_photo_above_the_limit_of_pixels_says_so(case, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    root = case()
+    large = {"width": 500, "height": 450}
+    for split in ("train", "test"):
+        coco(root, 2, split, change=lambda value: value["images"][0].update(large), photos=True)
+    tiny.write_photo(root / "im0.jpg", 500, 450)
+    with pytest.raises(
+        PipelineError, match=r"has 225,000 pixels, the limit is 200,000; cut it into tiles or"
+    ):
+        load_photo(Photo(root / "im0.jpg", 500, 450))
+    said, status = run(check_data.main)
+    assert status == 1
+    assert "has 225,000 pixels, the limit is 200,000; cut it into tiles or scale it" in said
+    assert "unreadable" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "suffix"),
+    [
+        ("a.jfif", "JPEG", ".jpg"),
+        ("a.jpe", "JPEG", ".jpg"),
+        ("a", "JPEG", ".jpg"),
+        ("a.JPG", "JPEG", ".jpg"),
+        ("a", "PNG", ".png"),
+        ("a.photo", "WEBP", ".webp"),
+        ("a.gif", "GIF", ".png"),
+        ("a.ppm", "PPM", ".png"),
+    ],
+)
+def test_frameworks_get_a_suffix_that_they_take(tmp_path, name, kind, suffix):
+    grey = np.arange(WIDTH * HEIGHT, dtype=np.uint32).reshape(HEIGHT, WIDTH).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / name, format=kind)
+    photo = Photo(tmp_path / name, WIDTH, HEIGHT)
+    repaired = check_photos([photo], Findings("photos"))
+    assert staged_suffix(photo, repaired) == suffix
+    target = tmp_path / f"out/7{suffix}"
+    stage_photos([photo], [target], repaired)
+    np.testing.assert_array_equal(np.asarray(Image.open(target).convert("RGB")), load_photo(photo))
+
+
+def test_small_photos_are_named_before_a_training_begins(case):
+    root = case()
+    small = {"width": 8, "height": 40}
+    for split in ("train", "test"):
+        coco(root, 2, split, change=lambda value: value["images"][1].update(small), photos=True)
+    tiny.write_photo(root / "im1.jpg", 8, 40)
+    photos = photos_of(load_profile("case"), "test", load("test").images)
+    with pytest.raises(
+        PipelineError, match=r"YOLO takes no photo with a side under 10 pixels: im1\.jpg \(8 x 40\); "
+    ):
+        refuse_small(photos, 10, "YOLO")
+    refuse_small(photos, 8, "YOLO")
+    assert "ultralytics (YOLO) takes none of them" in run(check_data.main)[0]
+
+
+# Crowds, shares, submissions, unlisted photos
+
+
+def crowded(case, count=4):
+    root = case()
+    for split in ("train", "test"):
+        coco(root, count, split, change=lambda value: [x.update(iscrowd=1) for x in value["annotations"]])
+    return root
+
+
+def test_boxes_that_are_all_crowds_are_nothing_to_learn_or_score(case, home):
+    crowded(case)
+    note = "8 of 8 boxes are crowds (iscrowd), which no training learns and no score counts"
+    assert note in run(folds.main, "--k", 2)[0]
+    assert note in run(check_data.main)[0]
+    card = json.loads(folds_csv("case").with_suffix(".json").read_text())
+    assert card["boxes"] == [0, 0]
+    assert report()["classes"]["all"]["boxes"] == 0
+    profile, train = load_profile("case"), load()
+    split = read_split("case", train)
+    with pytest.raises(
+        PipelineError, match=r"its train part has no box but 4 crowds \(iscrowd\); nothing to lea"
+    ):
+        photo_set(profile, train, split, 0, held_out=False)
+    detections = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 26], "score": 0.9}]
+    tiny.write_json(home / "r.json", detections)
+    run(convert.main, home / "r.json", home / "t.parquet", "--split", "oof")
+    with pytest.raises(
+        PipelineError, match=r"no true box on its 1 images but 2 crowds \(iscrowd\), which no sc"
+    ):
+        run(scores.main, home / "t.parquet")
+
+
+def test_a_submission_in_shares_of_the_photo_is_noticed(case, home):
+    root = case()
+    for split in ("train", "test"):
+        coco(root, 4, split)
+    rows = "".join(f"0 0.9 0.1 0.1 0.4 0.4 1 0.8 0.5 0.5 0.9 0.9,im{i}.jpg\n" for i in range(4))
+    (home / "s.csv").write_text("PredictionString,image_id\n" + rows)
+    message = "all 8 boxes lie inside one pixel, so they are shares"
+    checked = check_submission(home / "s.csv", load_profile("case"), load("test"))
+    assert [fault.what[: len(message)] for fault in checked.errors] == [message]
+    with pytest.raises(PipelineError, match=message):
+        run(convert.main, home / "s.csv", home / "t.parquet", "--split", "test")
+    results = [
+        {"image_id": i + 1, "category_id": 1, "bbox": [0.1, 0.1, 0.5, 0.5], "score": 0.9} for i in range(4)
+    ]
+    tiny.write_json(home / "r.json", results)
+    with pytest.raises(PipelineError, match="all 4 boxes lie inside one pixel"):
+        run(convert.main, home / "r.json", home / "t.parquet", "--split", "test")
+    (home / "s.csv").write_text("PredictionString,image_id\n" + rows.replace("0.4 0.4", "40 40"))
+    checked = check_submission(home / "s.csv", load_profile("case"), load("test"))
+    assert (checked.errors, checked.warnings) == ([], [])
+
+
+def test_the_csv_of_another_team(case, home):
+    root = case()
+    for split in ("train", "test"):
+        coco(root, 2, split)
+    rows = ["0 0.9 10 10 40 36,im0.jpg", "1 1.0000001 10 10 40 36,im1.jpg"]
+    (home / "s.csv").write_text("\n".join([",PredictionString,image_id", f"0,{rows[0]}", f"1,{rows[1]}", ""]))
+    checked = check_submission(home / "s.csv", load_profile("case"), load("test"))
+    assert [fault.what for fault in checked.errors] == [
+        "header ,PredictionString,image_id, expected PredictionString,image_id: columns too many: one "
+        "without a name (pandas' index; to_csv(..., index=False) leaves it out)"
+    ]
+    assert [fault.what for fault in checked.warnings] == ["scores up to 1e-06 above 1"]
+    said, _ = run(convert.main, home / "s.csv", home / "t.parquet", "--split", "test")
+    assert "a column without a name left out" in said
+    assert read_predictions(home / "t.parquet").scores.tolist() == [np.float32(0.9), 1.0]
+    (home / "s.csv").write_text("PredictionString,image_id\n" + rows[0].replace("0.9", "1.00001") + "\n")
+    with pytest.raises(PipelineError, match="expected a score from 0 to 1"):
+        run(convert.main, home / "s.csv", home / "t.parquet", "--split", "test")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_with_commas_quotes_and_korean_letters_come_back(case, home, form):
+    names = ["a,b.jpg", 'say "cheese".jpg', "컵.jpg"]
+
+    def rename(value):
+        for image, name in zip(value["images"], names, strict=True):
+            image["file_name"] = name
+
+    root = case(submission={"image": "{file_name}", "sample": "sample.csv"})
+    for split in ("train", "test"):
+        coco(root, 3, split, change=rename)
+    boxes = [{"image_id": i + 1, "category_id": 1, "bbox": [10, 10, 30, 26], "score": 0.9} for i in range(3)]
+    tiny.write_json(home / "r.json", boxes)
+    sample = pd.DataFrame(
+        {"PredictionString": "", "image_id": [unicodedata.normalize(form, n) for n in names]}
+    )
+    sample.to_csv(root / "sample.csv", index=False)
+    run(convert.main, home / "r.json", home / "t.parquet", "--split", "test")
+    run(convert.main, home / "t.parquet", home / "s.csv", "--split", "test")
+    profile, test = load_profile("case"), load("test")
+    checked = check_submission(home / "s.csv", profile, test)
+    assert (checked.errors, checked.warnings) == ([], [])
+    assert pd.read_csv(home / "s.csv")["image_id"].tolist() == sample["image_id"].tolist()
+    run(convert.main, home / "s.csv", home / "u.parquet", "--split", "test")
+    before, after = (read_predictions(home / f"{name}.parquet") for name in "tu")
+    assert after.image_id.tolist() == before.image_id.tolist() == [1, 2, 3]
+    assert after.boxes_xyxy.tolist() == before.boxes_xyxy.tolist()
+    run(folds.main, "--k", 3)
+    assert read_split("case", load()).fold.tolist() == pd.read_csv(folds_csv("case"))["fold"].tolist()
+    rows = [f'"{name}",x' for name in ("a,b.jpg", 'say ""cheese"".jpg')]
+    (home / "groups.csv").write_text(
+        "\n".join(["file_name,group", *rows, f"{unicodedata.normalize(form, '컵.jpg')},y"])
+    )
+    said, _ = run(folds.main, "--k", 2, "--groups", f"csv:{home / 'groups.csv'}", "--overwrite")
+    assert "1 groups kept whole" in said
+
+
+def test_photos_on_which_another_tool_found_nothing(case, home):
+    root = case()
+    coco(root, 6)
+    coco(root, 1, "test")
+    truth = load().annotations
+    boxes = [
+        {"image_id": i, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": 0.9}
+        for _, i, label, x1, y1, x2, y2, _ in truth.itertuples(index=False)
+        if i in (1, 2, 3)
+    ]
+    tiny.write_json(home / "r.json", boxes)
+    run(convert.main, home / "r.json", home / "t.parquet", "--split", "oof")
+    said, _ = run(scores.main, home / "t.parquet", "-o", home / "m.json")
+    assert "note: t: 3 of 6 images are not in it and not scored" in said
+    rows = "".join(f"im{i}.jpg,{int(i > 2)}\n" for i in range(6))
+    (home / "folds.csv").write_text("file_name,fold\n" + rows)
+    run(convert.main, home / "r.json", home / "u.parquet", "--split", "oof", "--folds", home / "folds.csv")
+    said, _ = run(scores.main, home / "u.parquet", "-o", home / "m.json")
+    assert "not scored" not in said
+    score = json.loads((home / "m.json").read_text())["scores"]["u"]
+    assert evaluate(read_predictions(home / "u.parquet"), truth, ("cell", "bubble"))["map50"] == 0.50495
+    assert score["map50"] == pytest.approx(51 / 101)  # half of the truth, at 101 recall points
+    # Of one fold of our own split, the photos of that fold count.
+    text = "image_id,file_name,fold,group\n" + "".join(f"{i + 1},im{i}.jpg,{i % 2},{i}\n" for i in range(6))
+    folds_csv("case").parent.mkdir(parents=True)
+    folds_csv("case").write_text(text)
+    tiny.write_json(home / "r.json", [box for box in boxes if box["image_id"] in (1, 3)])
+    said, _ = run(convert.main, home / "r.json", home / "v.parquet", "--split", "oof", "--fold", 0)
+    assert "the 1 other images of fold 0 of" in said
+    assert read_predictions(home / "v.parquet").meta.image_ids.tolist() == [1, 3, 5]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [("[on, off, no]", "true"), ("[0, 1, 2]", "0"), ("[cat, no]", "false"), ("[1e3]", "")],
+)
+def test_words_that_yaml_reads_as_something_else(case, tmp_path, classes, found):
+    path = tmp_path / "configs/competitions/case.yaml"
+    case()
+    text = path.read_text()
+    path.write_text(re.sub(r"classes:\n- cell\n- bubble\n", f"classes: {classes}\n", text))
+    if not found:  # YAML 1.1 reads it as a text
+        assert load_profile("case").classes == ("1e3",)
+        return
+    with pytest.raises(PipelineError, match=f"expected a text, found {found}: on, off, .* only in quotes"):
+        load_profile("case")
+
+
+def test_a_profile_with_a_byte_order_mark(case, tmp_path):
+    case()
+    path = tmp_path / "configs/competitions/case.yaml"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert load_profile("case").classes == ("cell", "bubble")
+
+
+def test_class_names_that_a_framework_replaces_come_back(case):
+    """ultralytics knows n02119789 as kit_fox where the first name begins with n0."""
+    pytest.importorskip("ultralytics")
+    classes = ["n02119789", "n02100735"]
+    root = case(classes=classes)
+    for split in ("train", "test"):
+        coco(root, 4, split, classes=classes, photos=True)
+    run(folds.main, "--k", 2)
+    options = ["--model", "yolov5n", "--set", "pretrained=false", "--fold", "0", "--epochs", "1"]
+    size = ["--image-size", "64", "--batch", "4", "--device", "cpu"]
+    run(train_stage.main, *options, *size)
+    run(predict_stage.main, "--model", "yolov5n", "--fold", "0", "--split", "oof", "--device", "cpu")
+    table = read_predictions(runs_dir("case") / "yolov5n/fold0/oof/identity.parquet")
+    assert set(table.labels.tolist()) <= {0, 1}

@@ -32,6 +32,7 @@ from pipeline.backends import ultralytics_trainer
 from pipeline.backends.ultralytics_trainer import read_checkpoint
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.models import ModelConfig, Overrides
+from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, cpu_batch
 from pipeline.inference.streams import sharing_weights
@@ -46,6 +47,7 @@ ultralytics_setup.secure(tasks)
 ultralytics_setup.keep_threads(torch_utils, torch.get_num_threads())
 # The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
 nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
+LEAST_SIDE = 10  # pixels; the framework leaves out photos with a shorter side
 NMS_IOU = 0.7
 # Arguments of the framework that the pipeline sets itself.
 OURS = re.compile(
@@ -101,6 +103,7 @@ class Ultralytics(Backend):
     def stage(self, job: TrainJob) -> None:
         """Label files `class cx cy w h` (normalised) and data.yaml. Crowds are left out: the framework would
         take them for single objects."""
+        refuse_small([*job.train.photos, *job.held_out.photos], LEAST_SIDE, "ultralytics")
         data = data_folder(job)
         for part, photos in photo_sets(job).items():
             (data / "labels" / part).mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,9 @@ class Ultralytics(Backend):
                 ]
                 (data / "labels" / part / path.name).with_suffix(".txt").write_text("\n".join(lines))
         folders = {"path": str(data), "train": "images/train", "val": "images/val"}
-        content = folders | {"names": dict(enumerate(job.classes))}
+        # Where the first name begins with n0, all are replaced by ImageNet's names: a space prevents that.
+        space = " " if job.classes[0].startswith("n0") else ""
+        content = folders | {"names": {label: space + name for label, name in enumerate(job.classes)}}
         write_text(data / "data.yaml", yaml.safe_dump(content, sort_keys=False))
 
     def wanted_weights(self, job: TrainJob) -> WantedWeights:
@@ -169,7 +174,7 @@ class Ultralytics(Backend):
         except Exception as error:  # whatever the framework makes of damaged or foreign bytes
             reason = " ".join(str(error).split())[:200]
             raise PipelineError(f"{shown(model.checkpoint)}: not a whole checkpoint ({reason})") from None
-        names = tuple(detector.yolo.names.values())
+        names = tuple(name.removeprefix(" ") for name in detector.yolo.names.values())
         if names != model.classes:
             raise PipelineError(
                 f"{shown(model.checkpoint)}: trained on classes {names}, expected {model.classes}"

@@ -52,8 +52,8 @@ def _overlapping(
 
 
 def class_table(dataset: Dataset, classes: tuple[str, ...]) -> pd.DataFrame:
-    """One row per class: boxes, images that hold it, the share of boxes by COCO size, the median side."""
-    boxes = dataset.annotations
+    """A row per class, without crowds: boxes, images that hold it, boxes by COCO size, the median side."""
+    boxes = dataset.annotations[dataset.annotations["iscrowd"] == 0]
     sides = boxes[["x2", "y2"]].to_numpy() - boxes[["x1", "y1"]].to_numpy()
     side = np.sqrt(sides.prod(axis=1))
     rows = {}

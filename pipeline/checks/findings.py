@@ -23,6 +23,7 @@ READER_REMEDIES = {
     "clipped": "cut at the photo's edge by every stage; correct the annotations",
     "refused": "the images are left out by every stage; correct the annotations",
 }
+SMALL = 10  # pixels; ultralytics leaves out photos with a shorter side
 Pairs = NDArray[np.int64]  # (p, 3) row, row, distance in bits
 
 
@@ -119,14 +120,18 @@ def _photo_findings(split: str, photos: Sequence[Photo], checks: Sequence[PhotoC
     by_fault, by_repair = defaultdict(list), defaultdict(list)
     for photo, check in zip(photos, checks, strict=True):
         if check.fault:
-            by_fault[check.fault].append(photo.name)
+            by_fault[check.fault].append((photo.name, check.message))
         elif check.repair:
             by_repair[check.repair].append(photo.name)
     findings = []
     for fault, remedy in FATAL.items():
-        if names := by_fault[fault]:
+        if bad := by_fault[fault]:
             text = f"photos of {fault} than stated" if fault == "another shape" else f"photos {fault}"
-            findings.append(Finding(text, split, tuple(names), remedy, fatal=True))
+            remedy = bad[0][1] if fault == "too large" else remedy  # with the numbers
+            findings.append(Finding(text, split, tuple(name for name, _ in bad), remedy, fatal=True))
+    if small := tuple(photo.name for photo in photos if min(photo.width, photo.height) < SMALL):
+        remedy = "ultralytics (YOLO) takes none of them; other frameworks do"
+        findings.append(Finding(f"photos with a side under {SMALL} px", split, small, remedy))
     remedy = "repaired in memory whenever read; save them anew to be rid of it"
     return findings + [Finding(repair, split, tuple(names), remedy) for repair, names in by_repair.items()]
 

@@ -36,6 +36,7 @@ FATAL = {
     "missing": "restore the photo, or take its image out of the annotations",
     "unreadable": "restore the photo, or take its image out of the annotations",
     "truncated": "restore the photo, or take its image out of the annotations",
+    "too large": "cut it into tiles or scale it, and its boxes with it",
     "another shape": "restore the photo, or correct the size that the annotations state",
 }
 

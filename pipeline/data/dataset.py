@@ -143,9 +143,10 @@ def _load(
     findings.refuse_losses("boxes", total, max(accepted.boxes, int(MAY_LOSE * total)), remedy)
     if strict:
         findings.check()
-    if split == "train" and len(boxes) and boxes["iscrowd"].all():
+    if crowds := int(boxes["iscrowd"].sum()):
         findings.notes.append(
-            f"all {len(boxes)} boxes are crowds (iscrowd), which no training learns and no score counts"
+            f"{crowds} of {len(boxes)} boxes are crowds (iscrowd), which no training learns and no score "
+            "counts"
         )
     category_ids = raw.category_ids or _train_categories(profile)
     images = images.rename(columns={"index": "position"})

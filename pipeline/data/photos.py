@@ -8,6 +8,7 @@ to photos that need nothing of this, and repaired copies of the others (`stage_p
 
 import io
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ UNREADABLE = (
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 FILLERS = (0x00, 0x24, 0x49, 0x5A, 0x92, 0xC6, 0xDB)  # continuations of a JPEG that differ early
 PLAIN_MODES = ("RGB", "L")  # frameworks that read these themselves see the same colours as we do
+# Formats that frameworks read themselves, and the suffix by which they know one.
+FORMATS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp"}
+DEEP_MODES = ("I", "F")  # how the modes of more than 8 bits begin: I;16, I;16B, I, F
 Answer = TypeVar("Answer")
 
 
@@ -93,6 +97,8 @@ def photo_size(path: Path) -> tuple[int, int]:
             return _exif_size(image)
     except FileNotFoundError:
         raise PhotoError("missing", f"{shown(path)}: no such photo; its size is read from it") from None
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from None
     except UNREADABLE as error:
         raise PhotoError("unreadable", f"{shown(path)}: not a readable photo ({error}); restore it") from None
 
@@ -156,6 +162,8 @@ def load_photo(photo: Photo) -> NDArray[np.uint8]:
             return np.asarray(_upright(_decoded(image, photo.path), photo).convert("RGB"))
     except FileNotFoundError:
         raise PhotoError("missing", f"{shown(photo.path)}: no such photo; restore it") from None
+    except Image.DecompressionBombError as error:
+        raise _too_large(photo.path, error) from None
     except UNREADABLE as error:
         size = photo.path.stat().st_size
         reason = "zero bytes" if size == 0 else f"{size} bytes, {error}"
@@ -164,6 +172,16 @@ def load_photo(photo: Photo) -> NDArray[np.uint8]:
             f"{shown(photo.path)}: not a readable photo ({reason}); restore it or take its image out "
             "of the annotations",
         ) from None
+
+
+def _too_large(path: Path, error: Image.DecompressionBombError) -> PhotoError:
+    """Pillow takes what has twice its limit of pixels for a small file that unpacks to fill the memory."""
+    pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])
+    return PhotoError(
+        "too large",
+        f"{shown(path)}: has {pixels} pixels, the limit is {limit}; cut it into tiles or scale it, and "
+        "its boxes with it",
+    )
 
 
 def _decoded(image: Image.Image, path: Path) -> Image.Image:
@@ -183,7 +201,19 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
         if len({attempt.tobytes() for attempt in tries}) > 1:
             raise
         return tries[0]
-    return image
+    return _to_8_bits(image) if image.mode.startswith(DEEP_MODES) else image
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Grey levels of 16 bits, 32 bits or floats, spread from the lowest to the highest over 0..255."""
+    values = np.asarray(image).astype(np.float64)
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+    grey = (values - low) * (255 / (high - low) if high > low else 0)
+    made = Image.fromarray(np.round(grey).astype(np.uint8))
+    made.info["exif"] = image.getexif().tobytes()
+    return made
 
 
 def _upright(image: Image.Image, photo: Photo) -> Image.Image:
@@ -270,6 +300,10 @@ def _repair(image: Image.Image, photo: Photo) -> str | None:
     else:
         _check_aspect(image, photo)
         return "photos of another size than stated, scaled to it"
+    if image.mode.startswith(DEEP_MODES):
+        return "photos of more than 8 bits of grey, spread from darkest to brightest over 8 bits"
+    if image.format not in FORMATS:
+        return "photos of a format that frameworks do not read, converted"
     return None if image.mode in PLAIN_MODES else "photos whose colours are not RGB or grey, converted"
 
 
@@ -309,3 +343,24 @@ def stage_photos(photos: Sequence[Photo], targets: Sequence[Path], repaired: Col
         elif target.resolve() != photo.path.resolve():  # not there yet, or of data that has moved
             target.unlink(missing_ok=True)
             target.symlink_to(photo.path.resolve())
+
+
+def staged_suffix(photo: Photo, repaired: Collection[Path]) -> str:
+    """The suffix of a staged photo: one that frameworks take, by what the file holds where its own is not."""
+    suffix = ".png" if photo.path in repaired else photo.path.suffix.lower()
+    if suffix not in (*FORMATS.values(), ".jpeg", ".tiff"):
+        with Image.open(photo.path) as image:
+            suffix = FORMATS[str(image.format)]
+    return suffix
+
+
+def refuse_small(photos: Sequence[Photo], side: int, framework: str) -> None:
+    """Raise PipelineError that names the photos with a side under `side` pixels, which a framework drops."""
+    small = [photo for photo in photos if min(photo.width, photo.height) < side]
+    if small:
+        names = ", ".join(f"{photo.name} ({photo.width} x {photo.height})" for photo in small[:3])
+        more = f" and {len(small) - 3} more" if len(small) > 3 else ""
+        raise PipelineError(
+            f"{framework} takes no photo with a side under {side} pixels: {names}{more}; take them out of "
+            "the annotations, enlarge them with their boxes, or train a model of another framework"
+        )

@@ -275,6 +275,18 @@ def check_belongs(
         )
 
 
+def not_scored(table: Predictions, images: "pd.DataFrame") -> list[str]:
+    """A note on the images that a table of no known folds leaves out: some tools list no empty ones."""
+    left_out = len(images) - len(table.meta.image_ids)
+    if not left_out or (table.meta.folds >= 0).all():
+        return []
+    return [
+        f"{left_out} of {len(images)} images are not in it and not scored; if nothing was found on them, "
+        "convert it with --folds and a CSV of file_name,fold that lists them (make convert FOLDS=), or with "
+        "--fold"
+    ]
+
+
 def check_alike(tables: Sequence[Predictions]) -> None:
     """Raise PipelineError unless all tables are of one competition, split and image table."""
     first = tables[0]

@@ -108,7 +108,7 @@ def read_yaml_record(
     """
     source = shown(path)
     try:
-        values = yaml.load(_read_bytes(path, remedy).decode("utf-8"), _Loader)
+        values = yaml.load(_read_bytes(path, remedy).decode("utf-8-sig"), _Loader)
     except UnicodeDecodeError as error:
         _refuse(source, f"not a text in UTF-8 (byte {error.start})", remedy)
     except RecursionError:
@@ -216,6 +216,8 @@ def _fault(error: ValidationError, model: Any) -> str:
         text = f"{where}: " * bool(where) + str(first.get("ctx", {}).get("error") or expected)
         if kind != "value_error" or not isinstance(first["input"], (dict, list)):
             text += f", found {_found(first['input'])}"
+        if kind == "string_type" and isinstance(first["input"], (bool, int, float)):
+            text += ": on, off, yes, no and numbers are a text only in quotes"
     return text + (f" (and {len(others)} more)" if others else "")
 
 

@@ -18,46 +18,51 @@ def doubts_of(boxes_xyxy: Floats, sizes: Floats) -> list[str]:
     """
     if len(boxes_xyxy) < LEAST:
         return []
-    tests = (_inside_one_pixel, _other_order, _pixels)
-    return list(filter(None, (test(boxes_xyxy, sizes) for test in tests)))[:1]
+    return [
+        *inside_one_pixel(boxes_xyxy, sizes),
+        *_other_order(boxes_xyxy, sizes),
+        *_pixels(boxes_xyxy, sizes),
+    ][:1]
 
 
-def _inside_one_pixel(boxes: Floats, sizes: Floats) -> str:
-    if (boxes > 1 + 1e-6).any() or (boxes < -1e-6).any() or (sizes <= 2).any():
-        return ""
-    return (
+def inside_one_pixel(boxes: Floats, sizes: Floats) -> list[str]:
+    """Shares of the photo read as pixels; arguments as of `doubts_of`."""
+    small = (boxes <= 1 + 1e-6).all() and (boxes >= -1e-6).all() and (sizes > 2).all()
+    if len(boxes) < LEAST or not small:
+        return []
+    return [
         f"all {len(boxes)} boxes lie inside one pixel, so they are shares of the photo's width and height; "
         "expected pixels (normalized: true where the profile describes them)"
-    )
+    ]
 
 
-def _other_order(boxes: Floats, sizes: Floats) -> str:
+def _other_order(boxes: Floats, sizes: Floats) -> list[str]:
     """x y w h read as corners, or corners read as x y w h."""
     limit = sizes + SLACK
     flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     if flat.mean() > MOSTLY and (boxes[:, :2] + boxes[:, 2:] <= limit).all(axis=1).mean() > NEARLY_ALL:
-        return (
+        return [
             f"{flat.sum()} of {len(boxes)} boxes have corners out of order, and nearly all fit their photo "
             "as x y width height; change the order that the profile (xyxy, submission.box) or --box states"
-        )
+        ]
     outside = (boxes[:, 2:] > limit).any(axis=1)
     sides = boxes[:, 2:] - boxes[:, :2]  # the third and fourth number of the file, had it x y w h
     fits = (sides > boxes[:, :2]).all(axis=1) & (sides <= limit).all(axis=1)
     if outside.mean() > MOSTLY and fits.all():
-        return (
+        return [
             f"{outside.sum()} of {len(boxes)} boxes reach outside their photo as x y width height, and none "
             "does as x1 y1 x2 y2; if the file holds corners, say so: xyxy: true in the profile (of a CSV, in "
             "its columns), or submission.box and --box for predictions"
-        )
-    return ""
+        ]
+    return []
 
 
-def _pixels(boxes: Floats, sizes: Floats) -> str:
+def _pixels(boxes: Floats, sizes: Floats) -> list[str]:
     """Pixels read as shares: far outside, and inside once divided by the photo's size."""
     shares = boxes / np.tile(sizes, 2)
     if (shares.max(axis=1) > 2).mean() > NEARLY_ALL and (shares <= np.tile(sizes, 2) + SLACK).all():
-        return (
+        return [
             f"nearly all of {len(boxes)} boxes lie far outside their photo and fit it as pixels; expected "
             "shares of its width and height (normalized: false where they are pixels)"
-        )
-    return ""
+        ]
+    return []

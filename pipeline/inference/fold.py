@@ -59,7 +59,7 @@ def predict_fold(
             f"{shown(run.checkpoint)}: digest differs from the one in the run's card; train again with "
             "OVERWRITE=1"
         )
-    photos = photos_of(profile, dataset.split, images)
+    photos = photos_of(profile, dataset.split, images, dataset.images["file_name"])
     findings = Findings("photos")
     check_photos(photos, findings)
     findings.show()

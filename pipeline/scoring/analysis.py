@@ -16,7 +16,7 @@ from pipeline.scoring.matching import match
 from pipeline.scoring.metrics import COCO_LIMIT
 from pipeline.scoring.ranking import RECALLS, Ranked, average_precisions, rank
 from pipeline.scoring.sizes import ap_by_size
-from pipeline.scoring.truth import Truth, check_images
+from pipeline.scoring.truth import Truth, check_images, no_truth
 from pipeline.scoring.validation import check_boxes
 
 GRID = np.linspace(0, 1, 101)  # scores at which the score curves are sampled
@@ -47,9 +47,7 @@ def analyse(
     check_images(boxes, truth)
     check_boxes(boxes, truth, name, threads)
     if not truth.counts.any():
-        raise PipelineError(
-            f"{name}: no true box on its {len(truth.image_ids)} images; nothing to score against"
-        )
+        raise PipelineError(f"{name}: {no_truth(len(truth.image_ids), len(truth))}")
     matches = match(boxes, truth, np.array([iou]), limit=COCO_LIMIT, owners=True, threads=threads)
     ranked = rank(matches, threads)
     pooled, single = pooled_curve(ranked), class_curves(ranked)

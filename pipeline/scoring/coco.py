@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
+from pipeline.scoring.truth import no_truth
 
 MAX_DETECTIONS = 100  # a photo and class, COCO's limit
 
@@ -51,9 +52,7 @@ def evaluate(predictions: Predictions, annotations: pd.DataFrame, classes: tuple
     known = annotations["image_id"].isin(predictions.meta.image_ids)
     truth = annotations[known]
     if (truth["iscrowd"] != 0).all():  # also when there is none
-        raise PipelineError(
-            f"{predictions.name}: no true box on its {len(image_ids)} images; nothing to score against"
-        )
+        raise PipelineError(f"{predictions.name}: {no_truth(len(image_ids), len(truth))}")
     boxes = xyxy_to_xywh(predictions.boxes_xyxy.astype(np.float64))
     rows = np.column_stack([predictions.image_id, boxes, predictions.scores, predictions.labels]).astype(
         np.float64

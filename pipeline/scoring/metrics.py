@@ -25,7 +25,7 @@ from pipeline.scoring.counting import Counts, count_states
 from pipeline.scoring.cuts import counts_at_cuts, with_cut
 from pipeline.scoring.matching import TRUE, Matches, match
 from pipeline.scoring.ranking import AREA, RECALLS, Ranked, average_precisions, rank
-from pipeline.scoring.truth import Truth, check_images
+from pipeline.scoring.truth import Truth, check_images, no_truth
 from pipeline.scoring.validation import check_boxes
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # as pycocotools makes them
@@ -266,7 +266,5 @@ def score(
     if not checked:
         check_boxes(boxes, truth, name, threads)
     if truth.rows.crowd.all():  # also when there is none
-        raise PipelineError(
-            f"{name}: no true box on its {len(truth.image_ids)} images; nothing to score against"
-        )
+        raise PipelineError(f"{name}: {no_truth(len(truth.image_ids), len(truth))}")
     return METRICS[metric.name](boxes, truth, metric.options, threads)

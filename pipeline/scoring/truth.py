@@ -82,6 +82,12 @@ def group_truth(
     return Truth(grouped, ids, sizes, n_classes, rows)
 
 
+def no_truth(images: int, crowds: int) -> str:
+    """Why nothing can be scored on images whose only true boxes are crowds, or that have none."""
+    reason = f" but {crowds} crowds (iscrowd), which no score counts" if crowds else ""
+    return f"no true box on its {images} images{reason}; nothing to score against"
+
+
 def check_images(boxes: Boxes, truth: Truth) -> None:
     """Raise PipelineError when the boxes are not those of the truth's images."""
     if isinstance(boxes, Predictions) and not np.array_equal(boxes.meta.image_ids, truth.image_ids):

@@ -36,7 +36,7 @@ def make_folds(
 
     Raises PipelineError when runs were trained on the split that is there, unless `overwrite`.
     """
-    images, boxes = train.images, train.annotations
+    images, boxes = train.images, train.annotations[train.annotations["iscrowd"] == 0]
     ids = images["image_id"].to_numpy(np.int64)
     content = content_of(
         ids,

@@ -11,8 +11,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import Dataset
+from pipeline.data.exchange import SCORE_SLACK
 from pipeline.data.profile import Profile
 from pipeline.data.specs import CORNER_FIELDS, SIZE_FIELDS, box_fields
+from pipeline.data.text import same_text
+from pipeline.data.units import inside_one_pixel
 from pipeline.paths import shown
 from pipeline.submissions.layout import layout_of
 from pipeline.submissions.report import Report
@@ -21,6 +24,7 @@ from pipeline.submissions.rows import none_label, read_rows
 SLACK = 0.5  # pixels that a corner may lie outside, as rounding and float32 leave it
 SHARE_SLACK = 1e-3  # the same of normalised coordinates
 MOSTLY = 0.5  # share of boxes with corners out of order from which the file holds x y w h
+UNNAMED = "one without a name (pandas' index; to_csv(..., index=False) leaves it out)"
 Mask = NDArray[np.bool_]
 
 
@@ -45,10 +49,10 @@ class _Check:
         self.report, self.profile, self.spec, self.test = Report(), profile, profile.submission, test
         self.layout, self.rows = layout_of(profile, test.images), read_rows(path, profile)
         self.fields = box_fields(self.spec)
-        rows, layout_rows = self.rows, {key: row for row, key in enumerate(self.layout.keys)}
+        rows, layout_rows = self.rows, {same_text(key): row for row, key in enumerate(self.layout.keys)}
         self.full_width: Mask = rows.widths == len(rows.header)
         # The layout's row of each row, -1 for none.
-        self.layout_row = np.array([layout_rows.get(key, -1) for key in rows.keys], np.int64)
+        self.layout_row = np.array([layout_rows.get(same_text(key), -1) for key in rows.keys], np.int64)
         self.has_boxes: Mask = ~rows.empty & (rows.counts > 0)
         self.broken: Mask = self.has_boxes & (rows.counts % len(self.fields) > 0)
 
@@ -68,7 +72,7 @@ class _Check:
                     f"columns swapped: the header is {','.join(header)}, expected {','.join(expected)}"
                 )
         else:
-            extra = ", ".join(name for name in header if name not in expected) or "doubled"
+            extra = ", ".join(name or UNNAMED for name in header if name not in expected) or "doubled"
             report.error(
                 f"header {','.join(header)}, expected {','.join(expected)}: columns too many: {extra}"
             )
@@ -90,8 +94,15 @@ class _Check:
                 f"row {numbers[row]}: {rows.widths[row]} columns{cut if row == len(keys) - 1 else ''}"
             ),
         )
+        exact = set(self.layout.keys)
+        report.warn(
+            "ids in another Unicode form than the test set's, which the site may not know",
+            (self.layout_row >= 0) & np.array([key not in exact for key in keys], np.bool_),
+            self._row,
+        )
         first: dict[str, int] = {}
-        again = np.array([first.setdefault(key, row) != row for row, key in enumerate(keys)], np.bool_)
+        plain = list(map(same_text, keys))
+        again = np.array([first.setdefault(key, row) != row for row, key in enumerate(plain)], np.bool_)
         report.error(
             "ids that the test set does not have",
             self.full_width & (self.layout_row < 0),
@@ -100,9 +111,9 @@ class _Check:
         report.error(
             "ids that are there twice",
             self.full_width & again,
-            lambda row: f"row {numbers[row]} ({keys[row]}): is also in row {numbers[first[keys[row]]]}",
+            lambda row: f"row {numbers[row]} ({keys[row]}): is also in row {numbers[first[plain[row]]]}",
         )
-        missing = [key for key in self.layout.keys if key not in first]
+        missing = [key for key in self.layout.keys if same_text(key) not in first]
         hint = "; the file ends in the middle of a row, is it cut off?" if cut and missing else ""
         report.error(f"ids of the test set without a row{hint}", range(len(missing)), missing.__getitem__)
         known = np.flatnonzero(~again & (self.layout_row >= 0))
@@ -172,7 +183,11 @@ class _Check:
         if "label" in column:
             what, good = self._label_rule(column["label"], is_image)
             report.error(what, np.isfinite(column["label"]) & ~good, describe)
-        report.error("scores outside 0 to 1", (column["score"] < 0) | (column["score"] > 1), describe)
+        score = column["score"]
+        report.error("scores outside 0 to 1", (score < 0) | (score > 1 + SCORE_SLACK), describe)
+        report.warn(
+            f"scores up to {SCORE_SLACK:g} above 1", (score > 1) & (score <= 1 + SCORE_SLACK), describe
+        )
         is_corners = "x1" in column
         left, top, a, b = (column[name] for name in (CORNER_FIELDS if is_corners else SIZE_FIELDS))
         if is_corners:
@@ -191,6 +206,10 @@ class _Check:
             right, bottom = left + a, top + b
             flat = is_image & ((a <= 0) | (b <= 0))
             report.error("boxes without width or height", flat, describe)
+        if not self.spec.normalized:
+            corners, sizes = np.stack([left, top, right, bottom], 1), np.stack([photo_width, photo_height], 1)
+            for doubt in inside_one_pixel(corners[is_image], sizes[is_image]):
+                report.error(doubt)
         outside = np.maximum.reduce([-left, -top, right - photo_width, bottom - photo_height])
         outside = np.where(is_image & ~flat, outside, 0)
         slack, unit = SLACK, "px"

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.profile import Profile
-from pipeline.data.text import photo_stem
+from pipeline.data.text import photo_stem, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.submissions.rows import read_csv
@@ -51,13 +51,14 @@ def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> La
         return Layout(spec.header, keys, ids, [""] * len(keys))
     header, cells = _read_cells(profile, sample)
     others = _read_cells(profile, profile.path(spec.others))[1] if _has_others(profile) else {}
-    by_key = dict(zip(keys, ids.tolist(), strict=True))
-    if missing := [key for key in keys if key not in cells]:
+    by_key = dict(zip(map(same_text, keys), ids.tolist(), strict=True))
+    listed = set(map(same_text, cells))
+    if missing := [key for key in keys if same_text(key) not in listed]:
         raise PipelineError(
             f"{shown(sample)}: no row for {len(missing)} of {len(keys)} test images, the first is "
             f"'{missing[0]}'"
         )
-    unknown = [key for key in cells if key not in by_key]
+    unknown = [key for key in cells if same_text(key) not in by_key]
     if unknown and not spec.other_labels:
         raise PipelineError(f"{shown(sample)}: '{unknown[0]}' names no image of the test set")
     if strange := [key for key in others if key not in unknown]:
@@ -65,8 +66,8 @@ def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> La
     return Layout(
         header,
         list(cells),
-        np.array([by_key.get(key, -1) for key in cells], np.int64),
-        ["" if key in by_key else others.get(key, cell) for key, cell in cells.items()],
+        np.array([by_key.get(same_text(key), -1) for key in cells], np.int64),
+        ["" if same_text(key) in by_key else others.get(key, cell) for key, cell in cells.items()],
     )
 
 

@@ -10,6 +10,7 @@ from pipeline.data.exchange import Boxes, checked_boxes
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile
 from pipeline.data.specs import box_fields
+from pipeline.data.text import same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.submissions.layout import image_keys, layout_of
@@ -23,9 +24,12 @@ def read_submission(path: Path, profile: Profile, dataset: Dataset, findings: Fi
     images is allowed. Boxes that say "none" (vinbigdata's 14) are left out.
     """
     spec, rows = profile.submission, read_rows(path, profile)
-    if sorted(rows.header) != sorted(spec.header):
+    header = tuple(filter(None, rows.header))
+    if sorted(header) != sorted(spec.header):
         raise PipelineError(f"{shown(path)}: header {list(rows.header)}, expected {list(spec.header)}")
-    if rows.header != spec.header:
+    if header != rows.header:
+        findings.notes.append("a column without a name left out, as pandas writes one for its index")
+    if header != spec.header:
         findings.notes.append(f"columns in another order than {','.join(spec.header)}; read by name")
     places = [f"{shown(path)}: row {number}" for number in rows.row_numbers.tolist()]
     if (bad := np.flatnonzero(rows.widths != len(rows.header))).size:
@@ -34,13 +38,16 @@ def read_submission(path: Path, profile: Profile, dataset: Dataset, findings: Fi
             "file cut off?"
         )
     names = image_keys(profile, dataset.images)
-    by_key = dict(zip(names, dataset.images["image_id"].tolist(), strict=True))
+    by_key = dict(zip(map(same_text, names), dataset.images["image_id"].tolist(), strict=True))
     others = set()
     if spec.other_labels and dataset.split == "test":
         layout = layout_of(profile, dataset.images)
-        others = {key for key, i in zip(layout.keys, layout.image_ids.tolist(), strict=True) if i < 0}
+        others = {
+            same_text(key) for key, i in zip(layout.keys, layout.image_ids.tolist(), strict=True) if i < 0
+        }
     seen: dict[str, int] = {}
-    for place, number, key in zip(places, rows.row_numbers.tolist(), rows.keys, strict=True):
+    keys = list(map(same_text, rows.keys))
+    for place, number, key in zip(places, rows.row_numbers.tolist(), keys, strict=True):
         if key not in by_key and key not in others:
             raise PipelineError(
                 f"{place}: image {key!r} is not in the {dataset.split} set of "
@@ -49,7 +56,7 @@ def read_submission(path: Path, profile: Profile, dataset: Dataset, findings: Fi
         if key in seen:
             raise PipelineError(f"{place}: image {key!r} is also in row {seen[key]}")
         seen[key] = number
-    named = np.array([by_key.get(key, -1) for key in rows.keys], np.int64)
+    named = np.array([by_key.get(key, -1) for key in keys], np.int64)
     places = [f"{place} ({key})" for place, key in zip(places, rows.keys, strict=True)]
     return _boxes(profile, dataset, rows, named, places, findings)
 

@@ -53,9 +53,11 @@ def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_ou
     chosen = (split.fold == fold) == held_out
     images = train.images[chosen].reset_index(drop=True)
     boxes = train.annotations[train.annotations["image_id"].isin(images["image_id"])]
-    if not held_out and boxes.empty:
-        raise PipelineError(f"fold {fold}: its train part has no box; nothing to learn")
-    return PhotoSet(images, boxes.reset_index(drop=True), photos_of(profile, "train", images))
+    if not held_out and boxes["iscrowd"].all():  # also when there is none
+        crowds = f" but {len(boxes)} crowds (iscrowd)" if len(boxes) else ""
+        raise PipelineError(f"fold {fold}: its train part has no box{crowds}; nothing to learn")
+    photos = photos_of(profile, "train", images, train.images["file_name"])
+    return PhotoSet(images, boxes.reset_index(drop=True), photos)
 
 
 def plan_fold(

@@ -7,7 +7,7 @@ keep caches beside them, and this keeps both off the originals.
 import shutil
 from pathlib import Path
 
-from pipeline.data.photos import stage_photos
+from pipeline.data.photos import stage_photos, staged_suffix
 from pipeline.training.job import PhotoSet, TrainJob
 
 PARTS = ("train", "val")
@@ -21,9 +21,7 @@ def photo_sets(job: TrainJob) -> dict[str, PhotoSet]:
 def staged_paths(job: TrainJob, part: str) -> list[Path]:
     """Where each photo of a part lies: under its split and id, so that names never collide."""
     photos = photo_sets(job)[part]
-    suffixes = [
-        ".png" if photo.path in job.repaired else photo.path.suffix.lower() for photo in photos.photos
-    ]
+    suffixes = [staged_suffix(photo, job.repaired) for photo in photos.photos]
     return [
         data_folder(job) / "images" / part / f"{split}-{image_id:010d}{suffix}"
         for (split, image_id), suffix in zip(photos.keys(), suffixes, strict=True)

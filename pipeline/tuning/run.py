@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.ensemble_card import NestedScore, SourceTable
-from pipeline.data.predictions import Meta, Predictions, check_belongs, source_digest, write_predictions
+from pipeline.data.predictions import (
+    Meta,
+    Predictions,
+    check_belongs,
+    not_scored,
+    source_digest,
+    write_predictions,
+)
 from pipeline.data.profile import Profile
 from pipeline.data.split import read_split
 from pipeline.ensembles.config import read_ensemble
@@ -22,7 +29,7 @@ from pipeline.ensembles.tuned import TUNED, MemberTables, TuningRecord, read_tun
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
 from pipeline.paths import file_digest, folds_csv, text_digest, write_json
-from pipeline.scoring.truth import Truth, check_images, group_truth
+from pipeline.scoring.truth import Truth, check_images, group_truth, no_truth
 from pipeline.scoring.validation import check_boxes
 from pipeline.tuning.engine import Engine, Journal
 from pipeline.tuning.members import Member, make_members
@@ -136,13 +143,14 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Se
     members, notes = make_members(tables)
     for table in tables:
         check_belongs(table, profile.name, train.digest, len(profile.classes))
+        notes += not_scored(table, train.images)
     for note in notes:
         print(f"  note: {note}")
     truth = group_truth(
         train.annotations, train.images, members[0].table.meta.image_ids, len(profile.classes)
     )
     if truth.rows.crowd.all():
-        raise PipelineError(f"no true box on the {len(truth.image_ids)} images; nothing to tune on")
+        raise PipelineError(no_truth(len(truth.image_ids), len(truth)))
     partitions = choose_parts(train, members, settings)
     journal = Journal(
         folder / "search.jsonl", _header(members, truth, str(profile.metric), partitions, settings)
