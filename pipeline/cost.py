@@ -33,13 +33,13 @@ def measure_run(profile: Profile, run: Run, device: str) -> list[str]:
     from pipeline.inference.speed import as_pixels, device_name, speed
 
     cost = complexity(load_detector(run, "cpu"))
-    record_cost(run.folder, cost)
+    record_cost(run, cost)
     images = load_dataset(profile, "train").images.head(PHOTOS)
     photos = [load_photo(photo) for photo in photos_of(profile, "train", images)]
     detector = load_detector(run, device)
     measured = speed(detector, as_pixels(photos, detector.image_size).to(device))
     name = device_name(device)
-    record_cost(run.folder, cost, {name: measured | {"versions": detector.versions}})
+    record_cost(run, cost, {name: measured | {"versions": detector.versions}})
     return [*cost_lines(cost | {"speed": {name: measured}}), f"wrote {shown(run.folder / CARD)}"]
 
 

@@ -33,10 +33,10 @@ def test_a_card_keeps_what_it_held_and_every_device(home: Path) -> None:
     run = Run("recycle", "a", 0)
     folder = write_run("a", 0, seed=7)
     before = run.card()
-    costs.record_cost(folder, COST)
-    costs.record_cost(folder, COST, {"laptop": GPU})
-    costs.record_cost(folder, COST, {"server": GPU})
-    costs.record_cost(folder, COST, {"laptop": CPU})
+    costs.record_cost(run, COST)
+    costs.record_cost(run, COST, {"laptop": GPU})
+    costs.record_cost(run, COST, {"server": GPU})
+    costs.record_cost(run, COST, {"laptop": CPU})
     assert run.card() == before.model_copy(update={"cost": with_speed(laptop=CPU, server=GPU)})
     assert [path.name for path in folder.iterdir()] == ["card.json"]
     assert costs.cost_lines(run.card().cost) == [

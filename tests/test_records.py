@@ -28,7 +28,7 @@ from pipeline.data.ensemble_card import (
 )
 from pipeline.data.predictions import KEY, Predictions, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
-from pipeline.data.records import read_json, read_record, write_record
+from pipeline.data.records import Record, read_json, read_record, write_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost, RecoveryNote
 from pipeline.data.runs import Run, run_of
 from pipeline.ensembles.calibration import Calibration
@@ -304,6 +304,15 @@ def test_the_place_of_a_fault_is_its_path(home: Path) -> None:
     tiny.edit_json(path, lambda card: card["cost"]["speed"]["a laptop"].update(fps=1, fbs=2))
     with pytest.raises(PipelineError, match=r"unknown key 'cost\.speed\.a laptop\.fbs'; known: best_batch, "):
         RUN.card()
+
+
+class Nullable(Record):
+    value: float | None
+
+
+def test_what_is_not_known_is_written_and_read(tmp_path: Path) -> None:
+    write_record(tmp_path / "r.json", Nullable(value=None))
+    assert read_record(tmp_path / "r.json", Nullable, "") == Nullable(value=None)
 
 
 def test_a_record_does_not_change() -> None:

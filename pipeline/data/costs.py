@@ -4,7 +4,6 @@ What is counted and timed is said in `pipeline/inference/cost.py` and `speed.py`
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from pydantic import Field
 from pipeline.data.predictions import SPLITS, read_predictions
 from pipeline.data.records import Record, read_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost
-from pipeline.data.runs import Run, find_runs, run_of
+from pipeline.data.runs import Run, find_runs
 from pipeline.errors import PipelineError
 from pipeline.paths import runs_dir, shown
 
@@ -38,21 +37,8 @@ class _Metrics(Record, extra="ignore"):
     scores: dict[str, _ViewScores] = Field(default={})
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """The card of a trained run's folder as plain values; raises PipelineError when it is damaged."""
-    return _run_in(folder).card().model_dump(mode="json")
-
-
-def _run_in(folder: Path) -> Run:
-    run = run_of(folder)
-    if run is None:
-        raise PipelineError(f"{shown(folder)}: not the folder of a run; expected fold<k> or full")
-    return run
-
-
-def record_cost(folder: Path, cost: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> None:
+def record_cost(run: Run, cost: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> None:
     """Put the cost into the run's card beside what is there; `speed` adds one device to the measured."""
-    run = _run_in(folder)
     card = run.card()
     speeds = (card.cost.speed if card.cost else {}) | {
         device: DeviceSpeed.model_validate(measured) for device, measured in (speed or {}).items()

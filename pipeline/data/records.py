@@ -121,8 +121,8 @@ def read_yaml_record(
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, atomically; keys that are None are left out."""
-    write_json(path, record.model_dump(mode="json", exclude_none=True))
+    """Write a record as JSON, with all its keys, atomically."""
+    write_json(path, record.model_dump(mode="json"))
 
 
 def _read_bytes(path: Path, remedy: str) -> bytes:

@@ -138,12 +138,6 @@ def trained_on(competition: str, folds_digest: str) -> list[Run]:
     return [run for run in all_runs(competition) if run.folds_digest == folds_digest]
 
 
-def folds_digest_of(folder: Path) -> str | None:
-    """Digest of the fold file that the run in a folder was trained on; None where it is not said."""
-    run = run_of(folder)
-    return run.folds_digest if run else None
-
-
 @contextlib.contextmanager
 def only_one(folder: Path, wait: float = 0) -> Iterator[None]:
     """Hold a run's lock; raises PipelineError when another process still trains it after `wait` seconds."""

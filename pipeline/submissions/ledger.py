@@ -76,11 +76,11 @@ def entry_of(
     time: str = "",
 ) -> Entry:
     """A row for a submission and its card (None for a file made elsewhere)."""
+    own = card.oof.own if card else Score(value=None)
     card = card or SubmissionCard(file_digest="")
-    own = card.oof.own if "oof" in card.model_fields_set else Score(value=None)
     members = [member.model_dump(mode="json") for member in card.members]
-    keys = [key for key in ("fusion", "across_folds", "min_scores") if key in card.model_fields_set]
-    parameters = {key: getattr(card, key) for key in keys}
+    stated = {"fusion": card.fusion, "across_folds": card.across_folds, "min_scores": card.min_scores}
+    parameters = {key: value for key, value in stated.items() if value}
     names = sorted({f"{member.model}[{'+'.join(member.views)}]" for member in card.members})
     tables = [table.model_dump(exclude_unset=True) for table in card.tables]
     made_of = json.dumps([members, parameters, tables], sort_keys=True)

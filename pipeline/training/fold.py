@@ -205,4 +205,4 @@ def _count_cost(run: Run) -> None:
     """Put parameters and FLOPs into the card; photos a second are for `make cost`."""
     from pipeline.inference.cost import complexity
 
-    record_cost(run.folder, complexity(load_detector(run, "cpu")))
+    record_cost(run, complexity(load_detector(run, "cpu")))
