@@ -13,7 +13,7 @@ from pipeline import cli
 from pipeline.data.profile import load_profile
 from pipeline.data.specs import SiteSpec
 from pipeline.paths import ledger_csv, shown
-from pipeline.submissions.ledger import Entry, correlation, made_today, of_competition, picks
+from pipeline.submissions.ledger import Entry, correlation, count_today, entries_of, picks
 
 
 def table(entries: list[Entry]) -> str:
@@ -41,7 +41,7 @@ def summary(entries: list[Entry], site: SiteSpec) -> list[str]:
     together = f"{pairs} with both scores; three different ones tell more"
     if not math.isnan(pearson):
         together = f"correlation {pearson:.3f}, of the ranks {spearman:.3f}, over {pairs} submissions"
-    today = made_today(entries)
+    today = count_today(entries)
     budget = f"{today} made"
     if site.per_day:
         budget += f", {max(site.per_day - today, 0)} of {site.per_day} left"
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_competition(arguments)
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
-    entries = of_competition(profile.name)
+    entries = entries_of(profile.name)
     if not entries:
         print(
             f"{shown(ledger_csv())}: no submission of '{profile.name}' yet; make submit COMP={profile.name}"

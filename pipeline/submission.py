@@ -18,7 +18,7 @@ from pipeline.paths import file_digest, shown, submission_csv
 from pipeline.submissions.card import make_submission
 from pipeline.submissions.check import check_submission, verdict
 from pipeline.submissions.compare import compare
-from pipeline.submissions.ledger import last_file
+from pipeline.submissions.ledger import last_submitted
 
 
 def check(profile: Profile, path: Path, against: Path | None) -> None:
@@ -26,7 +26,7 @@ def check(profile: Profile, path: Path, against: Path | None) -> None:
     if not path.is_file():
         raise PipelineError(f"{shown(path)}: no such file; name one with FILE=, or make submission first")
     report = check_submission(path, profile, load_dataset(profile, "test"))
-    other = against or last_file(profile.name, but=file_digest(path))
+    other = against or last_submitted(profile.name, except_digest=file_digest(path))
     if other is not None:
         what = "" if against else ", the last one submitted"
         report.notes.append(f"against {shown(other)}{what}: {compare(path, other, profile)}")

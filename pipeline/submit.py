@@ -23,13 +23,13 @@ from pipeline.submissions.card import card_lines, read_card
 from pipeline.submissions.check import check_submission, verdict
 from pipeline.submissions.compare import compare
 from pipeline.submissions.kaggle_site import KaggleSite
-from pipeline.submissions.ledger import COMPLETE, entry_of, last_file, made_today, of_competition, record
-from pipeline.submissions.submit import Parcel, keep, score_card, submit
+from pipeline.submissions.ledger import COMPLETE, count_today, entries_of, entry_of, last_submitted, record
+from pipeline.submissions.submit import Upload, keep_copy, score_card, submit
 
 OUTPUT_FILE = "submission.csv"  # what a notebook of a code competition writes
 
 
-def inspect(profile: Profile, path: Path) -> None:
+def check_and_show(profile: Profile, path: Path) -> None:
     """Check the file and print its card; raises PipelineError when the check finds an error."""
     report = check_submission(path, profile, load_dataset(profile, "test"))
     if report.errors:
@@ -38,7 +38,7 @@ def inspect(profile: Profile, path: Path) -> None:
     for fault in report.warnings:
         print(f"warning: {fault.lines()[0]}")
     print("\n".join([verdict(path, report), *card_lines(read_card(path))]))
-    other = last_file(profile.name, but=file_digest(path))
+    other = last_submitted(profile.name, except_digest=file_digest(path))
     if other is not None:
         print(f"against the last one submitted: {compare(path, other, profile)}")
 
@@ -55,9 +55,9 @@ def confirm(question: str, yes: bool) -> None:
         raise PipelineError("not submitted")
 
 
-def by_hand(profile: Profile, path: Path) -> None:
+def show_manual_upload(profile: Profile, path: Path) -> None:
     """Say what to do with a checked file of a competition that has no API."""
-    made = made_today(of_competition(profile.name))
+    made = count_today(entries_of(profile.name))
     budget = (
         f"{profile.site.per_day - made} of {profile.site.per_day} left today" if profile.site.per_day else ""
     )
@@ -80,7 +80,7 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
     if not public and not private:
         raise PipelineError("expected PUBLIC= or PRIVATE=, what the site said")
     digest, card = file_digest(path), read_card(path)
-    old = [entry for entry in of_competition(profile.name) if entry.digest == digest]
+    old = [entry for entry in entries_of(profile.name) if entry.digest == digest]
     entry = (
         old[-1] if old else entry_of(profile.name, path.name, digest, card, status=COMPLETE, message=message)
     )
@@ -92,7 +92,7 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
         message=message or entry.message,
     )
     record(entry)
-    keep(profile.name, path, digest, card)
+    keep_copy(profile.name, path, digest, card)
     score_card(path, card, entry)
     scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
     print(f"wrote {shown(ledger_csv())}: {path.name}, {scores}")
@@ -105,15 +105,15 @@ def send(
     card, digest = read_card(path), file_digest(path)
     with KaggleSite(profile.site.competition) as site:
 
-        def hand_over(text: str) -> str:
+        def send_upload(text: str) -> str:
             if profile.site.code:
                 return site.submit_code(kernel, version, OUTPUT_FILE, text)
             return site.submit(path, text)
 
         if profile.site.code:
             digest = f"{kernel.replace('/', '--')}-v{version}"
-        parcel = Parcel(profile.name, path, digest, card, message, hand_over)
-        entry = submit(parcel, site, again=again, patience=patience)
+        upload = Upload(profile.name, path, digest, card, message, send_upload)
+        entry = submit(upload, site, again=again, patience=patience)
     scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
     print(f"wrote {shown(ledger_csv())}: number {entry.ref}, {entry.status}, {scores}")
 
@@ -151,9 +151,9 @@ def main(argv: list[str] | None = None) -> None:
             if options.action == "score":
                 record_score(profile, path, options.public, options.private, options.message)
                 return
-            inspect(profile, path)
+            check_and_show(profile, path)
             if not profile.site.api:
-                by_hand(profile, path)
+                show_manual_upload(profile, path)
                 return
             confirm(f"Submit it to {profile.site.competition} on {profile.site.api}?", options.yes)
             send(

@@ -15,10 +15,10 @@ from pipeline.submissions.ledger import (
     COLUMNS,
     Entry,
     correlation,
+    count_today,
+    entries_of,
     entry_of,
-    made_today,
     now,
-    of_competition,
     picks,
     read_ledger,
     record,
@@ -95,7 +95,7 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
         ("recycle", "complete", "0.7", first.time),
         ("wheat", "complete", "0.5", first.time),
     ]
-    assert [e.digest for e in of_competition("recycle")] == ["d"]
+    assert [e.digest for e in entries_of("recycle")] == ["d"]
     with open(ledger_csv(), newline="") as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
     assert not list(ledger_csv().parent.glob("*.tmp*"))
@@ -156,7 +156,7 @@ def test_todays_budget_counts_what_the_site_counts():
         entry("c", time=now(), status="error"),
         entry("d"),
     ]
-    assert made_today(entries) == 2
+    assert count_today(entries) == 2
 
 
 def test_the_stage_shows_all_of_it(home, capsys):

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.submissions.check import check_submission, verdict
 from pipeline.submissions.compare import compare
 from pipeline.submissions.ledger import entry_of, record
-from pipeline.submissions.submit import keep
+from pipeline.submissions.submit import keep_copy
 from pipeline.submissions.writer import write_submission
 
 HEADER = "PredictionString,image_id"
@@ -377,7 +377,7 @@ def test_the_stage_prints_all_faults_and_fails(recycle, home, capsys):
 def test_the_stage_compares_with_the_last_one_submitted(recycle, home, capsys):
     for name, text in (("old.csv", "digest1"), ("older.csv", "digest2")):
         (home / name).write_text("\n".join([HEADER, *GOOD]) + "\n")
-        keep("recycle", home / name, text, {})
+        keep_copy("recycle", home / name, text, {})
         record(entry_of("recycle", name, text, None, status="complete", ref=name))
     (home / "s.csv").write_text("\n".join([HEADER, *box("1 0.7 0 0 9 9 2 0.5 1 1 8 8")]) + "\n")
     submission.main(["check", str(home / "s.csv")])

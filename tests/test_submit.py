@@ -20,7 +20,7 @@ from pipeline.paths import file_digest, ledger_csv, sent_csv, submission_csv, wr
 from pipeline.submissions.card import read_card
 from pipeline.submissions.kaggle_site import KaggleSite
 from pipeline.submissions.ledger import read_ledger
-from pipeline.submissions.submit import Parcel, submit
+from pipeline.submissions.submit import Upload, submit
 from pipeline.submissions.writer import write_submission
 
 # The interpreter of the client reads this at its start: no connection but to loopback.
@@ -93,7 +93,7 @@ def send(kaggle, path):
 
     def send(again=False, seconds=20.0, patience=0.6, **changes):
         with KaggleSite("some-competition", seconds, seconds) as site:
-            parcel = Parcel(
+            upload = Upload(
                 "recycle",
                 path,
                 file_digest(path),
@@ -102,12 +102,12 @@ def send(kaggle, path):
                 lambda text: site.submit(path, text),
             )
             return submit(
-                replace(parcel, **changes),
+                replace(upload, **changes),
                 site,
                 again=again,
                 patience=patience,
                 pause=0.05,
-                say=send.said.append,
+                show=send.said.append,
             )
 
     send.said = []

@@ -17,8 +17,8 @@ from pipeline.data.specs import CORNER_FIELDS, SIZE_FIELDS, box_fields
 from pipeline.data.text import same_text
 from pipeline.data.units import inside_one_pixel
 from pipeline.paths import shown
+from pipeline.submissions.faults import Report
 from pipeline.submissions.layout import layout_of
-from pipeline.submissions.report import Report
 from pipeline.submissions.rows import none_label, read_rows
 
 SLACK = 0.5  # pixels that a corner may lie outside, as rounding and float32 leave it

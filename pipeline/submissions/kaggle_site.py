@@ -18,7 +18,7 @@ UPLOAD_SECONDS = 900.0
 PAGE = 100  # submissions looked through for one that was made before
 
 
-class Unclear(PipelineError):
+class UnclearAnswer(PipelineError):
     """No clear answer: whether the site has taken a submission is not known."""
 
 
@@ -49,7 +49,7 @@ class KaggleSite:
     ) -> None:
         self.competition, self.call_seconds, self.upload_seconds = competition, call_seconds, upload_seconds
         self._process: subprocess.Popen[str] | None = None
-        self._said: IO[str] | None = None
+        self._client_errors: IO[str] | None = None
 
     def __enter__(self) -> "KaggleSite":
         return self
@@ -63,19 +63,19 @@ class KaggleSite:
             self._process.kill()
             self._process.communicate()
             self._process = None
-        if self._said is not None:
-            self._said.close()
-            self._said = None
+        if self._client_errors is not None:
+            self._client_errors.close()
+            self._client_errors = None
 
     def submissions(self) -> list[Submission]:
         """The newest submissions, newest first."""
-        found = self._call({"do": "list", "count": PAGE}, self.call_seconds)
-        return [Submission(**item) for item in found]
+        answer = self._call({"do": "list", "count": PAGE}, self.call_seconds)
+        return [Submission(**item) for item in answer]
 
     def left_today(self) -> int | None:
         """How many submissions are left today; None where the site does not say (no team yet)."""
-        found = self._call({"do": "limits"}, self.call_seconds)
-        return int(found["left"]) if any(found.values()) else None
+        answer = self._call({"do": "limits"}, self.call_seconds)
+        return int(answer["left"]) if any(answer.values()) else None
 
     def submit(self, path: Path, message: str) -> str:
         """Upload a file; returns the submission's number."""
@@ -110,22 +110,23 @@ class KaggleSite:
                 text = None
         if text is None:
             self.close()
-            raise Unclear(f"kaggle: no answer within {seconds:g} s")
+            raise UnclearAnswer(f"kaggle: no answer within {seconds:g} s")
         if not text.endswith("\n"):
             raise self._died()
         answer = json.loads(text)
         if "ok" in answer:
             return answer["ok"]
-        raise (Unclear if answer["fault"] == "unclear" else PipelineError)(_explain(answer, self.competition))
+        error = UnclearAnswer if answer["fault"] == "unclear" else PipelineError
+        raise error(_explain(answer, self.competition))
 
     def _start(self) -> "subprocess.Popen[str]":
         if self._process is None:
-            self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+            self._client_errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.submissions.kaggle_call"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._said,
+                stderr=self._client_errors,
                 text=True,
                 cwd=PROJECT,
             )
@@ -133,13 +134,13 @@ class KaggleSite:
 
     def _died(self) -> PipelineError:
         """What to raise when the client's process ended without an answer."""
-        assert self._said is not None
-        self._said.seek(0)
-        said = (self._said.read().strip().splitlines() or ["no reason given"])[-1]
+        assert self._client_errors is not None
+        self._client_errors.seek(0)
+        reason = (self._client_errors.read().strip().splitlines() or ["no reason given"])[-1]
         self.close()
-        if said.startswith("ModuleNotFoundError"):
-            return PipelineError(f"the kaggle client cannot be loaded ({said}); make setup")
-        return Unclear(f"kaggle: its client failed: {said[:300]}")
+        if reason.startswith("ModuleNotFoundError"):
+            return PipelineError(f"the kaggle client cannot be loaded ({reason}); make setup")
+        return UnclearAnswer(f"kaggle: its client failed: {reason[:300]}")
 
 
 def _explain(answer: dict[str, str], competition: str) -> str:

@@ -146,15 +146,14 @@ def record(entry: Entry) -> None:
     write_text(path, text.getvalue())
 
 
-def of_competition(competition: str) -> list[Entry]:
+def entries_of(competition: str) -> list[Entry]:
     return [entry for entry in read_ledger() if entry.competition == competition]
 
 
-def last_file(competition: str, but: str = "") -> Path | None:
-    """The newest submitted file, of which a copy is kept, with another digest than `but`."""
-    files = (
-        sent_csv(competition, e.digest) for e in reversed(of_competition(competition)) if e.digest != but
-    )
+def last_submitted(competition: str, except_digest: str = "") -> Path | None:
+    """The newest submitted file, of which a copy is kept, with another digest than `except_digest`."""
+    digests = (entry.digest for entry in reversed(entries_of(competition)))
+    files = (sent_csv(competition, digest) for digest in digests if digest != except_digest)
     return next((path for path in files if path.is_file()), None)
 
 
@@ -190,6 +189,6 @@ def picks(entries: list[Entry]) -> list[tuple[str, Entry]]:
     return chosen
 
 
-def made_today(entries: list[Entry]) -> int:
+def count_today(entries: list[Entry]) -> int:
     """Submissions of today (UTC, as sites count); one that ended in an error does not count."""
     return sum(e.time[:10] == now()[:10] and e.status != ERROR for e in entries)

@@ -14,22 +14,22 @@ from typing import Protocol
 from pipeline.errors import PipelineError
 from pipeline.paths import atomic, sent_csv
 from pipeline.submissions.card import SubmissionCard, write_card
-from pipeline.submissions.kaggle_site import Submission, Unclear
+from pipeline.submissions.kaggle_site import Submission, UnclearAnswer
 from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entry_of, now, record
 
 LOOK_UPS = 3  # for a submission of which it is not clear whether it arrived
 
 
 class Site(Protocol):
-    """What the flow needs of a site; each raises PipelineError, `Unclear` where it has no answer."""
+    """What the flow needs of a site; each raises PipelineError, `UnclearAnswer` where it has no answer."""
 
     def submissions(self) -> list[Submission]: ...
     def left_today(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What is to be submitted: a file, or a notebook's version, which `send` hands over."""
+class Upload:
+    """What is to be submitted: a file, or a notebook's version, which `send` uploads."""
 
     competition: str
     path: Path
@@ -40,24 +40,24 @@ class Parcel:
 
     @property
     def full_message(self) -> str:
-        """The message that the site keeps, with the mark by which the submission is found again."""
+        """The message that the site keeps, with the tag by which the submission is found again."""
         score = self.card.oof.own.value if self.card else None
-        words = [self.message or self.path.stem, f"oof {score:.5f}" if score is not None else "", self.mark]
+        words = [self.message or self.path.stem, f"oof {score:.5f}" if score is not None else "", self.tag]
         return " ".join(word for word in words if word)
 
     @property
-    def mark(self) -> str:
+    def tag(self) -> str:
         return f"[{self.digest}]"
 
 
 def submit(
-    parcel: Parcel,
+    upload: Upload,
     site: Site,
     *,
     again: bool = False,
     patience: float = 1800,
     pause: float = 15,
-    say: Callable[[str], None] = print,
+    show: Callable[[str], None] = print,
 ) -> Entry:
     """Submit and wait up to `patience` seconds for the score, asking every `pause` seconds.
 
@@ -65,51 +65,51 @@ def submit(
     score is fetched instead. Raises PipelineError when it was not sent, when that is not known, and
     when the site could not score it; the last is recorded as an error, the first two not at all.
     """
-    before = [item for item in site.submissions() if parcel.mark in item.message]
-    if before and not again:
-        ref, made = before[0].ref, before[0].time or now()
-        say(
-            f"already submitted at {made} (number {ref}, {before[0].status}); not sent again (AGAIN=1 "
-            "sends it a second time)"
+    earlier = [item for item in site.submissions() if upload.tag in item.message]
+    if earlier and not again:
+        ref, submitted_at = earlier[0].ref, earlier[0].time or now()
+        show(
+            f"already submitted at {submitted_at} (number {ref}, {earlier[0].status}); not sent again "
+            "(AGAIN=1 sends it a second time)"
         )
     else:
-        if before:
-            say(f"the site has it already, as number {before[0].ref}; sending it a second time")
+        if earlier:
+            show(f"the site has it already, as number {earlier[0].ref}; sending it a second time")
         if site.left_today() == 0:
             raise PipelineError("no submission is left today by the site's count; nothing was sent")
-        ref, made = _send(parcel, site, {item.ref for item in before}, pause, say), now()
+        ref, submitted_at = _send(upload, site, {item.ref for item in earlier}, pause, show), now()
     entry = entry_of(
-        parcel.competition,
-        parcel.path.name,
-        parcel.digest,
-        parcel.card,
+        upload.competition,
+        upload.path.name,
+        upload.digest,
+        upload.card,
         status=PENDING,
         ref=ref,
-        message=parcel.full_message,
-        time=made,
+        message=upload.full_message,
+        time=submitted_at,
     )
-    keep(parcel.competition, parcel.path, parcel.digest, parcel.card)
-    return _wait(parcel, site, entry, patience, pause, say)
+    keep_copy(upload.competition, upload.path, upload.digest, upload.card)
+    return _wait(upload, site, entry, patience, pause, show)
 
 
-def _send(parcel: Parcel, site: Site, known: set[str], pause: float, say: Callable[[str], None]) -> str:
+def _send(upload: Upload, site: Site, known: set[str], pause: float, show: Callable[[str], None]) -> str:
     """Send; where the answer is not clear, look whether it arrived. Returns the site's number."""
     try:
-        return parcel.send(parcel.full_message)
-    except Unclear as error:
-        say(f"{error}; looking whether it arrived")
+        return upload.send(upload.full_message)
+    except UnclearAnswer as error:
+        show(f"{error}; looking whether it arrived")
         reason = str(error)
     for attempt in range(LOOK_UPS):
         try:
-            found = [i for i in site.submissions() if parcel.mark in i.message and i.ref not in known]
+            arrived = [i for i in site.submissions() if upload.tag in i.message and i.ref not in known]
         except PipelineError as error:
             raise PipelineError(
                 f"{reason}; then {error}. It is not known whether the submission arrived, so it is not "
                 "recorded. Run the same command later: it looks first, and does not submit twice"
             ) from None
-        if found:
-            say(f"it arrived, as number {found[0].ref}")
-            return found[0].ref
+        if arrived:
+            show(f"it arrived, as number {arrived[0].ref}")
+            return arrived[0].ref
         if attempt < LOOK_UPS - 1:
             time.sleep(pause)
     raise PipelineError(
@@ -119,34 +119,34 @@ def _send(parcel: Parcel, site: Site, known: set[str], pause: float, say: Callab
 
 
 def _wait(
-    parcel: Parcel, site: Site, entry: Entry, patience: float, pause: float, say: Callable[[str], None]
+    upload: Upload, site: Site, entry: Entry, patience: float, pause: float, show: Callable[[str], None]
 ) -> Entry:
     """Ask until the submission is scored; records every state that the site reports."""
     record(entry)
     deadline = time.monotonic() + patience
     while True:
         try:
-            mine = next((item for item in site.submissions() if item.ref == entry.ref), None)
-        except Unclear as error:  # it is submitted all the same
-            say(f"{error}; asking again")
-            mine = None
-        if mine is not None and mine.status == ERROR:
-            record(replace(entry, status=ERROR, message=f"{entry.message} | {mine.error}"))
+            listed = next((item for item in site.submissions() if item.ref == entry.ref), None)
+        except UnclearAnswer as error:  # it is submitted all the same
+            show(f"{error}; asking again")
+            listed = None
+        if listed is not None and listed.status == ERROR:
+            record(replace(entry, status=ERROR, message=f"{entry.message} | {listed.error}"))
             raise PipelineError(
-                f"submission {entry.ref}: the site could not score it: {mine.error or 'no reason given'}"
+                f"submission {entry.ref}: the site could not score it: {listed.error or 'no reason given'}"
             )
-        if mine is not None and mine.status == COMPLETE:
-            entry = replace(entry, status=COMPLETE, public=mine.public, private=mine.private)
+        if listed is not None and listed.status == COMPLETE:
+            entry = replace(entry, status=COMPLETE, public=listed.public, private=listed.private)
             record(entry)
-            score_card(parcel.path, parcel.card, entry)
+            score_card(upload.path, upload.card, entry)
             return entry
         if time.monotonic() + pause > deadline:
-            say(f"submission {entry.ref} is not scored yet; the same command later fetches its score")
+            show(f"submission {entry.ref} is not scored yet; the same command later fetches its score")
             return entry
         time.sleep(pause)
 
 
-def keep(competition: str, path: Path, digest: str, card: SubmissionCard | None) -> None:
+def keep_copy(competition: str, path: Path, digest: str, card: SubmissionCard | None) -> None:
     """Keep a copy of a submitted file and its card, for comparison and for the end."""
     copy = sent_csv(competition, digest)
     if not copy.exists() and path.is_file():

@@ -35,23 +35,23 @@ class Report:
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def error(self, what: str, places: Any = None, say: Callable[[int], str] = str) -> None:
-        self._add(self.errors, what, places, say)
+    def error(self, what: str, places: Any = None, describe: Callable[[int], str] = str) -> None:
+        self._add(self.errors, what, places, describe)
 
-    def warn(self, what: str, places: Any = None, say: Callable[[int], str] = str) -> None:
-        self._add(self.warnings, what, places, say)
+    def warn(self, what: str, places: Any = None, describe: Callable[[int], str] = str) -> None:
+        self._add(self.warnings, what, places, describe)
 
-    def _add(self, faults: list[Fault], what: str, places: Any, say: Callable[[int], str]) -> None:
+    def _add(self, faults: list[Fault], what: str, places: Any, describe: Callable[[int], str]) -> None:
         """Add a fault found at `places` (indices, or a mask); None: one of the file as a whole."""
         if places is None:
             faults.append(Fault(what, 1, ()))
             return
-        found: Sequence[int] = places
+        indices: Sequence[int] = places
         if isinstance(places, np.ndarray) and places.dtype == np.bool_:
-            found = np.flatnonzero(places).tolist()
-        if len(found):
-            first = tuple(_printable(say(int(place))) for place in found[:SHOWN])
-            faults.append(Fault(what, len(found), first))
+            indices = np.flatnonzero(places).tolist()
+        if len(indices):
+            first = tuple(_printable(describe(int(place))) for place in indices[:SHOWN])
+            faults.append(Fault(what, len(indices), first))
 
     def lines(self) -> list[str]:
         """Errors first, then warnings, then what is worth knowing."""
