@@ -49,7 +49,11 @@ def mmdets_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple[Any,
 
 def ultralytics_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple[Any, Any]:
     options = {"imgsz": size, "conf": 0.001, "iou": 0.7, "max_det": 300, "verbose": False}
-    (result,) = detector.yolo.predict([image[..., ::-1].copy()], **options)
+    from ultralytics import YOLO
+
+    yolo: Any = YOLO("yolov5n.yaml", task="detect")
+    yolo.model = detector.model
+    (result,) = yolo.predict([image[..., ::-1].copy()], **options)
     return result.boxes.xyxy.numpy(), result.boxes.conf.numpy()
 
 

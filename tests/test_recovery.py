@@ -294,12 +294,14 @@ def test_ultralytics_keeps_the_photos_of_a_step_and_their_weight_decay() -> None
             assert step(plain | in_parts(plain, RecoveryNote(parts=parts))) == pytest.approx(step(plain))
 
 
-def test_the_learning_rates_come_back_exactly() -> None:
-    optimizer = torch.optim.SGD(
-        [{"params": [torch.zeros(1)], "lr": 0.1}, {"params": [torch.zeros(1)]}], lr=0.3
-    )
-    with recovery.scaled_lr(optimizer, 1 / 3):
-        assert [group["lr"] for group in optimizer.param_groups] == [0.1 / 3, 0.3 / 3]
+def test_a_step_uses_a_part_of_the_learning_rates_which_come_back_exactly() -> None:
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.1}, {"params": weights[1:]}], lr=0.3)
+    recovery.scale_steps(optimizer, 1 / 3)
+    for weight in weights:
+        weight.grad = torch.ones(1)
+    optimizer.step()
+    assert [weight.item() for weight in weights] == pytest.approx([-0.1 / 3, -0.1])
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.3]
 
 

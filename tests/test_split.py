@@ -9,8 +9,8 @@ from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run
 from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
-from pipeline.paths import folds_csv, run_dir
-from pipeline.train import check_same_split
+from pipeline.paths import folds_csv
+from pipeline.training.fold import check_same_split
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_the_folds_that_are_there(path, train):
 @pytest.mark.parametrize("stated", ["card.json", "job.json"])
 def test_folds_of_one_model_belong_to_one_split(home, stated):
     run = Run("recycle", "small", 0)
-    first, second = run.folder, run_dir("recycle", "small", 1)
+    second = Run("recycle", "small", 1)
     check_same_split(second, "feed")  # nothing is trained yet
     if stated == "card.json":
         tiny.write_card(run, folds_digest="feed")
     else:
         run.write_job(tiny.job_description(run, folds_digest="feed"))
     check_same_split(second, "feed")
-    check_same_split(first, "beef")  # its own run is another check's
-    check_same_split(run_dir("recycle", "large", 1), "beef")
+    check_same_split(run, "beef")  # its own run is another check's
+    check_same_split(Run("recycle", "large", 1), "beef")
     with pytest.raises(PipelineError, match=r"small/fold0 was trained on another split than .* OVERWRITE=1"):
         check_same_split(second, "beef")

@@ -36,17 +36,16 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from pipeline.backends import mmdet_config, mmdet_runner
 from pipeline.backends.mmdet_config import dicts
-from pipeline.boxes import xyxy_to_xywh
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detections, Detector, cpu_batch
 from pipeline.inference.streams import sharing_weights
-from pipeline.paths import shown, write_json
+from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
-from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
+from pipeline.training.plain_data import from_data, to_data
 from pipeline.training.session import Session
-from pipeline.training.staging import data_folder, photo_sets, staged_paths
+from pipeline.training.staging import write_coco
 
 mmdet_runner.secure()
 SAVED = ("model", "test_pipeline", "image_size", "amp")  # what building the detector takes
@@ -66,27 +65,7 @@ class MMDetection(Backend):
         return Resolved(values, cfg.epochs, cfg.image_size, cfg.batch, cfg.resources)
 
     def stage(self, job: TrainJob) -> None:
-        """COCO json of each part; an image's id is its position, from 0."""
-        categories = [{"id": i, "name": name} for i, name in enumerate(job.classes)]
-        for part, photos in photo_sets(job).items():
-            rows = enumerate(zip(staged_paths(job, part), photos.photos, strict=True))
-            images = [
-                {"id": i, "file_name": path.name, "width": photo.width, "height": photo.height}
-                for i, (path, photo) in rows
-            ]
-            annotations: list[dict[str, Any]] = []
-            for i, boxes in enumerate(photos.boxes()):
-                xywh = xyxy_to_xywh(boxes.boxes_xyxy).tolist()
-                for box, label, crowd in zip(xywh, boxes.labels.tolist(), boxes.crowd.tolist(), strict=True):
-                    annotation = {
-                        "id": len(annotations) + 1,
-                        "image_id": i,
-                        "category_id": label,
-                        "bbox": box,
-                    }
-                    annotations.append(annotation | {"area": box[2] * box[3], "iscrowd": int(crowd)})
-            content = {"images": images, "annotations": annotations, "categories": categories}
-            write_json(data_folder(job) / f"{part}.json", content)
+        write_coco(job)
 
     def wanted_weights(self, job: TrainJob) -> WantedWeights:
         cfg = mmdet_config.configured(job.model, job.overrides)
@@ -104,28 +83,15 @@ class MMDetection(Backend):
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
         cfg = _buildable(job.model, job.overrides, len(job.classes))
-        saved = mmdet_config.to_data({key: cfg[key] for key in SAVED})
+        saved = to_data({key: cfg[key] for key in SAVED})
         return saved | {"trained_with": self.resolve(job.model, job.overrides).values}
 
     def load(self, model: SavedModel, device: str) -> "MMDetector":
         init_default_scope("mmdet")
         mmdet_config.import_modules_of(model.name)
-        source = f"{shown(model.checkpoint.parent)}: its config"
-        try:
-            values = mmdet_config.from_data({key: model.config[key] for key in SAVED})
-            mmdet_config.check_types(values, source)
-            checkpoint = self.read_checkpoint(model.checkpoint)
-            trained_on = tuple(checkpoint["meta"]["dataset_meta"]["classes"])
-            if trained_on != model.classes:
-                raise PipelineError(
-                    f"{shown(model.checkpoint)}: trained on classes {trained_on}, expected {model.classes}"
-                )
-            return MMDetector(Config(values), device, checkpoint["state_dict"])
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise PipelineError(
-                f"{shown(model.checkpoint)}: it and the run's config make no detector ({reason})"
-            ) from None
+        values = from_data({key: model.config[key] for key in SAVED})
+        mmdet_config.check_types(values, f"{shown(model.checkpoint.parent)}: its config")
+        return MMDetector(Config(values), device, self.read_weights(model.checkpoint))
 
     def untrained(self, model: ModelConfig, overrides: Overrides, n_classes: int, device: str) -> Detector:
         init_default_scope("mmdet")
@@ -136,13 +102,6 @@ class MMDetection(Backend):
 
     def exported(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         return {key: checkpoint[key] for key in ("meta", "state_dict")}
-
-    def read_weights(self, path: Path) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = self.read_checkpoint(path)["state_dict"]
-        return weights
-
-    def write_weights(self, path: Path, weights: Mapping[str, Tensor], target: Path) -> None:
-        save_tensors(self.read_checkpoint(path) | {"state_dict": dict(weights)}, target)
 
 
 def _buildable(model: ModelConfig, overrides: Overrides, n_classes: int) -> Config:

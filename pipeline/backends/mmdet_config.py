@@ -4,7 +4,6 @@ What a config states is honoured or refused with its key; what the pipeline sets
 """
 
 import importlib
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +35,6 @@ OURS = (
 )
 # Set for a dataset that is read from our files, whatever a config says of it.
 DATASET_OURS = ("ann_file", "data_root", "data_prefix", "metainfo", "filter_cfg", "test_mode", "backend_args")
-TUPLE, NUMBER = "__tuple__", "__number__"  # how saved data holds what JSON has not
 RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize", "FixShapeResize")
 # Keys of transforms and batch augmentations that hold pixels: they follow a run's image size.
 PIXELS = (
@@ -76,7 +74,14 @@ def read_config(model: ModelConfig) -> Config:
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
     _import_modules(cfg.pop("custom_imports", None), shown(model.path))
-    defaults = {"amp": False, "val_interval": 1, "resources": {}, "default_hooks": {}, "param_scheduler": []}
+    defaults = {
+        "default_scope": "mmdet",
+        "amp": False,
+        "val_interval": 1,
+        "resources": {},
+        "default_hooks": {},
+        "param_scheduler": [],
+    }
     for key, value in defaults.items():
         cfg.setdefault(key, value)
     for key, part in (("train_pipeline", "train_dataloader"), ("test_pipeline", "val_dataloader")):
@@ -252,29 +257,3 @@ def _thaw(backbone: dict[str, Any]) -> None:
     backbone.update({key: value for key, value in thawed.items() if key in backbone})
     if isinstance(backbone.get("norm_cfg"), dict):
         backbone["norm_cfg"]["requires_grad"] = True
-
-
-def to_data(value: Any) -> Any:
-    """JSON data from which `from_data` makes the same config again, its tuples included."""
-    if isinstance(value, dict):
-        return {str(key): to_data(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return {TUPLE: [to_data(item) for item in value]}
-    if isinstance(value, list):
-        return [to_data(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {NUMBER: str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise PipelineError(f"config value {value!r}: expected numbers, texts, lists and mappings")
-
-
-def from_data(value: Any) -> Any:
-    """See `to_data`."""
-    if isinstance(value, dict):
-        if set(value) == {TUPLE}:
-            return tuple(from_data(item) for item in value[TUPLE])
-        if set(value) == {NUMBER}:
-            return float(value[NUMBER])
-        return {key: from_data(item) for key, item in value.items()}
-    return [from_data(item) for item in value] if isinstance(value, list) else value

@@ -3,32 +3,28 @@
 import contextlib
 import functools
 import gc
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import utils as device_utils
-from mmengine.dist import all_reduce_params, get_rank, get_world_size
+from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.registry import FUNCTIONS, HOOKS, LOOPS
+from mmengine.registry import FUNCTIONS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner, checkpoint
 from mmengine.runner.checkpoint import weights_to_cpu
 from mmengine.utils import apply_to
 
 from pipeline.backends import mmdet_config
 from pipeline.backends.mmdet_config import DATASET_OURS, dicts, innermost
-from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
-from pipeline.training.recovery import scaled_lr
-from pipeline.training.safe_load import load_tensors
+from pipeline.training.recovery import scale_steps
+from pipeline.training.safe_load import load_tensors, numpy_classes
 from pipeline.training.seeds import seed_reader
 from pipeline.training.session import Session
 from pipeline.training.staging import data_folder
@@ -44,20 +40,11 @@ def _history_method(owner: Any, name: str) -> Any:
     raise PipelineError(f"getattr of {owner!r}.{name} refused")
 
 
-def _known_classes() -> list[Any]:
-    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint32", "bool")]
-    names = [
-        (function, f"{module}.multiarray.{name}")
-        for module in ("numpy.core", "numpy._core")
-        for function, name in ((array, "_reconstruct"), (scalar, "scalar"))
-    ]
-    return [HistoryBuffer, (_history_method, "builtins.getattr"), np.ndarray, np.dtype, *kinds, *names]
-
-
 def load_weights(file: Any, map_location: Any = "cpu", weights_only: bool = True) -> Any:
     """A checkpoint of mmengine's from plain tensors and its log history, whatever the caller asked."""
-    return load_tensors(file, map_location, _known_classes())
+    return load_tensors(
+        file, map_location, [HistoryBuffer, (_history_method, "builtins.getattr"), *numpy_classes()]
+    )
 
 
 def secure() -> None:
@@ -92,8 +79,6 @@ def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     steps = -(-len(job.train.photos) // (cfg.batch * job.gpus))
     if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
         cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
-    if job.gpus > 1:  # or each process validates, and the first saves, its own batch norms' statistics
-        cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(type="PipelineAgreeHook")]
     for part in dicts(cfg.param_scheduler):
         if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
             part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up
@@ -151,18 +136,13 @@ class _Runner(Runner):
 
     def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, str(Path(self._log_dir) / "scratch.log"), **kwargs)
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
+        for handler in logger.handlers:
             handler.close()
-        file = logging.FileHandler(self.session.log, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        if get_rank() > 0:  # the first of several processes says it for all
-            file.setLevel(logging.ERROR)
-        logger.addHandler(file)
+        logger.handlers = [self.session.log_handler()]
         return logger
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        if device_utils.get_device() == "cpu":
+        if self.session.job.device == "cpu":
             model = model.to(memory_format=torch.channels_last)  # that of oneDNN's convolutions
         return super().wrap_model(model_wrapper_cfg, model)
 
@@ -173,13 +153,12 @@ class TrainLoop(EpochBasedTrainLoop):
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         recovery = self.runner.session.recovery
-        if recovery == RecoveryNote():
+        if recovery.parts == 1:
             super().run_iter(idx, data_batch)
             return
         hooks = {"batch_idx": idx, "data_batch": data_batch}
         self.runner.call_hook("before_train_iter", **hooks)
-        with scaled_lr(self.runner.optim_wrapper.optimizer, recovery.lr_factor):
-            outputs = step_in_parts(self.runner.model, self.runner.optim_wrapper, data_batch, recovery.parts)
+        outputs = step_in_parts(self.runner.model, self.runner.optim_wrapper, data_batch, recovery.parts)
         self.runner.call_hook("after_train_iter", **hooks, outputs=outputs)
         self._iter += 1
 
@@ -213,19 +192,6 @@ def step_in_parts(model: Any, wrapper: Any, batch: dict[str, Any], parts: int) -
     return logs
 
 
-@HOOKS.register_module(name="PipelineAgreeHook")
-class AgreeHook(Hook):
-    """The mean over processes of what batch norms noted, of the weights' running average too if there is one.
-
-    mmengine's SyncBuffersHook leaves that one out.
-    """
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
-        for model in (runner.model, *averages):
-            all_reduce_params(model.buffers(), op="mean")
-
-
 class _SessionHook(Hook):
     """Tells the session what happens, and makes the checkpoints that it writes."""
 
@@ -235,6 +201,7 @@ class _SessionHook(Hook):
         self.session = session
 
     def before_train(self, runner: Runner) -> None:
+        scale_steps(runner.optim_wrapper.optimizer, self.session.recovery.lr_factor)
         self.session.begin(runner.max_epochs, len(runner.train_dataloader))
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -246,7 +213,14 @@ class _SessionHook(Hook):
         self.session.step(outputs["loss"])
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """End an epoch that will not be validated; the others end when their score is known."""
+        """End an epoch that will not be validated; the others end when their score is known.
+
+        Before that, processes take the mean of what their batch norms noted, of the weights' running average
+        too: or each would validate its own (SyncBuffersHook leaves the average out).
+        """
+        averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for model in (runner.model, *averages):
+            all_reduce_params(model.buffers(), op="mean")
         epoch = runner.epoch + 1  # the loop counts it after this hook
         if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
             self._end(runner, epoch, None)
@@ -292,8 +266,10 @@ def run(cfg: Config, job: TrainJob, session: Session) -> None:
     if cfg.resume:
         session.resume(load_weights(cfg.load_from))
     _Runner.session = session
+    device_utils.DEVICE = job.device.partition(":")[0]  # the runner would take a GPU where there is one
+    if job.device != "cpu":
+        torch.cuda.set_device(torch.device(job.device))
     with (
-        use_device(job.device),
         open(session.log, "a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),  # pycocotools prints its tables
     ):
@@ -302,17 +278,3 @@ def run(cfg: Config, job: TrainJob, session: Session) -> None:
         runner.train()
     del runner
     gc.collect()
-
-
-@contextlib.contextmanager
-def use_device(device: str) -> Iterator[None]:
-    """Make the runner, which takes the current GPU if there is any, use the asked device."""
-    if device == "cpu":
-        before, device_utils.DEVICE = device_utils.DEVICE, "cpu"
-        try:
-            yield
-        finally:
-            device_utils.DEVICE = before
-    else:
-        torch.cuda.set_device(torch.device(device))
-        yield

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from pipeline.backends import ultralytics_setup
@@ -22,29 +20,29 @@ from pipeline.backends import ultralytics_setup
 ultralytics_setup.install()  # before anything imports ultralytics
 
 import ultralytics
-from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
+from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import nms, torch_utils
 
 from pipeline.backends import ultralytics_trainer
 from pipeline.backends.ultralytics_trainer import read_checkpoint
-from pipeline.boxes import xyxy_to_xywh
-from pipeline.data.models import ModelConfig, Overrides
+from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
 from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, cpu_batch
 from pipeline.inference.streams import sharing_weights
-from pipeline.paths import shown, weights_dir, write_text
+from pipeline.paths import shown, weights_dir
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
 from pipeline.training.session import Session
-from pipeline.training.staging import data_folder, photo_sets, staged_paths
+from pipeline.training.staging import data_folder, write_yolo
 
-ultralytics_setup.secure(tasks)
-ultralytics_setup.keep_threads(torch_utils, torch.get_num_threads())
+tasks.SAFE_LOAD = True  # it reads the environment once, when somebody first imports it
+# It would take one thread less than there are cores, whatever OMP_NUM_THREADS says.
+torch_utils.NUM_THREADS = torch.get_num_threads()
 # The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
 nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 LEAST_SIDE = 10  # pixels; the framework leaves out photos with a shorter side
@@ -54,19 +52,7 @@ OURS = re.compile(
     "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed|val"
     "|verbose|workers"
 )
-KEYS = ("_base_", "model", "weights", "epochs", "image_size", "batch", "resources", "train")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A leaf config over its `_base_` (a path beside it); mappings merge, other values replace."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if unknown := sorted(set(values) - set(KEYS)):
-        raise PipelineError(f"{shown(path)}: unknown key '{unknown[0]}'; known: {', '.join(KEYS)}")
-    if base := values.pop("_base_", None):
-        merged = read_config(path.parent / base)
-        merged["train"] = merged.get("train", {}) | values.pop("train", {})
-        values = merged | values
-    return values
+KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train")
 
 
 class Ultralytics(Backend):
@@ -80,7 +66,7 @@ class Ultralytics(Backend):
         return {"ultralytics": ultralytics.__version__, "torch": torch.__version__}
 
     def resolve(self, model: ModelConfig, overrides: Overrides) -> Resolved:
-        values = read_config(model.path) | overrides.sizes()
+        values = read_yaml_config(model.path, KEYS) | overrides.sizes()
         train = values["train"] = values.get("train", {}) | overrides.options
         if taken := sorted(filter(OURS.fullmatch, train)):
             raise PipelineError(
@@ -101,28 +87,8 @@ class Ultralytics(Backend):
         return Resolved(values, epochs, image_size, batch, values.get("resources", {}))
 
     def stage(self, job: TrainJob) -> None:
-        """Label files `class cx cy w h` (normalised) and data.yaml. Crowds are left out: the framework would
-        take them for single objects."""
         refuse_small([*job.train.photos, *job.held_out.photos], LEAST_SIDE, "ultralytics")
-        data = data_folder(job)
-        for part, photos in photo_sets(job).items():
-            (data / "labels" / part).mkdir(parents=True, exist_ok=True)
-            rows = zip(staged_paths(job, part), photos.photos, photos.boxes(), strict=True)
-            for path, photo, boxes in rows:
-                single = ~boxes.crowd
-                xywh = xyxy_to_xywh(boxes.boxes_xyxy[single])
-                xywh[:, :2] += xywh[:, 2:] / 2
-                xywh /= [photo.width, photo.height] * 2
-                lines = [
-                    f"{label} " + " ".join(f"{value:.8f}" for value in row.clip(0, 1))
-                    for label, row in zip(boxes.labels[single], xywh, strict=True)
-                ]
-                (data / "labels" / part / path.name).with_suffix(".txt").write_text("\n".join(lines))
-        folders = {"path": str(data), "train": "images/train", "val": "images/val"}
-        # Where the first name begins with n0, all are replaced by ImageNet's names: a space prevents that.
-        space = " " if job.classes[0].startswith("n0") else ""
-        content = folders | {"names": {label: space + name for label, name in enumerate(job.classes)}}
-        write_text(data / "data.yaml", yaml.safe_dump(content, sort_keys=False))
+        write_yolo(job)
 
     def wanted_weights(self, job: TrainJob) -> WantedWeights:
         values = self.resolve(job.model, job.overrides).values
@@ -161,31 +127,20 @@ class Ultralytics(Backend):
             "save": True,
             "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
         }
-        with ultralytics_trainer.log_to(session.log):
+        with ultralytics_trainer.log_to(session):
             ultralytics_trainer.run(arguments, session)
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
         return dict(self.resolve(job.model, job.overrides).values)
 
     def load(self, model: SavedModel, device: str) -> "YoloDetector":
-        try:
-            yolo = YOLO(str(model.checkpoint), task="detect")
-            detector = YoloDetector(yolo, int(model.config["image_size"]), device)
-        except Exception as error:  # whatever the framework makes of damaged or foreign bytes
-            reason = " ".join(str(error).split())[:200]
-            raise PipelineError(f"{shown(model.checkpoint)}: not a whole checkpoint ({reason})") from None
-        names = tuple(name.removeprefix(" ") for name in detector.yolo.names.values())
-        if names != model.classes:
-            raise PipelineError(
-                f"{shown(model.checkpoint)}: trained on classes {names}, expected {model.classes}"
-            )
-        return detector
+        network = read_checkpoint(model.checkpoint)["model"].float()
+        return YoloDetector(network, int(model.config["image_size"]), device)
 
     def untrained(self, model: ModelConfig, overrides: Overrides, n_classes: int, device: str) -> Detector:
         values = self.resolve(model, overrides).values
-        yolo: Any = YOLO(values["model"], task="detect")
-        yolo.model = DetectionModel(values["model"], nc=n_classes, verbose=False)
-        return YoloDetector(yolo, values["image_size"], device)
+        network = DetectionModel(values["model"], nc=n_classes, verbose=False)
+        return YoloDetector(network, values["image_size"], device)
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         return read_checkpoint(path)
@@ -218,12 +173,10 @@ class YoloDetector(Detector):
     pad_value = 114
     pad_centred = True
 
-    def __init__(self, yolo: YOLO, image_size: int, device: str) -> None:
-        self.yolo, self.device = yolo, device
-        self.half = device != "cpu"
-        network: Any = yolo.model
-        self.parameters = sum(p.numel() for p in network.parameters())
-        self.stride = max(int(network.stride.max()), 32)
+    def __init__(self, model: Any, image_size: int, device: str) -> None:
+        self.model, self.device, self.half = model, device, device != "cpu"
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.stride = max(int(model.stride.max()), 32)
         self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
         self.batch = 16 if device != "cpu" else cpu_batch(self.image_size, 16)
 
@@ -238,16 +191,8 @@ class YoloDetector(Detector):
     @functools.cached_property
     def network(self) -> Any:
         """The network that predicts: norms fused into convolutions, in half precision on a GPU."""
-        self.yolo.predict(
-            np.zeros((self.stride, self.stride, 3), np.uint8),
-            imgsz=self.stride,
-            device=self.device,
-            verbose=False,
-            save=False,
-            quantize=16 if self.half else None,
-        )
-        predictor: Any = self.yolo.predictor
-        return predictor.model
+        device, model = torch.device(self.device), copy.deepcopy(self.model)
+        return AutoBackend(model, device, fp16=self.half, fuse=True, verbose=False, end2end=False).eval()
 
     def clone(self) -> Self:
         other = copy.copy(self)

@@ -25,15 +25,15 @@ ultralytics_setup.install()  # before anything imports ultralytics
 from ultralytics import __version__
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
-from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, RANK, SETTINGS
+from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, SETTINGS
 from ultralytics.utils.torch_utils import get_torch_device_backend, unwrap_model
 
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
-from pipeline.training.recovery import scaled_lr
+from pipeline.training.recovery import scale_steps
 from pipeline.training.session import Session
-from pipeline.training.staging import photo_sets
+from pipeline.training.staging import PARTS, check_counts
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -56,17 +56,8 @@ def without_optimizer(held: Mapping[str, Any]) -> dict[str, Any]:
         parameter.requires_grad = False
     arguments = {k: v for k, v in (DEFAULT_CFG_DICT | held["train_args"]).items() if k in DEFAULT_CFG_KEYS}
     model.args = dict(arguments)
-    return {
-        "epoch": -1,
-        "model": model,
-        "ema": None,
-        "optimizer": None,
-        "train_args": arguments,
-        "train_metrics": held["train_metrics"],
-        "date": held["date"],
-        "version": __version__,
-        "license": "AGPL-3.0 (https://ultralytics.com/license)",
-    }
+    none = dict.fromkeys(("ema", "optimizer", "scaler", "weights", "updates"))
+    return {**held, **none, "epoch": -1, "model": model, "train_args": arguments}
 
 
 class _Trainer(DetectionTrainer):  # type: ignore[misc]
@@ -102,10 +93,6 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
             self.model = self.model.to(memory_format=torch.channels_last)
         super().set_model_attributes()
 
-    def optimizer_step(self) -> None:
-        with scaled_lr(self.optimizer, self.session.recovery.lr_factor):
-            super().optimizer_step()
-
     def save_model(self) -> bool:
         weights = unwrap_model(self.model).state_dict()
         self.session.end_epoch(float(self.fitness or 0), weights | self.ema.ema.state_dict(), self._state)
@@ -137,25 +124,15 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         """Nothing: the best epoch was validated when it ran, and predict makes the tables."""
 
 
-def _check_counts(trainer: _Trainer) -> None:
-    """Raise PipelineError unless the framework took all photos and boxes; crowds are left out by us."""
-    loaders = (trainer.train_loader, trainer.test_loader)
-    for loader, (part, photos) in zip(loaders, photo_sets(trainer.session.job).items(), strict=True):
-        given = [len(photos.photos), sum(int((~boxes.crowd).sum()) for boxes in photos.boxes())]
-        taken = [len(loader.dataset), sum(len(x["cls"]) for x in loader.dataset.labels)]
-        if taken != given:
-            raise PipelineError(
-                f"ultralytics took {taken[0]} of {given[0]} {part} photos and {taken[1]} of {given[1]} "
-                f"boxes; see {shown(trainer.session.log)}"
-            )
-
-
 def _attach(trainer: _Trainer) -> None:
     """Call the session from the framework's callbacks."""
     session = trainer.session
 
     def start(trainer: _Trainer) -> None:
-        _check_counts(trainer)
+        for part, loader in zip(PARTS, (trainer.train_loader, trainer.test_loader), strict=True):
+            boxes = sum(len(labels["cls"]) for labels in loader.dataset.labels)
+            check_counts(session.job, part, len(loader.dataset), boxes)
+        scale_steps(trainer.optimizer, session.recovery.lr_factor)
         session.begin(trainer.epochs, len(trainer.train_loader))
 
     def start_epoch(trainer: _Trainer) -> None:
@@ -216,16 +193,14 @@ def in_parts(arguments: dict[str, Any], recovery: RecoveryNote, gpus: int = 1) -
 
 
 @contextlib.contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Send the framework's messages to a file; of several processes the first says it for all."""
-    handlers, level = LOGGER.handlers[:], LOGGER.level
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    LOGGER.handlers[:] = [file]
-    LOGGER.setLevel(logging.INFO if RANK in (-1, 0) else logging.ERROR)
+def log_to(session: Session) -> Iterator[None]:
+    """Send the framework's messages to the run's log."""
+    before, level = LOGGER.handlers[:], LOGGER.level
+    LOGGER.handlers[:] = [session.log_handler()]
+    LOGGER.setLevel(logging.INFO)
     try:
         yield
     finally:
-        LOGGER.handlers[:] = handlers
+        LOGGER.handlers[0].close()
+        LOGGER.handlers[:] = before
         LOGGER.setLevel(level)
-        file.close()

@@ -1,6 +1,7 @@
 """Model configs: one file per model, its name the file's stem, its backend the folder in configs/."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def find_model(name: str) -> ModelConfig:
     if name not in models:
         raise PipelineError(f"no model '{name}'; there are: {', '.join(models)}")
     return models[name]
+
+
+def read_yaml_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A leaf config over its `_base_` (a path beside it); the mapping `train` merges, other values replace.
+
+    Raises PipelineError with the file for text that is no YAML, and for keys that are not among `keys`.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise PipelineError(f"{shown(path)}: {' '.join(str(error).split())[:200]}") from None
+    base = values.pop("_base_", None)
+    if unknown := sorted(set(values) - set(keys)):
+        raise PipelineError(f"{shown(path)}: unknown key '{unknown[0]}'; known: _base_, {', '.join(keys)}")
+    if base is None:
+        return values
+    merged = read_yaml_config(path.parent / base, keys)
+    train = merged.get("train", {}) | values.pop("train", {})
+    return merged | values | {"train": train}
 
 
 @dataclass(frozen=True)

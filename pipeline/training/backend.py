@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.data.models import BACKENDS, ModelConfig, Overrides
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
+from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 
 if TYPE_CHECKING:  # these need torch
@@ -93,7 +94,8 @@ class Backend(ABC):
     def load(self, model: SavedModel, device: str) -> "Detector":
         """The detector of a run. Nothing in a run's folder may cause an import or a call.
 
-        Raises PipelineError for a checkpoint or config that is damaged, foreign, or of other classes.
+        Raises PipelineError for a checkpoint that is damaged or foreign. What else a framework raises becomes
+        one line in `load_detector`.
         """
 
     @abstractmethod
@@ -124,13 +126,16 @@ class Backend(ABC):
         """What stays of the best epoch's checkpoint in the run's folder."""
         return checkpoint
 
-    @abstractmethod
     def read_weights(self, path: Path) -> dict[str, "Tensor"]:
         """The weights of an exported checkpoint by name, on the CPU; for averaging."""
+        weights: dict[str, Tensor] = self.read_checkpoint(path)["state_dict"]
+        return weights
 
-    @abstractmethod
     def write_weights(self, path: Path, weights: Mapping[str, "Tensor"], target: Path) -> None:
         """Write `target`: the exported checkpoint `path` with other weights of the same names and shapes."""
+        from pipeline.training.checkpoints import save_tensors
+
+        save_tensors(self.read_checkpoint(path) | {"state_dict": dict(weights)}, target)
 
 
 def saved_model(run: Run) -> SavedModel:
@@ -152,8 +157,15 @@ def load_backend(name: str) -> Backend:
 
 def load_detector(run: Run, device: str | None = None) -> "Detector":
     """The detector of a trained run on a device, see `select_device`."""
-    backend = load_backend(run.card().backend)
-    detector = backend.load(saved_model(run), select_device(device))
+    backend, device = load_backend(run.card().backend), select_device(device)
+    try:
+        detector = backend.load(saved_model(run), device)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(
+            f"{shown(run.folder)}: its checkpoint and config make no detector ({reason}); "
+            f"{run.command(OVERWRITE=1)}"
+        ) from None
     detector.versions = backend.versions()
     return detector
 

@@ -6,9 +6,8 @@ loss that is not finite the learning rate is halved, once; the second time the t
 What was decided is kept in the run's scratch folder, so that a killed training goes on with it.
 """
 
-import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +83,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 
-@contextlib.contextmanager
-def scaled_lr(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
-    """Let one optimizer step use `factor` times the learning rates, and put them back exactly."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * factor
-    try:
-        yield
-    finally:
+def scale_steps(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Let each step of an optimizer use `factor` times its learning rates, unseen by its schedule."""
+    rates: list[float] = []
+
+    def before(*_: Any) -> None:
+        rates[:] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+
+    def after(*_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    if factor != 1:
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
 
 
 def check_weights(name: str, epoch: int, state: Mapping[str, Any]) -> None:

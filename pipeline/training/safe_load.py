@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
@@ -21,6 +22,16 @@ def _only(allowed: Sequence[Any]) -> Iterator[None]:
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+def numpy_classes() -> list[Any]:
+    """What NumPy's arrays and scalars of plain kinds are made of, by the names of its versions 1 and 2."""
+    array, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "uint32", "bool")]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    names = [(array, f"{module}._reconstruct") for module in modules]
+    names += [(scalar, f"{module}.scalar") for module in modules]
+    return [np.ndarray, np.dtype, *kinds, *names]
 
 
 def load_tensors(file: Any, map_location: Any = "cpu", allowed: Sequence[Any] = ()) -> Any:

@@ -4,6 +4,7 @@ A loop calls `begin` once, `begin_epoch` and `step` as it goes, and `end_epoch` 
 if it was its turn, validated. In several processes each has a session; the first one writes.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -41,6 +42,13 @@ class Session:
         self._check_every = CHECK_STEPS[job.device.partition(":")[0]]
         self._losses: list[float] = []  # of this epoch's steps, looked at
         self._waiting: list[Tensor] = []  # of the steps since, on the device
+
+    def log_handler(self) -> logging.Handler:
+        """For a framework's logger: its messages go to the run's log, those of the first process."""
+        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setLevel(logging.INFO if self.leads else logging.ERROR)
+        return handler
 
     def last(self) -> Path | None:
         """The checkpoint to go on from; the loop reads it and calls `resume` with what it holds."""
