@@ -56,10 +56,14 @@ class ResizedPhoto:
 def resize(detector: Detector, image: Image, scale: float) -> Image:
     """(h, w, 3) pixels in the size that the network wants."""
     height, width = image.shape[:2]
-    to = detector.resized(height, width, scale)
-    if to == (height, width):
+    return resize_to(image, detector.resized(height, width, scale))
+
+
+def resize_to(image: Image, size: tuple[int, int]) -> Image:
+    """(h, w, 3) pixels in another size (height, width), bilinear: how a photo is resized everywhere."""
+    if size == image.shape[:2]:
         return image
-    resized: Any = cv2.resize(image, to[::-1], interpolation=cv2.INTER_LINEAR)
+    resized: Any = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     return resized
 
 
