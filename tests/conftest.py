@@ -1,6 +1,7 @@
 """Fixtures that several test files share. What a tiny competition looks like is said in `tiny.py`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -53,3 +54,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no development data at {folder} (set PIPELINE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def every_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The models of `every_backend.MODELS` are there, the toy backend's included."""
+    from every_backend import register
+
+    with pytest.MonkeyPatch.context() as patch:
+        register(tmp_path_factory.mktemp("backends") / "configs", patch)
+        yield

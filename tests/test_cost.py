@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from every_backend import MODELS
 from torch import nn
 from torch.nn import functional
 
@@ -103,6 +104,36 @@ def test_a_one_stage_count_grows_with_the_area() -> None:
     assert large == 4 * small
 
 
+def test_torchvisions_two_stage_count_does_not_depend_on_the_weights() -> None:
+    """150 proposals is what the network allows; a network that suppresses nearly all of them counts less."""
+    detector = built("tv_faster_rcnn_mobile", 128)
+    with torch.no_grad():
+        for weights in detector.module.rpn.head.parameters():
+            weights.zero_()
+    found = cost.complexity(detector)["flops"]
+    with torch.no_grad():
+        detector.module.rpn.head.cls_logits.bias.fill_(-9.0)  # no proposal reaches the score threshold
+    as_they_come, _ = cost.count_flops(lambda: detector.detect(cost.noise(128)))
+    assert as_they_come < found
+    assert cost.complexity(detector)["flops"] == found
+
+
+PARAMETERS = {  # millions, with ten classes
+    "tv_faster_rcnn_v2": 43.3,
+    "tv_faster_rcnn_mobile": 19.0,
+    "tv_retinanet_v2": 36.5,
+    "tv_fcos": 32.1,
+    "tv_ssd300_vgg16": 24.9,
+    "tv_ssdlite320": 2.3,
+}
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_torchvisions_detectors_have_their_size(name: str) -> None:
+    detector = load_backend("torchvision").untrained(find_model(name), Overrides(), 10, "cpu")
+    assert round(detector.parameters / 1e6, 1) == PARAMETERS[name]
+
+
 def test_a_two_stage_count_does_not_depend_on_the_weights() -> None:
     """Though these decide how many proposals survive; 150 is what the config allows, at any size."""
     detector = built("faster_rcnn_tiny", 128)
@@ -116,7 +147,8 @@ def test_a_two_stage_count_does_not_depend_on_the_weights() -> None:
     assert cost.complexity(detector)["flops"] == found
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn_tiny", "yolov5n"])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("every_backend")
 def test_detect_finds_what_predict_finds(name: str) -> None:
     """The timed pass does the work of the real one, down to the boxes."""
     torch.manual_seed(0)

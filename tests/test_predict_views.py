@@ -1,10 +1,13 @@
 """What predict makes of photos and views, beside the frameworks' own way with the same photos."""
 
+import copy
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from every_backend import MODELS
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
@@ -16,6 +19,7 @@ from pipeline.inference.views import by_shape, detect_resized, predict_views, re
 from pipeline.training.backend import load_backend
 from pipeline.views import parse_views
 
+pytestmark = pytest.mark.usefixtures("every_backend")
 SHAPES = ((90, 130), (130, 90), (64, 64), (90, 130))
 
 
@@ -57,6 +61,18 @@ def ultralytics_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple
     return result.boxes.xyxy.numpy(), result.boxes.conf.numpy()
 
 
+def torchvisions_own(detector: Any, image: NDArray[np.uint8], size: int) -> tuple[Any, Any]:
+    """With the step that resizes back in its place; it gets what cv2 resized, for its own one rounds less."""
+    network = copy.deepcopy(detector.module)
+    del network.transform.resize
+    network.transform.fixed_size = (size, size)
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    with torch.no_grad():
+        (found,) = network([torch.from_numpy(resized).permute(2, 0, 1) / 255])
+    sides = np.array([image.shape[1], image.shape[0]] * 2) / size
+    return found["boxes"].numpy() * sides, found["scores"].numpy()
+
+
 def detect(detector: Any, images: list[NDArray[np.uint8]], scale: float) -> list[tuple[Any, Any]]:
     """Boxes in pixels of the images, as `predict_views` brings them back, and scores."""
     resized = [resize(detector, image, scale) for image in images]
@@ -75,7 +91,7 @@ def check_same(found: tuple[Any, Any], others: tuple[Any, Any], pixels: float) -
     assert (apart[rows, partners] <= 1).all()
 
 
-OWN = {"faster_rcnn_tiny": mmdets_own, "yolov5n": ultralytics_own}
+OWN = {"faster_rcnn_tiny": mmdets_own, "yolov5n": ultralytics_own, "tv_ssdlite320": torchvisions_own}
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
@@ -89,7 +105,7 @@ def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: floa
         check_same(found, (boxes, scores), pixels=0.02)
 
 
-@pytest.mark.parametrize("name", list(OWN))
+@pytest.mark.parametrize("name", MODELS)
 def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
     """The boxes of a view are those found in the viewed photo, brought back to the photo."""
     from PIL import Image
@@ -117,7 +133,13 @@ def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
             assert (raw.boxes_xyxy[:, [1, 3]] <= image.shape[0] + 0.1).all()
 
 
-@pytest.mark.parametrize("name", list(OWN))
+def network_of(detector: Any) -> torch.nn.Module:
+    if hasattr(detector, "yolo"):
+        return detector.network.backend.model
+    return detector.model if hasattr(detector, "model") else detector.module
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None:
     """Each has a detector of its own while it works, so what networks note of a shape is not mixed up."""
     detector, before = built(name), torch.get_num_threads()
@@ -148,10 +170,7 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
         torch.set_num_threads(before)
     for one, other in zip(alone, together, strict=True):
         check_same((one.boxes_xyxy, one.scores), (other.boxes_xyxy, other.scores), pixels=0.02)
-    weights = [
-        next((d.model if name == "faster_rcnn_tiny" else d.network.backend.model).parameters())
-        for d in (detector, detector.clone())
-    ]
+    weights = [next(network_of(d).parameters()) for d in (detector, detector.clone())]
     assert weights[0] is weights[1]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_backend import EXACT, MODELS
 
 from pipeline import folds, train
 from pipeline.data import demo
@@ -27,14 +28,6 @@ from pipeline.training.fold import Devices, plan_fold
 from pipeline.training.progress import Progress
 from pipeline.training.session import Session
 
-# Settings under which nothing but the checkpoint carries over from epoch to epoch, see
-# ultralytics_trainer: a step for every batch, no mosaic.
-EXACT = {
-    "faster_rcnn_tiny": [],
-    "yolov5n": ["--set", "pretrained=false", "nbs=4", "mosaic=0", "optimizer=AdamW", "lr0=0.002"],
-}
-MODELS = tuple(EXACT)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -46,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Path:
     """Home with the data and folds of a tiny competition."""
     home = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:

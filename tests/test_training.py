@@ -1,4 +1,4 @@
-"""Real trainings of both frameworks on a handful of rendered photos, from folds to submission."""
+"""Real trainings of every framework on a handful of rendered photos, from folds to submission."""
 
 import csv
 import json
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_backend import EXACT, MODELS, SCRATCH
 
 from pipeline import cost, ensemble, evaluate, folds, predict, submission, train
 from pipeline.data import demo
@@ -25,12 +26,12 @@ from pipeline.data.runs import Run, only_one
 from pipeline.errors import PipelineError
 from pipeline.inference.views import detect_resized, resize
 from pipeline.paths import PROJECT
+from pipeline.processes import python_path
 from pipeline.training.backend import load_backend, load_detector
 from pipeline.training.fold import Devices, check_same_job, plan_fold
 from pipeline.training.job import TrainJob
 from pipeline.training.weights import find_weights
 
-MODELS = ("faster_rcnn_tiny", "yolov5n")
 SMALL = ["--epochs", "1", "--image-size", "64", "--batch", "4", "--device", "cpu"]
 COMPETITION = ["--competition", "demo"]
 
@@ -40,8 +41,8 @@ def files_below(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home in which both models are trained and predicted on both folds, one epoch each."""
+def trained(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Iterator[Path]:
+    """A home in which all models are trained and predicted on both folds, one epoch each."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPELINE_HOME", str(home))
@@ -50,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for model in MODELS:
             for fold in "01":
                 target = [*COMPETITION, "--model", model, "--fold", fold]
-                train.main([*target, *SMALL])
+                train.main([*target, *SMALL, *(EXACT[model] if EXACT[model][:2] == SCRATCH else [])])
                 predict.main([*target, "--views", "identity,hflip", "--device", "cpu"])
         yield home
 
@@ -127,7 +128,7 @@ def test_evaluate_ensemble_and_submission_follow(trained: Path, capsys: pytest.C
     assert [row.rsplit(",", 1)[1] for row in rows[1:]] == [f"test/{i:04d}.jpg" for i in range(4)]
     card = json.loads((trained / "submissions" / "demo" / "final.json").read_text())
     assert 0 <= card["oof"]["map50"] <= 1
-    assert len(card["tables"]) == 2 * 2 * 2 * 2  # models, folds, views, splits
+    assert len(card["tables"]) == len(MODELS) * 2 * 2 * 2  # models, folds, views, splits
 
 
 def test_a_whole_run_is_left_alone_and_another_training_refused(
@@ -180,25 +181,10 @@ def test_kill_9_then_the_same_command_goes_on(
     home = tmp_path / "home"
     for part in ("data", "folds"):
         shutil.copytree(trained / part, home / part)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.train",
-        *COMPETITION,
-        "--model",
-        model,
-        "--fold",
-        "0",
-        "--epochs",
-        "3",
-        "--image-size",
-        "64",
-        "--batch",
-        "4",
-        "--device",
-        "cpu",
-    ]
-    environment = os.environ | {"PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(PROJECT / "tests" / "every_backend.py")]
+    options = ["--fold", "0", "--epochs", "3", "--image-size", "64", "--batch", "4", "--device", "cpu"]
+    command = [*script, *COMPETITION, "--model", model, *options, *EXACT[model]]
+    environment = os.environ | {"PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"} | python_path()
     run = home / "runs" / "demo" / model / "fold0"
     first = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -325,7 +311,7 @@ def test_a_split_is_kept_and_another_one_is_refused_by_all_stages(
     shutil.copytree(trained, home)
     monkeypatch.setenv("PIPELINE_HOME", str(home))
     other = [*COMPETITION, "--folds", "2", "--seed", "1"]
-    with pytest.raises(PipelineError, match=r"fold0 and 3 more trained on this split, .* OVERWRITE=1"):
+    with pytest.raises(PipelineError, match=r"fold0 and 7 more trained on this split, .* OVERWRITE=1"):
         folds.main(other)
     before = files_below(home)
     folds.main([*other, "--overwrite"])
@@ -364,7 +350,7 @@ def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
     truth = load_truth(profile, "test")
     assert truth is not None and len(truth.annotations) > 0
     scores = stage.score_table(profile, load_dataset(profile, "train"), truth)
-    assert list(scores.index) == [*MODELS, "ensemble"]
+    assert list(scores.index) == [*stage.TRAININGS, "ensemble"]
     assert scores.to_numpy().min() >= 0 and scores.to_numpy().max() <= 1
     table = read_predictions(trained / "runs" / "demo" / "ensembles" / "final" / "test.parquet")
     photos = photos_of(profile, "test", truth.images)

@@ -1,0 +1,52 @@
+"""A small model of each backend, for the tests that run over all of them; see the fixture `every_backend`.
+
+As a script: `pipeline.train` with the toy backend among the others, and a pause after each epoch in which it
+can be killed.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import train
+from pipeline.data import models
+from pipeline.paths import CONFIGS
+from pipeline.training.session import Session
+
+SCRATCH = ["--set", "weights=null"]
+# Options under which nothing but the checkpoint carries over from epoch to epoch: for ultralytics, see
+# ultralytics_trainer, a step for every batch and no mosaic. No weights are looked for on the net.
+EXACT = {
+    "faster_rcnn_tiny": [],
+    "yolov5n": ["--set", "pretrained=false", "nbs=4", "mosaic=0", "optimizer=AdamW", "lr0=0.002"],
+    "tv_ssdlite320": [*SCRATCH, "backbone_weights=null"],
+    "toy": SCRATCH,
+}
+MODELS = tuple(EXACT)
+TOY = "{epochs: 2, image_size: 64, batch: 4, augment: {scale: [0.5, 1.5], photometric: 0.5}}"
+
+
+def register(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Put the toy backend and its config, kept in a folder, beside the others."""
+    (folder / "toy").mkdir(parents=True)
+    (folder / "toy" / "toy.yaml").write_text(TOY)
+    for backend in models.BACKENDS:
+        (folder / backend).symlink_to(CONFIGS / backend)
+    patch.setattr(models, "CONFIGS", folder)
+    patch.setitem(models.BACKENDS, "toy", "toy_backend:Toy")
+
+
+def main(argv: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        register(Path(folder) / "configs", patch)
+        end_epoch = Session.end_epoch
+        patch.setattr(Session, "end_epoch", lambda *args: (end_epoch(*args), time.sleep(0.3)))
+        train.main(argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
