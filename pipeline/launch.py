@@ -22,7 +22,6 @@ from pipeline.jobs.plan import JobOptions, plan, try_again
 from pipeline.jobs.scheduler import nodes, run_jobs
 from pipeline.jobs.status import StatusTable
 from pipeline.paths import jobs_dir, shown
-from pipeline.training.progress import PROGRESS
 from pipeline.views import parse_views
 
 
@@ -105,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
             f"jobs: {len(jobs)}, nodes: {len(cluster_nodes)}; logs and state.json in {shown(folder)}/",
             flush=True,
         )
-        with StatusTable(jobs, folder, PROGRESS) as table:
+        with StatusTable(jobs, folder) as table:
             outcomes = run_jobs(ray, jobs, folder, table.report, table.look)
     failed = [name for name, outcome in outcomes.items() if not outcome.ok]
     for line in table.summary():

@@ -46,7 +46,7 @@ def fake_job(runs: Path, model: str, fold: int, resources: Resources, *arguments
 
 def run_table(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tuple[Any, dict[str, Any]]:
     """Outcomes by name, and the state file as it is in the end."""
-    with StatusTable(jobs, folder, PROGRESS, seconds=0.2) as table:
+    with StatusTable(jobs, folder, seconds=0.2) as table:
 
         def both() -> None:
             table.look()
@@ -383,7 +383,7 @@ def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
 
 def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [fake_job(tmp_path, "m", fold, Resources()) for fold in (0, 1)]
-    with StatusTable(jobs, tmp_path / "jobs", PROGRESS) as table:
+    with StatusTable(jobs, tmp_path / "jobs") as table:
         table.report(jobs[0], "done", "")
         table.report(jobs[1], "failed", "training: no such layer")
         table.console.print(table.table())
@@ -391,6 +391,20 @@ def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1 of 2 done" in text
     assert re.search(r"m-fold1\s+failed\s+training: no such layer", text)
     assert table.summary()[0].startswith("m-fold1: failed: training: no such layer (log: ")
+
+
+def test_a_damaged_record_that_is_only_shown_stops_no_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = fake_job(tmp_path, "m", 0, Resources())
+    (job.run / "work").mkdir(parents=True)
+    with StatusTable([job], tmp_path / "jobs", seconds=0.0) as table:
+        for path in (tmp_path / "jobs" / "m-fold0.json", job.run / PROGRESS, job.run / "card.json"):
+            path.write_text('{"epoch": ')
+        table.look()
+        table.report(job, "done", "")
+    assert table.statuses[job.name].epoch is None
+    assert "m-fold0: done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The status of all jobs: the state file, which programs read, and the live table, which people do."""
 
+import contextlib
 import csv
-import json
 import os
 import sys
 import time
@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.data.records import read_record
+from pipeline.data.records import AnyRecord, read_record
+from pipeline.data.run_card import RunCard
+from pipeline.data.runs import CARD
+from pipeline.errors import PipelineError
 from pipeline.jobs.job import Job
 from pipeline.jobs.worker import AttemptRecord, log_path, record_path
 from pipeline.paths import shown, write_json
-from pipeline.training.progress import HISTORY
+from pipeline.training.progress import HISTORY, PROGRESS, ProgressRecord
 
 STATE = "state.json"
 STYLES = {"done": "green", "failed": "bold red", "retrying": "yellow", "waiting": "dim", "stopped": "yellow"}
@@ -46,9 +49,8 @@ class JobStatus:
 class StatusTable:
     """Keeps the state file up to date and shows it: a table on a terminal, else a line for each change."""
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, progress_file: str, seconds: float = 2.0) -> None:
-        self.jobs, self.folder = list(jobs), folder
-        self.progress_file, self.seconds = progress_file, seconds
+    def __init__(self, jobs: Sequence[Job], folder: Path, seconds: float = 2.0) -> None:
+        self.jobs, self.folder, self.seconds = list(jobs), folder, seconds
         self.statuses = {
             job.name: JobStatus(job.model, job.fold, str(log_path(folder, job))) for job in self.jobs
         }
@@ -101,10 +103,8 @@ class StatusTable:
         self.save()
 
     def _read_record(self, job: Job, status: JobStatus) -> None:
-        path = record_path(self.folder, job)
-        if not path.is_file():
+        if (record := _read(record_path(self.folder, job), AttemptRecord)) is None:
             return
-        record = read_record(path, AttemptRecord, "stop the command and start it again")
         values = record.model_dump(mode="json", exclude={"state"})
         known = [attempt["attempt"] for attempt in status.attempts]
         if record.attempt not in known:
@@ -117,21 +117,16 @@ class StatusTable:
 
     def _read_progress(self, job: Job, status: JobStatus) -> None:
         """Epoch, loss and mAP50 of the training under way."""
-        path = job.run / self.progress_file
-        if not status.attempts or not path.is_file():
-            return
-        progress = json.loads(path.read_text(encoding="utf-8"))
-        if progress["time"] >= status.attempts[-1]["began"]:  # not of an earlier attempt
+        progress = _read(job.run / PROGRESS, ProgressRecord)
+        if progress and status.attempts and progress.time >= status.attempts[-1]["began"]:  # of this attempt
             for key in ("epoch", "epochs", "loss", "map50", "left"):
-                setattr(status, key, progress[key])
+                setattr(status, key, getattr(progress, key))
 
     def _read_card(self, job: Job, status: JobStatus) -> None:
         """Epochs, last loss and best mAP50 of a whole training."""
-        path = job.run / "card.json"
-        if path.is_file():
-            card = json.loads(path.read_text(encoding="utf-8"))
-            status.epoch = status.epochs = card["epochs"]
-            status.map50 = card["framework_map50"]
+        if card := _read(job.run / CARD, RunCard):
+            status.epoch = status.epochs = card.epochs
+            status.map50 = card.framework_map50
         history = job.run / HISTORY
         if history.is_file():
             with open(history, encoding="utf-8", newline="") as file:
@@ -201,6 +196,13 @@ class StatusTable:
             for name, s in self.statuses.items()
             if s.state != "done"
         ]
+
+
+def _read(path: Path, model: type[AnyRecord]) -> AnyRecord | None:
+    """A record, if there is a whole one: what is only shown stops no job."""
+    with contextlib.suppress(PipelineError):
+        return read_record(path, model, "")
+    return None
 
 
 def _device(job: Job, record: AttemptRecord) -> str:

@@ -10,11 +10,24 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from pipeline.paths import write_json, write_text
+from pipeline.data.records import Record, write_record
+from pipeline.paths import write_text
 
 HISTORY = "history.csv"
 PROGRESS = "work/progress.json"  # below a run: where its training stands, for those who watch
 PROGRESS_SECONDS = 3.0  # between two writings of it
+
+
+class ProgressRecord(Record):
+    """progress.json: where a training stands."""
+
+    epoch: int  # that are done
+    epochs: int
+    loss: float | None  # of the last step; None where it is not finite
+    map50: float | None  # the best so far
+    left: float  # seconds
+    device: str
+    time: float  # of writing, by the wall clock
 
 
 class Progress:
@@ -68,25 +81,23 @@ class Progress:
         self.bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.epochs} loss {loss:.3f}", refresh=False)
 
     def _tell(self) -> None:
-        """Write where the training stands, every few seconds; `left` is in seconds."""
+        """Write where the training stands, every few seconds."""
         now = time.monotonic()
         if now - self.said < PROGRESS_SECONDS:
             return
         self.said = now
         ahead = (self.epochs - self.start) * self.steps - self.done
         scores = [row["map50"] for row in self.rows if row["map50"] is not None]
-        write_json(
-            self.watched,
-            {
-                "epoch": self.epoch,
-                "epochs": self.epochs,
-                "loss": _finite(self.loss),
-                "map50": max(scores, default=None),
-                "left": round(ahead * (now - self.began) / self.done, 1),
-                "device": self.device,
-                "time": time.time(),
-            },
+        record = ProgressRecord(
+            epoch=self.epoch,
+            epochs=self.epochs,
+            loss=_finite(self.loss),
+            map50=max(scores, default=None),
+            left=round(ahead * (now - self.began) / self.done, 1),
+            device=self.device,
+            time=time.time(),
         )
+        write_record(self.watched, record)
 
     def end_epoch(self, loss: float, map50: float | None) -> None:
         """Record the epoch that has just ended; `map50` is None when it was not validated.
