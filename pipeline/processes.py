@@ -1,13 +1,12 @@
 """Child processes that end with their parent, however that ends."""
 
 import ctypes
-import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from pipeline.paths import PROJECT
@@ -16,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends; does nothing but on Linux."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -30,7 +29,7 @@ def start(command: Sequence[str], output: IO[Any] | None, **options: Any) -> sub
     def in_child() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in its workers
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        die_with_parent()
+        _die_with_parent()
         if os.getppid() != parent:  # it died before the kernel knew
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -40,35 +39,23 @@ def start(command: Sequence[str], output: IO[Any] | None, **options: Any) -> sub
     )
 
 
-def finish(
-    process: subprocess.Popen[bytes], patience: float = 20.0, stop: Callable[[], bool] | None = None
-) -> int:
+def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
     """Wait for a process and return its status; Ctrl-C meanwhile stops it first, as Ctrl-C would.
 
-    So does `stop()`, asked about once a second, when it becomes true; the status is then never 0. It
-    polls: Ray interrupts the main thread without a signal that would end a wait.
+    It polls: Ray interrupts the main thread without a signal that would end a wait.
     """
-    asked = -math.inf
     try:
         while process.poll() is None:
-            if stop is not None and time.monotonic() - asked >= 1:
-                asked = time.monotonic()
-                if stop():
-                    return _interrupt(process, patience) or 1
             time.sleep(0.1)
     except BaseException:
-        _interrupt(process, patience)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         raise
     return process.returncode
-
-
-def _interrupt(process: subprocess.Popen[bytes], patience: float) -> int:
-    process.send_signal(signal.SIGINT)
-    try:
-        return process.wait(patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
 
 
 def thread_limits(threads: int) -> Mapping[str, str]:

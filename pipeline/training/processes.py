@@ -104,13 +104,11 @@ def _trainer(job: TrainJob, fit: Callable[[TrainJob, int], None]) -> Any:
     )
 
 
-class _Output(io.TextIOWrapper):
-    """A file that stands for a terminal, if one shows it: libraries draw their progress bars then."""
-
-    terminal = False
+class _Terminal(io.TextIOWrapper):
+    """A file that a terminal shows: libraries draw their progress bars in it."""
 
     def isatty(self) -> bool:
-        return self.terminal
+        return True
 
 
 def _fit_rank(job: TrainJob, fit: Callable[[TrainJob, int], None], bars: bool) -> None:
@@ -120,8 +118,7 @@ def _fit_rank(job: TrainJob, fit: Callable[[TrainJob, int], None], bars: bool) -
     rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     file = open(job.work / OUTPUT.format(rank=rank), "wb", buffering=0)  # noqa: SIM115
-    output = _Output(file, encoding="utf-8", write_through=True)
-    output.terminal = bars
+    output = (_Terminal if bars else io.TextIOWrapper)(file, encoding="utf-8", write_through=True)
     for stream in (1, 2):  # of libraries in C, too
         os.dup2(output.fileno(), stream)
     sys.stdout = sys.stderr = output
@@ -182,9 +179,6 @@ def _loss(job: TrainJob, errors: Iterable[Exception]) -> LostProcessError:
 @contextlib.contextmanager
 def _heeding_ctrl_c() -> Iterator[None]:
     """KeyboardInterrupt on Ctrl-C, and our handler again afterwards."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
