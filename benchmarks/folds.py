@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.workload import CLASS_COUNTS
 from pipeline.splits import Content, split_images
-from pipeline.splits.card import deviation, integer_floor, per_fold
+from pipeline.splits.balance_card import deviation, integer_floor, per_fold
 
 Ints = NDArray[np.int64]
 Folds = NDArray[np.int32]

@@ -32,9 +32,9 @@ from pipeline.ensembles.fuse_tuned import submitted
 from pipeline.ensembles.tables import Fusion, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, runs_dir, shown, write_json
-from pipeline.scoring.assessing import Entry, assess, comparisons
+from pipeline.scoring.assessment import Assessment, assess, comparisons
 from pipeline.scoring.pictures import draw_pictures
-from pipeline.scoring.words import show_analysis, show_comparisons, show_scores
+from pipeline.scoring.print_scores import show_analysis, show_comparisons, show_scores
 
 
 def truth_of(profile: Profile, table: Predictions, truths: dict[str, Dataset]) -> Dataset:
@@ -169,7 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     save(options.output or output, profile, entries, compared)
 
 
-def save(output: Path, profile: Profile, entries: dict[str, Entry], compared: list[dict[str, Any]]) -> None:
+def save(
+    output: Path, profile: Profile, entries: dict[str, Assessment], compared: list[dict[str, Any]]
+) -> None:
     """Write metrics.json, and in a folder of its name each table's curves and pictures."""
     scores = {}
     for name, entry in entries.items():

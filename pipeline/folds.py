@@ -16,7 +16,7 @@ from pipeline.data.photos import photos_of
 from pipeline.data.profile import load_profile
 from pipeline.paths import folds_csv, shown
 from pipeline.splits import STRATEGIES
-from pipeline.splits.card import balance_table
+from pipeline.splits.balance_card import balance_table
 from pipeline.splits.fold_file import SplitPlan, make_folds
 from pipeline.splits.groups import find_links
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from pipeline.errors import PipelineError
 from pipeline.splits import STRATEGIES, Content, content_of, split_images
 from pipeline.splits.balance import balance, fair_share
-from pipeline.splits.card import deviation, integer_floor, not_met, per_fold
+from pipeline.splits.balance_card import deviation, integer_floor, not_met, per_fold
 from pipeline.splits.content import units_of
 from pipeline.splits.strategies import count_bins, multilabel
 

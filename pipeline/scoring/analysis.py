@@ -1,4 +1,4 @@
-"""What a prediction table gets right and wrong, in one dictionary that json can hold."""
+"""The analysis of a prediction table: measures, curves and errors, in one dictionary for json."""
 
 from typing import Any
 
@@ -35,10 +35,11 @@ def analyse(
 ) -> dict[str, Any]:
     """Analyse a prediction table of the truth's images, or a fused result over them.
 
-    iou: from which on a box is right, in (background_iou, 1]; score: at which precision, recall and F1
-    are given besides the best score, that with the highest F1 of all classes pooled. Average precision
-    is COCO's, with its 100 boxes an image and class; the confusion matrix and the IoUs are those of the
-    boxes from the best score on. Numbers that are not defined (a class without truth) are None.
+    iou: a box with at least this IoU is true, in (background_iou, 1]. score: precision, recall and F1
+    are given at this score, and at the best one: that with the highest F1 of all classes pooled.
+    Average precision is COCO's, with 100 boxes per image and class. The confusion matrix and the IoUs
+    are those of the boxes with at least the best score. Numbers that are not defined (a class without
+    truth) are None.
     Raises PipelineError as `pipeline.scoring.metrics.score` does.
     """
     if not background_iou < iou <= 1:
@@ -86,7 +87,7 @@ def analyse(
 
 
 def _measures(curve: ScoreCurve, score: float) -> dict[str, Any]:
-    """What is kept at the given score and at the curve's own best."""
+    """The measures at the given score and at the curve's own best."""
     best = curve.best()
     return {"at_score": curve.at(score).as_json(), "at_best": best.as_json() if best else None}
 

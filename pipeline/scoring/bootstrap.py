@@ -1,4 +1,4 @@
-"""How sure a score is: the bootstrap over images, for one table and for two on the same images.
+"""Intervals of scores by the bootstrap over images, for one table and for two on the same images.
 
 A resample draws as many images as there are, with replacement; an image that is drawn twice counts
 twice. Boxes are matched once: drawing images again changes no match. Resample i of a seed draws the
@@ -21,7 +21,7 @@ from pipeline.scoring.metrics import Scored
 Summary = dict[str, Any]
 Resamples = NDArray[np.float64]
 RESAMPLES = 1000
-_BATCH = 25  # resamples a job of a thread
+_BATCH = 25  # resamples per job of a thread
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score less another on the same images: the difference, its interval, the share of wins."""
+    """Two scores on the same images: their difference, its interval, the share of wins."""
 
     difference: Interval
     wins: float  # share of resamples in which the first is strictly higher
@@ -71,22 +71,22 @@ def resampled(
 
 def interval(value: float, values: NDArray[np.float64]) -> Interval:
     """The middle 95 % of resampled values. Raises PipelineError when there are none."""
-    here = values[~np.isnan(values)]
-    if not len(here):
+    defined = values[~np.isnan(values)]
+    if not len(defined):
         raise PipelineError("no resample holds a true box: too few images for an interval")
-    low, high = np.quantile(here, [0.025, 0.975])
+    low, high = np.quantile(defined, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 
 def summary(scored: Scored, metric: MetricSpec, n_images: int, seed: int) -> tuple[Summary, Resamples]:
     """A score with its 95 % interval as metrics.json and cards have it, and its resamples."""
     value, values = scored.value(), resampled(scored, n_images, seed=seed)
-    found = interval(value, values)
+    bounds = interval(value, values)
     return {
         "metric": str(metric),
         "value": round(value, 5),
-        "low": round(found.low, 5),
-        "high": round(found.high, 5),
+        "low": round(bounds.low, 5),
+        "high": round(bounds.high, 5),
         "resamples": len(values),
         "seed": seed,
     }, values

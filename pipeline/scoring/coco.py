@@ -14,7 +14,7 @@ from pipeline.data.predictions import Predictions
 from pipeline.errors import PipelineError
 from pipeline.scoring.truth import no_truth
 
-MAX_DETECTIONS = 100  # a photo and class, COCO's limit
+MAX_DETECTIONS = 100  # per photo and class, COCO's limit
 
 
 def _truth(annotations: pd.DataFrame, image_ids: list[int], n_classes: int) -> COCO:
@@ -44,8 +44,8 @@ def _truth(annotations: pd.DataFrame, image_ids: list[int], n_classes: int) -> C
 def evaluate(predictions: Predictions, annotations: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
     """Score a table on the images that it predicted.
 
-    Returns map50 and map50_95 (means over the classes that have truth on these images, 101 recall
-    points, 100 detections a photo and class), ap50 of each class (None without truth), and the
+    Returns map50 and map50_95 (averaged over the classes that have truth on these images, 101 recall
+    points, 100 detections per photo and class), ap50 of each class (None without truth), and the
     counts of images, truths and boxes. Source: cocodataset.org, "Detection Evaluation".
     """
     image_ids = predictions.meta.image_ids.tolist()
@@ -60,12 +60,12 @@ def evaluate(predictions: Predictions, annotations: pd.DataFrame, classes: tuple
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         coco = _truth(truth, image_ids, len(classes))
         if len(rows):
-            found = coco.loadRes(rows)
+            results = coco.loadRes(rows)
         else:
-            found = COCO()
-            found.dataset = coco.dataset | {"annotations": []}
-            found.createIndex()
-        run = COCOeval(coco, found, "bbox")
+            results = COCO()
+            results.dataset = coco.dataset | {"annotations": []}
+            results.createIndex()
+        run = COCOeval(coco, results, "bbox")
         run.params.imgIds = image_ids
         run.params.maxDets = [1, 10, MAX_DETECTIONS]
         run.params.areaRng, run.params.areaRngLbl = run.params.areaRng[:1], ["all"]  # a quarter of the work

@@ -2,9 +2,9 @@
 
 The matching is that of ultralytics (`ConfusionMatrix.process_batch`, since 8.4): classes play no part;
 of the boxes with at least a score, the highest score first, each takes the truth with the highest IoU
-among those not taken yet, if that reaches the threshold. Ours reaches where theirs exceeds, as in the
-metrics; of truths with equal IoU (one object, two labels) a box takes one of its own class, else the
-first; a box that takes none and lies in a crowd box of its class does not count.
+among those not taken yet, if it is at least the threshold (theirs must exceed it). Of truths with
+equal IoU (one object, two labels) a box takes one of its own class, else the first; a box that takes
+none and lies in a crowd box of its class does not count.
 """
 
 from dataclasses import dataclass

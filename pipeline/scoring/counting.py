@@ -1,4 +1,4 @@
-"""True and false boxes and truths, counted image by image."""
+"""Counts of true boxes, false boxes and truths per image."""
 
 import numpy as np
 from numpy.typing import NDArray

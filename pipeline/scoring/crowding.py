@@ -1,4 +1,4 @@
-"""Average precision by how many true boxes an image holds."""
+"""Average precision by the number of true boxes in an image."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from pipeline.scoring.curves import measure
 from pipeline.scoring.matching import IGNORED, TRUE
 from pipeline.scoring.ranking import Ranked, average_precisions
 
-FIRST_OF_BIN = (0, 1, 2, 4, 8)  # true boxes an image
+FIRST_OF_BIN = (0, 1, 2, 4, 8)  # true boxes per image
 
 
 def crowding_table(ranked: Ranked, score: float) -> dict[str, Any]:
-    """Of the images with no true box, one, two or three ...: mAP, and the measures at a score.
+    """mAP and the measures at a score, for the images with no true box, with one, with two or three ...
 
     ranked: at one IoU. A bin is scored on its images alone; mAP is the mean over the classes that have
     truth there.
@@ -25,11 +25,11 @@ def crowding_table(ranked: Ranked, score: float) -> dict[str, Any]:
     boxes = np.bincount(bin_of[rows.image[kept]], minlength=len(FIRST_OF_BIN))
     table = {}
     for k, first in enumerate(FIRST_OF_BIN):
-        here = bin_of == k
-        n_truths = int(truths[here].sum())
-        ap = average_precisions(ranked, weights=here.astype(np.int64))[0]
+        in_bin = bin_of == k
+        n_truths = int(truths[in_bin].sum())
+        ap = average_precisions(ranked, weights=in_bin.astype(np.int64))[0]
         table[_name(first, *FIRST_OF_BIN[k + 1 : k + 2])] = {
-            "images": int(here.sum()),
+            "images": int(in_bin.sum()),
             "truths": n_truths,
             "map": round(float(np.nanmean(ap)), 5) if n_truths else None,
             **measure(score, int(true[k]), int(boxes[k] - true[k]), n_truths).as_json(),

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 class Measures(NamedTuple):
-    """What is kept at a score. Without anything to divide by a measure is NaN.
+    """The measures of the boxes with at least a score; NaN where there is nothing to divide by.
 
     precision TP / (TP + FP), recall TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN).
     """
@@ -28,8 +28,10 @@ class Measures(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Rounded but for the score, which keeps the same boxes when it is used; None for NaN."""
-        said = {name: None if np.isnan(value) else round(value, 5) for name, value in self._asdict().items()}
-        return said | {"score": self.score}
+        rounded = {
+            name: None if np.isnan(value) else round(value, 5) for name, value in self._asdict().items()
+        }
+        return rounded | {"score": self.score}
 
 
 def measure(score: float, true: int, false: int, total: int) -> Measures:
@@ -54,7 +56,7 @@ class ScoreCurve:
     """True and false boxes with at least a score, for each score that occurs.
 
     scores (k,) float32 falling, each once; true, false (k,) int64; total: truths. Ignored boxes are
-    left out. A box is true or false whatever follows it, so that one matching serves all scores.
+    left out. Boxes with lower scores do not change whether a box is true, so one matching serves all scores.
     """
 
     scores: NDArray[np.float32]
@@ -90,7 +92,7 @@ def score_curve(scores: NDArray[np.float32], state: NDArray[np.int8], total: int
 
 
 def class_curves(ranked: Ranked) -> list[ScoreCurve]:
-    """One curve a class, at the first IoU."""
+    """One curve per class, at the first IoU."""
     totals = np.bincount(ranked.truth_labels, minlength=ranked.n_classes)
     return [score_curve(*_of_class(ranked, c), int(totals[c])) for c in range(ranked.n_classes)]
 

@@ -16,7 +16,7 @@ oracle puts right all errors of one kind: the best-scored of the errors that poi
 truth becomes a true box (of the truth's class), all other boxes of the kind vanish, missed truths
 are not counted; what mAP rises by is what the kind cost. Costs do not add up: each is measured alone.
 
-Other than tidecv, 100 boxes an image and class take part (there: an image), classes that never had
+Other than tidecv, 100 boxes per image and class take part (there: an image), classes that never had
 truth are left out of the mean, and boxes in crowds are no errors. Costs thus belong to the metric's mAP.
 """
 
@@ -63,7 +63,7 @@ class Errors:
 def error_kinds(
     matches: Matches, iou: float, background_iou: float = BACKGROUND_IOU, threads: int | None = None
 ) -> Errors:
-    """Say of each false box and unfound truth what kind of error it is.
+    """Classify each false box and each missed truth by the kind of error.
 
     matches: at the one IoU `iou`, made with `owners`; 0 < background_iou < iou.
     """

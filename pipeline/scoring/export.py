@@ -1,4 +1,4 @@
-"""What a table would have lost by being exported with a score floor, or with fewer boxes an image."""
+"""The loss of a metric by exporting with a score floor, or with fewer boxes per image."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from pipeline.scoring.metrics import score
 from pipeline.scoring.truth import Truth
 
 FLOORS = (0.01, 0.05, 0.3)
-LIMIT = 100  # boxes an image; the detectors' usual setting, against 300 of the configs here
+LIMIT = 100  # boxes per image: the usual setting of detectors; the configs here have 300
 
 
 def export_losses(boxes: Boxes, truth: Truth, metric: MetricSpec, value: float) -> dict[str, float]:
-    """How far the metric falls from `value` by each floor of FLOORS, and by LIMIT boxes an image.
+    """The loss from `value` by each floor of FLOORS, and by LIMIT boxes per image.
 
     A negative loss is a gain: metrics that count every false box want a floor. A cut that leaves no
     box out is not listed.

@@ -1,4 +1,4 @@
-"""How well the boxes that found a truth lie on it."""
+"""IoU of the true boxes with their truth."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.scoring.matching import TRUE, Matches
 
 BIN = 0.025
-CLOSE = (0.75, 0.9)  # IoUs at and above which the share of boxes is given
+CLOSE = (0.75, 0.9)  # the share of boxes with at least these IoUs is given
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,13 @@
-"""Which box finds which truth: the matching of COCO and that of VOC, at any number of IoUs.
+"""Matching of boxes with truth, by the rules of COCO and of VOC, at any number of IoUs.
 
 COCO's (pycocotools, `evaluateImg`; also that of the F-scores and the image means): class by class,
 highest score first, a box takes the truth with the highest IoU among those not taken yet, the last
-one of equal IoUs; a crowd box may be taken again and again, only when no other fits, and whoever
-takes it does not count. IoU with a crowd box is the share of the box that it covers.
+one of equal IoUs; a crowd box may be taken several times, only when no other fits, and a box
+that takes it does not count. IoU with a crowd box is the share of the box that it covers.
 
-VOC's (devkit 2010, `VOCevaldet.m`): a box asks only for the truth with its highest IoU of all, the
+VOC's (devkit 2010, `VOCevaldet.m`): a box may take only the truth with its highest IoU of all, the
 first of equal ones; when that one is taken the box is false. Crowd boxes stand for VOC's difficult
-ones: whoever asks for one does not count.
+ones: a box whose highest IoU is with one does not count.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from pipeline.kernels.jit import inlined, kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 from pipeline.scoring.truth import Truth
 
-TRUE, FALSE, IGNORED, LEFT_OUT = 1, 0, -1, -2  # what becomes of a box
+TRUE, FALSE, IGNORED, LEFT_OUT = 1, 0, -1, -2  # the state of a box after matching
 NO_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What became of each box.
+    """The result of matching for each box.
 
     state (T, n) int8: TRUE, FALSE, IGNORED (took a crowd box), LEFT_OUT (beyond the limit).
-    owner (T, n) int32: row of the truth that a box took, else -1; without rows unless asked for.
+    owner (T, n) int32: row of the truth that a box took, else -1; without columns unless `owners`.
     """
 
     boxes: Boxes
@@ -53,7 +53,7 @@ def match(
 
     limit: boxes of an image and class that take part, from the highest score on. strict: the IoU must
     exceed the threshold, else reach it. best_of_all: VOC's matching instead of COCO's. owners: also
-    say which truth each box took.
+    return which truth each box took.
     """
     n_threads = thread_count(threads)
     n = len(boxes)
@@ -109,7 +109,7 @@ def _coco(overlaps, truth, start, end, taken, threshold, strict):
 
 @inlined
 def _voc(overlaps, start, end, threshold, strict):
-    """The truth that a box asks for, taken or not, or -1."""
+    """The truth with the highest IoU, taken or not, or -1."""
     best = start
     for g in range(start + 1, end):
         if overlaps[g - start] > overlaps[best - start]:
@@ -120,7 +120,7 @@ def _voc(overlaps, start, end, threshold, strict):
 
 @inlined
 def _match_one(overlaps, truth, start, end, taken, threshold, strict, best_of_all):
-    """What becomes of a box, and the truth it took, or -1."""
+    """The state of a box, and the truth it took, or -1."""
     if best_of_all:
         best = _voc(overlaps, start, end, threshold, strict)
     else:
@@ -180,9 +180,9 @@ def match_images(first, last, boxes, truth, n_classes, thresholds, limit, strict
             for t in range(len(thresholds)):
                 result, best = FALSE, -1
                 if most >= thresholds[t]:
-                    mine = taken[t, start - lo : end - lo]
+                    class_taken = taken[t, start - lo : end - lo]
                     result, best = _match_one(
-                        overlaps, truth, start, end, mine, thresholds[t], strict, best_of_all
+                        overlaps, truth, start, end, class_taken, thresholds[t], strict, best_of_all
                     )
                 state[t, row] = result
                 if owner.shape[1]:

@@ -1,4 +1,4 @@
-"""The competitions' metrics: one table, one function each, exact and quick enough to search with.
+"""The competitions' metrics: one function each, in one table; exact, and fast enough for a search.
 
     scored = score(boxes, truth, profile.metric)
     scored.value()            the metric
@@ -29,7 +29,7 @@ from pipeline.scoring.truth import Truth, check_images, no_truth
 from pipeline.scoring.validation import check_boxes
 
 COCO_IOUS = np.linspace(0.5, 0.95, 10)  # as pycocotools makes them
-COCO_LIMIT = 100  # boxes an image and class
+COCO_LIMIT = 100  # boxes per image and class
 
 
 class Scored(Protocol):
@@ -42,11 +42,11 @@ class Scored(Protocol):
         """(n_classes,) the metric of each class on its own; NaN where it is not defined."""
 
     def at_cuts(self, weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(w, G) the metric for each row of weights (w, m), at each of CUTS; G is 1, for no cut at
-        all, where a box of low score can do no harm."""
+        """(w, G) the metric for each row of weights (w, m), at each of CUTS. G is 1, without a cut,
+        for metrics that boxes of low score cannot lower."""
 
     def cut_at(self, cut: NDArray[np.float32]) -> "Scored":
-        """The same without the boxes below their class's cut, (n_classes,)."""
+        """The same without the boxes whose score is below the cut of their class, (n_classes,)."""
 
 
 def _thresholds(options: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -165,7 +165,7 @@ class _FScore:
 def map50(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """COCO's average precision at IoU 0.5, the mean over the classes that have truth.
 
-    Precision at 101 recall points, 100 boxes an image and class, crowd boxes ignored. Source:
+    Precision at 101 recall points, 100 boxes per image and class, crowd boxes ignored. Source:
     cocodataset.org, "Detection Evaluation"; equal to pycocotools.
     """
     matches = match(boxes, truth, COCO_IOUS[:1], limit=COCO_LIMIT, threads=threads)
@@ -182,7 +182,7 @@ def voc_ap(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int 
     """PASCAL VOC's average precision since 2010 at one IoU, the mean over classes that have truth.
 
     The area below the precision curve, made falling, at every recall; all boxes of an image take
-    part; each asks for the truth with its highest IoU only. Corners are continuous: without the
+    part; each may take the truth with its highest IoU only. Corners are continuous: without the
     devkit's +1, which belongs to `inclusive` profiles. `strict`: IoU above the threshold (as
     VinBigData and SIIM say), else at or above (as the devkit does it). Source: "The PASCAL Visual
     Object Classes Challenge 2012 Development Kit", 3.4.1; VOCevaldet.m.
@@ -195,8 +195,8 @@ def voc_ap(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int 
 def wheat(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """Mean over images of the mean over IoUs of TP / (TP + FP + FN).
 
-    An image without truth scores 0 when anything is found there; without truth and boxes it is
-    left out of the mean. Every box counts, whatever its score: floor them before. Several classes:
+    An image without truth scores 0 when there is a box; without truth and boxes it is left out of
+    the mean. Every box counts, whatever its score: apply a score floor first. Several classes:
     boxes match within theirs, an image's counts are pooled. Source: Kaggle, Global Wheat Detection
     (IoU 0.5 to 0.75) and RSNA Pneumonia Detection Challenge (0.4 to 0.75), "Evaluation".
     """
@@ -205,14 +205,14 @@ def wheat(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int |
 
 
 def f1(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
-    """Harmonic mean of precision and recall, F = 2 TP / (2 TP + FN + FP), meant over IoUs; see f2."""
+    """Harmonic mean of precision and recall, F = 2 TP / (2 TP + FN + FP), averaged over IoUs; see f2."""
     return _FScore(_counted(boxes, truth, options, threads), 1.0)
 
 
 def f2(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: int | None) -> Scored:
     """F2 = 5 TP / (5 TP + 4 FN + FP), its mean over IoUs; recall counts more than precision.
 
-    TP, FP and FN are pooled over all images (and classes) at each IoU, then F2 is meant over the
+    TP, FP and FN are pooled over all images (and classes) at each IoU, then F2 is averaged over the
     IoUs. Every box counts, whatever its score. Source: Kaggle, TensorFlow - Help Protect the Great
     Barrier Reef, "Evaluation" (IoU 0.3 to 0.8 by 0.05).
     """
@@ -257,9 +257,9 @@ def score(
     """Match boxes with truth, by the rules of a metric.
 
     boxes: a prediction table of the truth's images, or a fused result over them, in their order.
-    checked: that every box is one that can be scored is known (fused boxes are made so).
+    checked: the boxes are known to be valid, as fused boxes are.
     Raises PipelineError for images that are not the truth's, for no truth at all, and, unless
-    checked, for a box that no score can be made of.
+    checked, for a box that cannot be scored.
     """
     check_images(boxes, truth)
     name = boxes.name if isinstance(boxes, Predictions) else "boxes"

@@ -132,8 +132,8 @@ def draw_score_curves(figure: Any, analysis: Analysis, title: str) -> None:
     best = analysis["all"]["at_best"]
     if best:
         pooled.plot(best["score"], best["f1"], "o", color=COLOURS[2], ms=8, mec="black")
-        said = f"F1 {best['f1']:.3f} at {best['score']:.3f}"
-        pooled.set_title(f"{title}\nall classes: {said}", loc="left")
+        text = f"F1 {best['f1']:.3f} at {best['score']:.3f}"
+        pooled.set_title(f"{title}\nall classes: {text}", loc="left")
     else:
         pooled.set_title(title, loc="left")
     pooled.legend(loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.0))
@@ -163,13 +163,13 @@ def draw_iou(figure: Any, analysis: Analysis, title: str) -> None:
     axes = figure.subplots()
     axes.bar(edges[:-1], boxes, np.diff(edges), align="edge", color=COLOURS[0], edgecolor="white")
     axes.grid(axis="x", visible=False)
-    said = f"{overlap['boxes']} true boxes of score {analysis['best_score']:.3f} and above"
+    text = f"{overlap['boxes']} true boxes of score {analysis['best_score']:.3f} and above"
     if overlap["boxes"]:
         axes.axvline(overlap["mean"], color="black", lw=1.5, ls="--")
         shares = [f"{100 * overlap[f'share_from_{x}']:.0f} % from {x}" for x in ("0.75", "0.9")]
-        said += f"\nmean IoU {overlap['mean']:.3f} (dashed), {', '.join(shares)}"
+        text += f"\nmean IoU {overlap['mean']:.3f} (dashed), {', '.join(shares)}"
     axes.set(xlabel="IoU of a true box with its truth", ylabel="boxes", xlim=(edges[0], 1))
-    axes.set_title(f"{title}\n{said}", loc="left")
+    axes.set_title(f"{title}\n{text}", loc="left")
 
 
 def draw_errors(figure: Any, analysis: Analysis, title: str) -> None:

@@ -1,8 +1,8 @@
-"""Average precision: boxes ranked by score once, then added up, as often as images are weighted anew.
+"""Average precision: boxes are ranked by score once, and summed for any weights of the images.
 
 Source of the first form: pycocotools, `accumulate`: precision, made falling from the right, is read
 at 101 recall points and averaged. Source of the second: VOC devkit 2010, `VOCap.m`: the area below
-the same falling curve. Both are added up at true boxes only: there the recall rises and, between two
+the same falling curve. Both are summed at true boxes only: there the recall rises and, between two
 of them, precision can only fall.
 """
 
@@ -58,7 +58,7 @@ def rank(matches: Matches, threads: int | None = None) -> Ranked:
     keys = keys[: class_rows[-1]]
     state = np.empty((len(matches.state), len(keys)), np.int8)
     rows = RankedRows(state, np.empty(len(keys), np.int32), np.empty(len(keys), np.float32), class_rows)
-    widest = np.argsort(-np.diff(class_rows), kind="stable")  # the longest first, for the threads' sake
+    widest = np.argsort(-np.diff(class_rows), kind="stable")  # long ones first: threads end together
     run(
         [partial(sort_class, int(c), keys, boxes.scores, matches.state, image_of, rows) for c in widest],
         n_threads,
@@ -103,10 +103,10 @@ def group_by_class(labels, scores, state, offsets, class_rows, keys, image_of):
 def sort_class(c, keys, scores, state, image_of, ranked):
     """Sort one class's keys, and gather its rows in that order."""
     first, last = ranked.class_rows[c], ranked.class_rows[c + 1]
-    mine = keys[first:last]
-    sort_keys(mine, np.empty_like(mine), last - first, np.empty((4, 256), np.int32))
+    class_keys = keys[first:last]
+    sort_keys(class_keys, np.empty_like(class_keys), last - first, np.empty((4, 256), np.int32))
     for k in range(last - first):
-        row = row_of(mine[k])
+        row = row_of(class_keys[k])
         ranked.image[first + k] = image_of[row]
         ranked.scores[first + k] = scores[row]
         for t in range(len(state)):

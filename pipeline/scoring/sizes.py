@@ -42,7 +42,7 @@ class OfSize:
 def ap_by_size(
     boxes: Boxes, truth: Truth, iou: float, limit: int, threads: int | None = None
 ) -> dict[str, OfSize]:
-    """Average precision at one IoU of the true boxes of each of SIZES; a bound belongs to both sides.
+    """Average precision at one IoU of the true boxes of each of SIZES; a bound belongs to both sizes.
 
     limit: boxes of an image and class that take part, from the highest score on.
     """
@@ -68,7 +68,7 @@ def ap_by_size(
 
 @kernel
 def match_size(first, last, boxes, truth, n_classes, counted, iou, limit, low, high, state):
-    """Write what becomes of each box of images first..last-1 when only `counted` truth counts."""
+    """Write the state of each box of images first..last-1 when only `counted` truth counts."""
     seen = np.zeros(n_classes, np.int64)
     for image in range(first, last):
         lo, hi = truth.offsets[image], truth.offsets[image + 1]

@@ -27,7 +27,7 @@ class TruthRows(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The truth on a set of images, made by `group_truth` once and used for any number of scores.
+    """The truth of a set of images, made by `group_truth` once and used for any number of scores.
 
     image_ids (m,) sorted; sizes (m, 2) width and height; row_of (t,) the row of each true box in the
     annotation table that it came from.

@@ -1,4 +1,4 @@
-"""Whether boxes can be scored at all: a clear error instead of a number that means nothing."""
+"""Checks of boxes before they are scored: a clear error instead of a meaningless number."""
 
 import numpy as np
 
@@ -8,23 +8,23 @@ from pipeline.kernels.jit import kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 from pipeline.scoring.truth import Truth
 
-MARGIN = 0.5  # pixels that a corner may lie outside of its image
+MARGIN = 0.5  # pixels that a corner may lie outside its image
 GOOD, SCORE, CORNER, AREA, OUTSIDE, LABEL, ORDER = range(7)
 EXPECTED = {
     SCORE: "a score in [0, 1]",
     CORNER: "finite corners",
     AREA: "x2 > x1 and y2 > y1",
-    OUTSIDE: "corners inside of the image",
+    OUTSIDE: "corners inside the image",
     LABEL: "a label of the competition",
     ORDER: "scores falling within an image",
 }
 
 
 def check_boxes(boxes: Boxes, truth: Truth, name: str = "boxes", threads: int | None = None) -> None:
-    """Raise PipelineError at the first box that no score can be made of.
+    """Raise PipelineError at the first box that cannot be scored.
 
     A score that is not in [0, 1] or not finite, a corner that is not finite or lies more than MARGIN
-    outside of its image, a box without area, an unknown label, rows out of order.
+    outside its image, a box without area, an unknown label, rows out of order.
     """
     n_threads = thread_count(threads)
     ranges = chunks(boxes.offsets, n_threads)
@@ -46,7 +46,7 @@ def check_boxes(boxes: Boxes, truth: Truth, name: str = "boxes", threads: int | 
 
 @kernel
 def first_fault(first, last, boxes, sizes, n_classes, margin, fault):
-    """Write what is wrong with the first bad row of images first..last-1, its row and image."""
+    """Write the fault of the first bad row of images first..last-1, its row and image."""
     for image in range(first, last):
         lo = boxes.offsets[image]
         for row in range(lo, boxes.offsets[image + 1]):

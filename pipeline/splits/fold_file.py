@@ -13,7 +13,7 @@ from pipeline.data.runs import trained_on
 from pipeline.data.split import COLUMNS
 from pipeline.errors import PipelineError
 from pipeline.paths import file_digest, folds_csv, shown, write_json, write_text
-from pipeline.splits.card import balance_card
+from pipeline.splits.balance_card import balance_card
 from pipeline.splits.content import content_of, split_images
 from pipeline.splits.groups import Links, join, split_bursts
 from pipeline.splits.picture import draw_balance

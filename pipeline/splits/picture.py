@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.paths import atomic
-from pipeline.splits.card import integer_floor
+from pipeline.splits.balance_card import integer_floor
 
 LEAST = 10  # of a column in each fold, for it to set the scale; bars of rarer ones may be cut off
 

@@ -1,4 +1,4 @@
-"""All that is said of a prediction table: the competition's metric, COCO's numbers, what went wrong."""
+"""The assessment of a prediction table: the competition's metric, COCO's numbers, the analysis."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pipeline.scoring.truth import group_truth
 
 
 @dataclass
-class Entry:
+class Assessment:
     """A table's scores, its analysis, and its metric on each resample of its images."""
 
     scores: dict[str, Any]
@@ -30,11 +30,11 @@ class Entry:
 
 def assess(
     table: Predictions, dataset: Dataset, classes: tuple[str, ...], metric: MetricSpec, seed: int
-) -> Entry:
+) -> Assessment:
     """Score and analyse a table on the images that it predicted, against the dataset's truth.
 
-    The competition's own metric comes from our kernels, with its 95 % interval and what a score
-    floor would have cost; COCO's numbers come from pycocotools. seed: of the bootstrap.
+    The competition's own metric comes from our kernels, with its 95 % interval and the loss by a score
+    floor; COCO's numbers come from pycocotools. seed: of the bootstrap.
     """
     ids = table.meta.image_ids
     truth = group_truth(dataset.annotations, dataset.images, ids, len(classes))
@@ -43,38 +43,38 @@ def assess(
     losses = export_losses(table, truth, metric, scored.value())
     own["lost_by_export"] = {name: round(loss, 5) for name, loss in losses.items()}
     scores = evaluate(table, dataset.annotations, classes) | {"split": table.meta.split, "competition": own}
-    return Entry(scores, analyse(table, truth, classes, iou=iou_of(metric)), ids, values)
+    return Assessment(scores, analyse(table, truth, classes, iou=iou_of(metric)), ids, values)
 
 
 def iou_of(metric: MetricSpec) -> float:
-    """The metric's IoU, of several the lowest."""
+    """The metric's IoU, the lowest of several."""
     options = metric.options
     return float(options["ious"][0] if "ious" in options else options.get("iou", 0.5))
 
 
-def comparisons(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+def comparisons(assessments: Mapping[str, Assessment]) -> list[dict[str, Any]]:
     """The first of two tables against the second, or the best of more against each other one.
 
     Only tables of the same images are compared.
     """
-    if len(entries) < 2:
+    if len(assessments) < 2:
         return []
-    names = list(entries)
-    first = names[0] if len(names) == 2 else max(names, key=lambda name: value_of(entries[name]))
+    names = list(assessments)
+    first = names[0] if len(names) == 2 else max(names, key=lambda name: value_of(assessments[name]))
     others = [
         name
         for name in names
         if name != first
-        and entries[name].scores["split"] == entries[first].scores["split"]
-        and np.array_equal(entries[name].images, entries[first].images)
+        and assessments[name].scores["split"] == assessments[first].scores["split"]
+        and np.array_equal(assessments[name].images, assessments[first].images)
     ]
-    one = entries[first]
-    found = []
+    best = assessments[first]
+    results = []
     for name in others:
-        other = entries[name]
-        result = compare(value_of(one), one.resamples, value_of(other), other.resamples)
+        other = assessments[name]
+        result = compare(value_of(best), best.resamples, value_of(other), other.resamples)
         gap = result.difference
-        found.append(
+        results.append(
             {
                 "a": first,
                 "b": name,
@@ -85,8 +85,8 @@ def comparisons(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
                 "noise": result.is_noise,
             }
         )
-    return found
+    return results
 
 
-def value_of(entry: Entry) -> float:
-    return float(entry.scores["competition"]["value"])
+def value_of(assessment: Assessment) -> float:
+    return float(assessment.scores["competition"]["value"])
