@@ -20,11 +20,11 @@ from pipeline.data import demo as generator
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
 from pipeline.data.ensemble_card import read_ensemble_card
 from pipeline.data.photos import photos_of
-from pipeline.data.predictions import Predictions, join_predictions, read_predictions
+from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.runs import need_runs
 from pipeline.data.sheet import draw_sheet
-from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
+from pipeline.ensembles.results import model_table
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, ensemble_dir, run_dir, runs_dir, shown, submission_csv
 from pipeline.scoring import evaluate
@@ -153,21 +153,13 @@ def make_everything(overwrite: bool) -> float:
     return seconds
 
 
-def model_tables(profile: Profile, model: str) -> tuple[Predictions, Predictions]:
-    """One model's views fused: (out-of-fold over all folds, test over all folds)."""
-    oof: list[Predictions] = []
-    test: list[Predictions] = []
-    for run in need_runs(profile.name, model):
-        for split, parts in (("oof", oof), ("test", test)):
-            tables = [run.table(split, view) for view in VIEWS.split(",")]
-            parts.append(fuse_same_images(tables, Fusion(), name=model))
-    return join_predictions(oof), fuse_same_images(test, ACROSS_FOLDS, name=model)
-
-
 def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFrame:
     """mAP50 of each model and of the ensemble, out-of-fold and on the hidden test truth."""
     folder = ensemble_dir(profile.name, "final")
-    tables = {model: model_tables(profile, model) for model in TRAININGS}
+    tables = {}
+    for model in TRAININGS:
+        runs = need_runs(profile.name, model)
+        tables[model] = (model_table(runs, "oof"), model_table(runs, "test"))
     tables["ensemble"] = (read_predictions(folder / "oof.parquet"), read_predictions(folder / "test.parquet"))
     rows = {
         name: [
@@ -179,8 +171,8 @@ def score_table(profile: Profile, train: Dataset, truth: Dataset) -> pd.DataFram
     return pd.DataFrame.from_dict(rows, orient="index", columns=["OOF mAP50", "hidden test mAP50"])
 
 
-def honesty(profile: Profile, truth: Dataset) -> str:
-    """What the out-of-fold score promised, and what the test photos show of it, each with its interval."""
+def estimate_and_test_score(profile: Profile, truth: Dataset) -> str:
+    """The out-of-fold score, and the score on the test photos that it estimates, each with its interval."""
     folder = ensemble_dir(profile.name, "final")
     promised = read_ensemble_card(profile.name, "final").oof.own
     paths = [*sorted((folder / "test_folds").glob("*.parquet")), folder / "test.parquet"]
@@ -216,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(f"{profile.root}: no hidden test truth; remove the folder and make demo again")
     say(7, "score")
     print(score_table(profile, train, truth).to_string(float_format="{:.3f}".format))
-    print("\n" + honesty(profile, truth))
+    print("\n" + estimate_and_test_score(profile, truth))
     path = runs_dir(NAME) / "sheet.png"
     images = truth.images.head(SHEET_PHOTOS)
     table = read_predictions(ensemble_dir(NAME, "final") / "test.parquet")

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     if not options.tables:
         # Imported here: any tables are fused without pandas, in half the time and memory to start.
         from pipeline.data.profile import load_profile
-        from pipeline.ensembles.named import make_ensemble
+        from pipeline.ensembles.make_ensemble import make_ensemble
 
         profile = load_profile(options.competition, options.root)
         name = options.ensemble or "final"

@@ -283,7 +283,7 @@ def test_tables_of_other_images_are_not_compared(train, home, capsys):
     few = tiny.table(train, [(0, 0, 0.9, *BOX)], image_ids=[0, 1])
     write_predictions(home / "b.parquet", few)
     run(home / "a.parquet", home / "b.parquet")
-    assert "other images in the two tables: nothing to compare" in capsys.readouterr().out
+    assert "the two tables have different images: nothing to compare" in capsys.readouterr().out
     assert json.loads((home / "metrics.json").read_text())["comparisons"] == []
 
 

@@ -24,7 +24,7 @@ from pipeline.data.predictions import (
 from pipeline.data.profile import Profile
 from pipeline.data.split import read_split
 from pipeline.ensembles.config import read_ensemble
-from pipeline.ensembles.named import choose_members
+from pipeline.ensembles.member_runs import choose_members
 from pipeline.ensembles.tuned import TUNED, MemberTables, TuningRecord, read_tuned, write_tuned
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
