@@ -1,9 +1,9 @@
-"""Tune an ensemble on out-of-fold boxes, and say what it is honestly worth.
+"""Tune an ensemble on out-of-fold boxes, and compute its nested score.
 
     python -m pipeline.tune --ensemble final --competition C            its members' trained folds
     python -m pipeline.tune A.parquet B.parquet ... --competition C -o DIR      any out-of-fold tables
 
-What is chosen: members, their floors, NMS, weights and calibration, the method and its settings, whether
+What is chosen: members, their floors, NMS, weights and calibration, the method and its parameters, whether
 fused boxes are rescored by boosted trees, and the cut of scores where the metric counts every box. Each
 part of the images is scored with what was chosen without it: that is the nested score. Writes
 DIR/tuned.json (the tuned ensemble, fitted on everything), oof.parquet (the nested boxes) and report.json.
@@ -22,8 +22,8 @@ from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, shown
-from pipeline.tuning.run import Settings, members_of_ensemble, tune
-from pipeline.tuning.words import show_report
+from pipeline.tuning.print_report import show_report
+from pipeline.tuning.run import TuneOptions, members_of_ensemble, tune
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("expected --budget, --trials and --partitions above 0, and a finite budget")
     if not 0 <= options.seed < 2**31:
         raise PipelineError(f"--seed {options.seed}: expected 0 to {2**31 - 1}")
-    settings = Settings(options.budget, options.trials, options.partitions, options.seed)
+    tuning = TuneOptions(options.budget, options.trials, options.partitions, options.seed)
     if options.files:
         tables = [read_predictions(path) for path in options.files]
         folder = options.output
@@ -60,13 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     began = time.monotonic()
 
     def stop(number: int, frame: Any) -> None:
-        settings.budget.stop = True
+        tuning.budget.stop = True
         print("\nstopping with the best so far; once more to give up at once", flush=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        report = tune(profile, tables, folder, settings)
+        report = tune(profile, tables, folder, tuning)
     finally:
         signal.signal(signal.SIGINT, before)
     show_report(report)

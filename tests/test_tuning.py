@@ -30,7 +30,7 @@ from pipeline.tuning import candidates as grid
 from pipeline.tuning import nested, parts, stacking
 from pipeline.tuning.engine import Journal
 from pipeline.tuning.members import make_members
-from pipeline.tuning.run import Settings, choose_parts, tune
+from pipeline.tuning.run import TuneOptions, choose_parts, tune
 
 N, FOLDS = 60, 5
 plain_start = grid.start
@@ -80,7 +80,7 @@ def made_up(train, *seeds, **options):
 
 
 def settings_of(**options):
-    return Settings(**{"seconds": 600.0, "trials": 40, "partitions": 2} | options)
+    return TuneOptions(**{"seconds": 600.0, "trials": 40, "partitions": 2} | options)
 
 
 def tuned_in(home, folder, tables, **options):
@@ -172,7 +172,7 @@ def test_features_are_made_again_where_memory_is_short(train, home, monkeypatch)
     monkeypatch.setattr(nested, "SURE", -1.0)
     tables = made_up(train, 1, 2, 3, recall=0.5)
     whole, boxes = tuned_in(home, "whole", tables)
-    monkeypatch.setattr(stacking, "MOST_BYTES", 0)
+    monkeypatch.setattr(stacking, "MAX_BYTES", 0)
     short, other = tuned_in(home, "short", tables)
     assert short["nested"] == whole["nested"]
     assert columns(boxes, slice(None)) == columns(other, slice(None))

@@ -1,4 +1,4 @@
-"""What the members say about a fused box, as numbers for the rescoring model.
+"""Features of a fused box for the rescoring model: what the members predict at its place.
 
 Everything is taken from the boxes of the same image alone, so an image gives the same numbers
 wherever it comes from: out-of-fold or test, alone or among others.
@@ -13,7 +13,7 @@ from pipeline.boxes import Boxes
 from pipeline.kernels.jit import inlined, kernel
 from pipeline.kernels.threads import chunks, over_chunks, thread_count
 
-MEETS = 0.5  # IoU from which a member's box speaks for a fused one
+MEETS = 0.5  # a member's box with at least this IoU counts for a fused one
 NEAR, HOLDS = 0.3, 0.8  # IoU of neighbours that are counted; share of a box that lies inside another
 
 PER_MEMBER = ("best score", "its IoU", "boxes", "best score of another class")
@@ -76,8 +76,8 @@ class MemberRows(NamedTuple):
 
 def feature_names(n_members: int) -> list[str]:
     """Names of the columns of `features`."""
-    mine = [f"member {k}: {name}" for k in range(n_members) for name in PER_MEMBER]
-    return [*SHARED, *mine]
+    per_member = [f"member {k}: {name}" for k in range(n_members) for name in PER_MEMBER]
+    return [*SHARED, *per_member]
 
 
 def features(
@@ -116,9 +116,9 @@ def _area(boxes, i):
 
 
 @inlined
-def _ask_members(i, area, fused, members, lo, hi, n_members, said, corners, row, start):
+def _describe_members(i, area, fused, members, lo, hi, n_members, at_place, corners, row, start):
     """Per member the best box at this place: columns from `start` on, and the summary of all."""
-    said[:] = 0.0
+    at_place[:] = 0.0
     for j in range(lo, hi):
         inner = _inner(fused.boxes_xyxy, i, members.boxes_xyxy, j)
         if inner <= 0.0:
@@ -129,32 +129,32 @@ def _ask_members(i, area, fused, members, lo, hi, n_members, said, corners, row,
         s = members.member[j]
         score = members.scores[j]
         if members.labels[j] != fused.labels[i]:
-            said[s, 3] = max(said[s, 3], score)
+            at_place[s, 3] = max(at_place[s, 3], score)
             continue
-        said[s, 2] += 1
-        if score > said[s, 0]:
-            said[s, 0] = score
-            said[s, 1] = iou
+        at_place[s, 2] += 1
+        if score > at_place[s, 0]:
+            at_place[s, 0] = score
+            at_place[s, 1] = iou
             for c in range(4):
                 corners[s, c] = members.boxes_xyxy[j, c]
     votes = 0
     lowest, highest, total = 2.0, 0.0, 0.0
     for s in range(n_members):
-        votes += said[s, 2] > 0
-        lowest = min(lowest, said[s, 0])
-        highest = max(highest, said[s, 0])
-        total += said[s, 0]
+        votes += at_place[s, 2] > 0
+        lowest = min(lowest, at_place[s, 0])
+        highest = max(highest, at_place[s, 0])
+        total += at_place[s, 0]
         for k in range(4):
-            row[start + 4 * s + k] = said[s, k]
+            row[start + 4 * s + k] = at_place[s, k]
     spread = 0.0
     if votes > 1:
         for c in range(4):
             mean, square = 0.0, 0.0
             for s in range(n_members):
-                if said[s, 2] > 0:
+                if at_place[s, 2] > 0:
                     mean += corners[s, c] / votes
             for s in range(n_members):
-                if said[s, 2] > 0:
+                if at_place[s, 2] > 0:
                     square += (corners[s, c] - mean) ** 2 / votes
             side = fused.boxes_xyxy[i, 2 + c % 2] - fused.boxes_xyxy[i, c % 2]
             spread += np.sqrt(square) / side
@@ -186,17 +186,17 @@ def _neighbours(i, area, fused, lo, hi, row):
         inner = _inner(fused.boxes_xyxy, i, fused.boxes_xyxy, j)
         if inner <= 0.0:
             continue
-        its_area = _area(fused.boxes_xyxy, j)
+        other_area = _area(fused.boxes_xyxy, j)
         score = fused.scores[j]
-        iou = inner / (area + its_area - inner)
-        mine, its = inner / area, inner / its_area
+        iou = inner / (area + other_area - inner)
+        share, other_share = inner / area, inner / other_area
         if same:
             row[29] += iou > NEAR
             if j < i:
                 if iou > row[26]:
                     row[26], row[27] = iou, score
-                row[40] = max(row[40], mine)
-                row[41] = max(row[41], its)
+                row[40] = max(row[40], share)
+                row[41] = max(row[41], other_share)
             else:
                 row[28] = max(row[28], iou)
         elif iou > MEETS:
@@ -205,11 +205,11 @@ def _neighbours(i, area, fused, lo, hi, row):
             if score > other_best:
                 other_best, other_class, other_iou = score, float(fused.labels[j]), iou
         if j < i:
-            if mine > row[35]:
-                row[35], row[36] = mine, score
-            if its > row[37]:
-                row[37], row[38] = its, score
-        row[39] += its > HOLDS
+            if share > row[35]:
+                row[35], row[36] = share, score
+            if other_share > row[37]:
+                row[37], row[38] = other_share, score
+        row[39] += other_share > HOLDS
     row[18] = before
     row[31], row[32], row[33], row[34] = other_best, other_sum, other_class, other_iou
     row[42] = fused.scores[i] / (fused.scores[i] + other_sum)
@@ -218,7 +218,7 @@ def _neighbours(i, area, fused, lo, hi, row):
 @kernel
 def describe_images(first, last, fused, members, sizes, n_members, n_classes, out):
     """Write the features of images first..last-1."""
-    said = np.zeros((n_members, 4), np.float64)
+    at_place = np.zeros((n_members, 4), np.float64)
     corners = np.zeros((n_members, 4), np.float64)
     class_sum = np.zeros(n_classes, np.float64)
     class_best = np.zeros(n_classes, np.float64)
@@ -240,7 +240,7 @@ def describe_images(first, last, fused, members, sizes, n_members, n_classes, ou
             label = fused.labels[i]
             area = _area(fused.boxes_xyxy, i)
             row[0] = fused.scores[i]
-            _ask_members(
+            _describe_members(
                 i,
                 area,
                 fused,
@@ -248,7 +248,7 @@ def describe_images(first, last, fused, members, sizes, n_members, n_classes, ou
                 members.offsets[image],
                 members.offsets[image + 1],
                 n_members,
-                said,
+                at_place,
                 corners,
                 row,
                 start,

@@ -1,8 +1,8 @@
 """Making a tuned ensemble's boxes of one fold, on held-out and on test photos alike.
 
 Each member's boxes are floored, put through an NMS of their own and calibrated; then they are fused;
-then rescored. `fuse_tuned` is the one way that does it, for tuning, out-of-fold and test: nothing in it
-looks at more than one image, or is fitted.
+then rescored. Tuning, out-of-fold and test all use `fuse_tuned`: each image
+is made on its own, and nothing is fitted.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from pipeline.ensembles.rescoring import rescored
 from pipeline.ensembles.tuned import TunedEnsemble
 from pipeline.fusion import Fused, Packed, fuse, pack
 
-MOST_BOXES = 150  # of an image, fused, that are rescored; beyond, they only cost time
+MAX_BOXES = 150  # fused boxes per image that are rescored; more only cost time
 
 
 def prepare(source: Boxes, floor: float, nms: float, calibration: Calibration | None) -> Boxes:
-    """A member's boxes, floored, through an NMS of their own, calibrated."""
+    """A member's boxes after its score floor, its own NMS and its calibration."""
     keep = source.scores >= np.float32(floor)
     if not keep.all():
         source = source.select(keep)
@@ -51,7 +51,7 @@ def pack_sources(sources: Sequence[Boxes]) -> Packed:
 def describe_boxes(
     fused: Boxes, packed: Packed, sizes: NDArray[np.float64], n_classes: int
 ) -> NDArray[np.float32]:
-    """(n, columns) what the packed members say about each fused box; see `features`."""
+    """(n, columns) the features of each fused box; see `features`."""
     table = packed.table
     labels = np.repeat(table.group_labels, np.diff(table.group_rows, axis=1)[:, 0])
     members = MemberRows(table.boxes_xyxy, table.scores, labels, table.source, table.image_rows)
@@ -72,9 +72,9 @@ def fuse_members(tuned: TunedEnsemble, sources: Sequence[Boxes]) -> tuple[Packed
 def to_be_rescored(
     tuned: TunedEnsemble, sources: Sequence[Boxes], sizes: NDArray[np.float64], n_classes: int
 ) -> tuple[Boxes, NDArray[np.float32]]:
-    """The fused boxes that are rescored, and what the members say about each; to fit and to apply."""
+    """The fused boxes that are rescored, and the features of each; to fit and to apply."""
     packed, fused = fuse_members(tuned, sources)
-    boxes = fused.best_per_image(MOST_BOXES)
+    boxes = fused.best_per_image(MAX_BOXES)
     return boxes, describe_boxes(boxes, packed, sizes, n_classes)
 
 

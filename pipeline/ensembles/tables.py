@@ -1,4 +1,4 @@
-"""Prediction tables fused and joined: which tables belong together, and what the result says of itself."""
+"""Fusing and joining prediction tables: which belong together, and the metadata of the result."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -137,14 +137,14 @@ def fuse_and_join(
     for index, table in enumerate(tables):
         groups.setdefault(table.meta.image_ids.tobytes(), []).append(index)
     firsts = [tables[members[0]] for members in groups.values()]
-    for i, one in enumerate(firsts):
+    for i, table in enumerate(firsts):
         for other in firsts[i + 1 :]:
-            shared = np.intersect1d(one.meta.image_ids, other.meta.image_ids)
+            shared = np.intersect1d(table.meta.image_ids, other.meta.image_ids)
             if len(shared):
                 raise PipelineError(
-                    f"{one.name} and {other.name} share {len(shared)} images of {len(one.meta.image_ids)} "
-                    f"and {len(other.meta.image_ids)}; expected the same images (to be fused) or none "
-                    "(to be joined)"
+                    f"{table.name} and {other.name} share {len(shared)} images of "
+                    f"{len(table.meta.image_ids)} and {len(other.meta.image_ids)}; expected the same images "
+                    "(to be fused) or none (to be joined)"
                 )
     parts = []
     for members in groups.values():

@@ -1,4 +1,4 @@
-"""A tuned ensemble: everything that is done to its members' boxes, as `tune` found it.
+"""A tuned ensemble: all that `tune` chose to do with its members' boxes.
 
 It is kept as tuned.json, with LightGBM's trees as text beside it.
 """
@@ -37,7 +37,7 @@ class TunedMember:
 
 @dataclass(frozen=True)
 class TunedEnsemble:
-    """`output`: a map of the fused scores to the share of right boxes, or `rescoring`: LightGBM's text,
+    """`output`: a map of the fused scores to the share of correct boxes, or `rescoring`: LightGBM's text,
     which gives it for each box. `cut`: per class, the lowest score that is submitted."""
 
     members: tuple[TunedMember, ...]
@@ -118,7 +118,7 @@ def read_tuned(folder: Path) -> tuple[TunedEnsemble, TuningRecord]:
 
 
 def describe_tuned(tuned: TunedEnsemble) -> dict[str, Any]:
-    """What a report or a card says of a tuned ensemble: without the knots of its maps and the trees."""
+    """A tuned ensemble for a report or a card, without the knots of its maps and the trees."""
     members = []
     for member in tuned.members:
         row: dict[str, Any] = {"member": member.name, "weight": member.weight, "floor": member.floor}

@@ -223,7 +223,7 @@ def _counted(boxes: Boxes, truth: Truth, options: Mapping[str, Any], threads: in
     return match(boxes, truth, _thresholds(options), strict=options["strict"], threads=threads)
 
 
-def rightness(boxes: Boxes, truth: Truth, metric: MetricSpec) -> NDArray[np.float64]:
+def correctness(boxes: Boxes, truth: Truth, metric: MetricSpec) -> NDArray[np.float64]:
     """(n,) the share of the metric's IoUs at which each box finds a truth; boxes that do not count: 0."""
     if "ious" in metric.options:
         ious = _thresholds(metric.options)

@@ -1,1 +1,1 @@
-"""Tuning an ensemble, and what it is honestly worth."""
+"""Tuning an ensemble on out-of-fold boxes, and its nested score."""

@@ -23,7 +23,7 @@ from pipeline.ensembles.tuned import TunedEnsemble, TunedMember
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
 from pipeline.paths import shown, write_text
-from pipeline.scoring.metrics import Scored, rightness, score
+from pipeline.scoring.metrics import Scored, correctness, score
 from pipeline.scoring.truth import Truth
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.members import Member
@@ -43,11 +43,11 @@ _PACKED_KEPT = 3
 
 @dataclass(eq=False)
 class Engine:
-    """The members, the truth, and the rows of `weights` (w, m): the images that each choice looks at.
+    """The members, the truth, and the rows of `weights` (w, m): the images that each choice may use.
 
     Row 0 are all images, the others all but one part of a partition. `values` holds what is known:
     candidate key -> (w + parts,) the metric on each row's images and then on each part's, at its best
-    cut for metrics that have one; NaN where it was not asked for.
+    cut for metrics that have one; NaN where it was not evaluated.
     """
 
     members: list[Member]
@@ -62,12 +62,14 @@ class Engine:
         self.weights = inner_weights(self.partitions)
         self._masks = np.concatenate([self.weights, part_weights(self.partitions)])
         self.row_parts = [(0, -1)]  # of each row: the partition, and the part it does not look at
-        self.row_parts += [(p, k) for p, one in enumerate(self.partitions) for k in range(one.n_parts)]
+        self.row_parts += [
+            (p, k) for p, partition in enumerate(self.partitions) for k in range(partition.n_parts)
+        ]
         self._maps: dict[Any, Calibration | None] = {}
         self.sources = [member.table for member in self.members]
         image = [source.image_index() for source in self.sources]
         self._image = image
-        self._right = [rightness(source, self.truth, self.metric) for source in self.sources]
+        self._correct = [correctness(source, self.truth, self.metric) for source in self.sources]
         self._packed: OrderedDict[Any, Packed] = OrderedDict()
         self.values |= self.journal.read(len(self._masks))
 
@@ -85,14 +87,14 @@ class Engine:
                 bool(per_class),
                 source.scores[here],
                 source.labels[here],
-                self._right[i][here],
+                self._correct[i][here],
                 self.truth.n_classes,
             )
         return self._maps[key]
 
     def prepared(self, i: int, floor: float, nms: float, kind: str, row: int) -> Boxes:
         """Member i's boxes for a row. Maps that look at truth are cross-fitted: an image of the row is
-        calibrated by what was fitted without its part, so that the row's value is no mere memory."""
+        calibrated by what was fitted without its part, so that no map has seen the truth of its boxes."""
         p, k = self.row_parts[row]
         whole = self.calibration(i, kind, p, frozenset({k} - {-1}))
         if not kind.startswith("isotonic") or whole is None:
@@ -127,7 +129,7 @@ class Engine:
     def parts_of(self, row: int) -> NDArray[np.intp]:
         """Where in a candidate's values those of the parts are that a row looks at."""
         p, k = self.row_parts[row]
-        first = len(self.weights) + sum(one.n_parts for one in self.partitions[:p])
+        first = len(self.weights) + sum(partition.n_parts for partition in self.partitions[:p])
         return first + np.flatnonzero(np.arange(self.partitions[p].n_parts) != k)
 
     def sources_of(self, candidate: Candidate) -> Sequence[Boxes]:
@@ -147,16 +149,16 @@ class Engine:
         return fuse(self._packed[key], weights=weights, **vars(candidate.fusion))
 
     def output_map(self, fused: Fused, row: int) -> Calibration | None:
-        """The map of fused scores to the share of right boxes, fitted on a row's images.
+        """The map of fused scores to the share of correct boxes, fitted on a row's images.
 
         Rows choose other methods and calibrations, so their scores lie on other scales; pooled over
         parts, or read by a person, they must mean the same.
         """
         image = fused.image_index()
         here = self.weights[row][image] > 0
-        right = rightness(fused, self.truth, self.metric)
+        correct = correctness(fused, self.truth, self.metric)
         return fit_calibration(
-            "isotonic", False, fused.scores[here], fused.labels[here], right[here], self.truth.n_classes
+            "isotonic", False, fused.scores[here], fused.labels[here], correct[here], self.truth.n_classes
         )
 
     def mapped(self, candidate: Candidate, row: int) -> tuple[Boxes, Calibration | None]:
@@ -170,10 +172,10 @@ class Engine:
     def scored(self, boxes: Boxes) -> Scored:
         return score(boxes, self.truth, self.metric, checked=True)
 
-    def ask(self, candidate: Candidate, row: int) -> Values:
+    def evaluate(self, candidate: Candidate, row: int) -> Values:
         """The candidate's values, of the row at least, and of all where no calibration looks at truth.
 
-        Where one does, the values of the parts are those of the row asked for.
+        Where one does, the values of the parts are those of this row.
         """
         looks = candidate.looks_at_truth
         key = f"{candidate.key} {row}" if looks else candidate.key
@@ -190,10 +192,10 @@ class Engine:
         return self.values[key]
 
     def value(self, candidate: Candidate, row: int) -> float:
-        return float(self.ask(candidate, row)[row])
+        return float(self.evaluate(candidate, row)[row])
 
     def known(self, candidate: Candidate, row: int = 0) -> float | None:
-        """The candidate's value on a row where it was asked for."""
+        """The candidate's value on a row where it was evaluated."""
         for key in (candidate.key, f"{candidate.key} {row}"):
             if key in self.values and not np.isnan(self.values[key][row]):
                 return float(self.values[key][row])
@@ -202,10 +204,10 @@ class Engine:
 
 @dataclass
 class Journal:
-    """What was scored so far, a line a candidate, so that an interrupted search goes on from there.
+    """The values so far, one line per candidate, so that an interrupted search goes on from there.
 
-    The file is held open: another search in the same folder, of other data, puts a file of its own in
-    its place, and neither reads the other's values.
+    The file is held open: another search in the same folder, of other data, replaces it by a file of
+    its own, and neither reads the other's values.
     """
 
     path: Path | None
@@ -215,9 +217,9 @@ class Journal:
 
     def read(self, n_rows: int) -> dict[str, Values]:
         """The values of an earlier search of the same members, truth, metric and parts; else none."""
-        found: dict[str, Values] = {}
+        known: dict[str, Values] = {}
         if self.path is None:
-            return found
+            return known
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             if lines[0] == json.dumps(self.header, sort_keys=True):
@@ -227,17 +229,17 @@ class Journal:
                     except PipelineError:
                         continue  # the line that a kill cut off; it is scored again
                     if len(values) == n_rows:
-                        found[key] = np.array([np.nan if v is None else v for v in values], np.float64)
-        self.resumed = len(found)
+                        known[key] = np.array([np.nan if v is None else v for v in values], np.float64)
+        self.resumed = len(known)
         try:
-            if not found:
+            if not known:
                 write_text(self.path, json.dumps(self.header, sort_keys=True) + "\n")
             self._file = self.path.open("a", encoding="utf-8")
-            if found:
+            if known:
                 self._file.write("\n")  # ends a line that was cut off
         except OSError as error:
             raise PipelineError(f"{shown(self.path)}: cannot write ({error.strerror})") from None
-        return found
+        return known
 
     def add(self, key: str, values: Values) -> None:
         if self._file is not None:

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 
 @dataclass(frozen=True)
 class Member:
-    """One model and view over all images. `tables`: as its files were; `seconds` a photo, or NaN."""
+    """One model and view over all images. `tables`: as its files were; `seconds` per photo, or NaN."""
 
     model: str
     view: str
@@ -27,7 +27,7 @@ class Member:
 
 
 def make_members(tables: Sequence[Predictions]) -> tuple[list[Member], list[str]]:
-    """Members of the given tables, and what is to be said about how they were put together.
+    """Members of the given tables, and notes on how they were put together.
 
     Tables of the same images are different members; tables of other images are other folds of the
     same members: paired by model and view where these say it, else in the order given. Raises
@@ -41,12 +41,12 @@ def make_members(tables: Sequence[Predictions]) -> tuple[list[Member], list[str]
             raise PipelineError(f"{table.name}: split '{table.meta.split}'; tuning takes out-of-fold boxes")
         groups[table.meta.image_ids.tobytes()].append(table)
     folds = list(groups.values())
-    for i, one in enumerate(folds):
+    for i, fold in enumerate(folds):
         for other in folds[i + 1 :]:
-            shared = np.intersect1d(one[0].meta.image_ids, other[0].meta.image_ids)
+            shared = np.intersect1d(fold[0].meta.image_ids, other[0].meta.image_ids)
             if len(shared):
                 raise PipelineError(
-                    f"{one[0].name} and {other[0].name} share {len(shared)} images; expected the same "
+                    f"{fold[0].name} and {other[0].name} share {len(shared)} images; expected the same "
                     "images (other members) or none (other folds of the same members)"
                 )
     counts = [len(fold) for fold in folds]
@@ -82,15 +82,15 @@ def make_members(tables: Sequence[Predictions]) -> tuple[list[Member], list[str]
 
 def copies(members: Sequence[Member]) -> list[tuple[str, str]]:
     """Pairs of members with the same boxes."""
-    found = []
-    for i, one in enumerate(members):
+    pairs = []
+    for i, member in enumerate(members):
         for other in members[i + 1 :]:
-            a, b = one.table, other.table
+            a, b = member.table, other.table
             if (
                 np.array_equal(a.offsets, b.offsets)
                 and np.array_equal(a.labels, b.labels)
                 and np.array_equal(a.scores, b.scores)
                 and np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
             ):
-                found.append((one.name, other.name))
-    return found
+                pairs.append((member.name, other.name))
+    return pairs

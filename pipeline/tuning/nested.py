@@ -1,4 +1,4 @@
-"""Choosing on all parts but one and scoring on that one: the tuned ensemble and its nested score."""
+"""Nested scores: each part is scored by what was chosen on all other parts; and the tuned ensemble."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ from pipeline.tuning.stacking import Stacking, of_images
 SURE = 0.5
 _RESAMPLES = 200
 Cut = NDArray[np.float32] | None
-_CLASS_CUTS = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # a class's cut against the one of all
+_CLASS_CUTS = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)  # factors of a class's cut, relative to that of all
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on a row's images: rescoring or not, the cut of each, and the value there (inner)."""
+    """The choice on a row's images: rescoring or not, the cut of each, and the value there (inner)."""
 
     rescored: bool
     wins: float
@@ -68,11 +68,11 @@ class TuningResult:
 
     @property
     def value(self) -> float:
-        return float(np.mean([one.value for one in self.nested]))
+        return float(np.mean([nested.value for nested in self.nested]))
 
     @property
     def optimism(self) -> float:
-        return float(np.mean([one.inner - one.value for one in self.nested]))
+        return float(np.mean([nested.inner - nested.value for nested in self.nested]))
 
 
 def best_cut(
@@ -132,13 +132,15 @@ class _Chooser:
     def compare(self, row: int, plain: Boxes, stacked: Boxes | None) -> Choice:
         """Plain or rescored, on the images of the row."""
         weights = self.engine.weights[row]
-        one = self.engine.scored(plain)
-        cut, value = best_cut(self.engine, one, weights)
+        simple = self.engine.scored(plain)
+        cut, value = best_cut(self.engine, simple, weights)
         if stacked is None:
             return Choice(False, float("nan"), cut, None, value)
         other = self.engine.scored(stacked)
         other_cut, other_value = best_cut(self.engine, other, weights)
-        pair = [scored if c is None else scored.cut_at(c) for scored, c in ((other, other_cut), (one, cut))]
+        pair = [
+            scored if c is None else scored.cut_at(c) for scored, c in ((other, other_cut), (simple, cut))
+        ]
         wins = share_of_wins(pair[0], pair[1], weights, self.seed)
         wins_enough = wins >= SURE
         return Choice(wins_enough, wins, cut, other_cut, other_value if wins_enough else value)
@@ -148,19 +150,19 @@ class _Chooser:
         chosen, plain, stacked, choices = [], [], [], []
         plain_cut, stacked_cut = [], []
         for k in range(partition.n_parts):
-            row, mine = self.stacking.row_of(p, k), partition.part == k
+            row, in_part = self.stacking.row_of(p, k), partition.part == k
             simple = self.engine.mapped(self.states[row].best, row)[0]
             inner = self.stacking.inner_boxes(p, k) if self.stacked else None
             outer = self.stacking.outer_boxes(p, k) if self.stacked else None
             choice = self.compare(row, simple, inner)
             choices.append(choice)
             taken = outer if choice.rescored and outer is not None else simple
-            chosen.append((cut_boxes(taken, choice.cut), mine))
-            plain.append((simple, mine))
-            plain_cut.append((cut_boxes(simple, choice.plain_cut), mine))
+            chosen.append((cut_boxes(taken, choice.cut), in_part))
+            plain.append((simple, in_part))
+            plain_cut.append((cut_boxes(simple, choice.plain_cut), in_part))
             if outer is not None:
-                stacked.append((outer, mine))
-                stacked_cut.append((cut_boxes(outer, choice.rescored_cut), mine))
+                stacked.append((outer, in_part))
+                stacked_cut.append((cut_boxes(outer, choice.rescored_cut), in_part))
         boxes = of_images(chosen)
         rescored = of_images(stacked_cut) if stacked else None
         inner_mean = float(np.mean([choice.inner for choice in choices]))

@@ -1,4 +1,4 @@
-"""Parts of the images: what is chosen on all parts but one is scored on that one."""
+"""Parts of the images: each is scored by what was chosen on all others."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def by_images(groups: NDArray[np.int64], n_parts: int, n_partitions: int, seed: 
             f"{len(names)} images or groups of images; expected at least {n_parts}, one for each part that "
             "is scored by what was chosen on the others"
         )
-    found = []
+    partitions = []
     for k in range(n_partitions):
         rng = np.random.default_rng([seed, k])
         load = np.zeros(n_parts, np.int64)
@@ -45,8 +45,8 @@ def by_images(groups: NDArray[np.int64], n_parts: int, n_partitions: int, seed: 
         for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # the largest first
             part_of[group] = int(np.argmin(load))
             load[part_of[group]] += sizes[group]
-        found.append(Partition(part_of[place], n_parts, f"{n_parts} random parts of the images"))
-    return found
+        partitions.append(Partition(part_of[place], n_parts, f"{n_parts} random parts of the images"))
+    return partitions
 
 
 def inner_weights(partitions: list[Partition]) -> NDArray[np.int64]:

@@ -35,18 +35,18 @@ from pipeline.tuning.engine import Engine, Journal
 from pipeline.tuning.members import Member, make_members
 from pipeline.tuning.nested import TuningResult, conclude
 from pipeline.tuning.parts import PARTS, Partition, by_folds, by_images
-from pipeline.tuning.report import make_report
 from pipeline.tuning.search import Budget, search
+from pipeline.tuning.summary import make_report
 
-LEAST_FOLDS = 3  # two folds would leave each choice half of the images
-HERE = Path(__file__).parent
+MIN_FOLDS = 3  # two folds would leave each choice half of the images
+FOLDER = Path(__file__).parent
 SEARCH_SHARE = 0.45  # of the time; the rest is for rescoring and for the nested scores
-EXTRA = 12  # random candidates a set of images, when the steps have come to rest
+EXTRA = 12  # random candidates per set of images, when no step gains any more
 
 
 @dataclass
-class Settings:
-    """What a user may say: seconds, candidates for a set of images, partitions, seed."""
+class TuneOptions:
+    """The options of a tuning: seconds, candidates per set of images, partitions, seed."""
 
     seconds: float = 300.0
     trials: int | None = None
@@ -59,9 +59,9 @@ class Settings:
 
 
 def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
-    """The out-of-fold tables of a named ensemble, its own weights left aside.
+    """The out-of-fold tables of a named ensemble, without the weights in its file.
 
-    A member is known by its run, whatever a table that was made elsewhere calls itself. Raises
+    A member has the name of its run, whatever the metadata of a table from elsewhere say. Raises
     PipelineError for a member that lacks a fold which others have.
     """
     members = choose_members(profile.name, read_ensemble(name).members)
@@ -74,8 +74,8 @@ def members_of_ensemble(profile: Profile, name: str) -> list[Predictions]:
             table = member.run.table("oof", view)
             table.meta.model, table.meta.view = member.run.model, view
             tables.append(table)
-    for (model, view), its in has.items():
-        if missing := sorted(folds - its):
+    for (model, view), predicted in has.items():
+        if missing := sorted(folds - predicted):
             raise PipelineError(
                 f"{model}/{view}: no out-of-fold boxes of fold {', '.join(map(str, missing))}; tuning needs "
                 f"each member on all folds: train and predict it there, or leave it out of "
@@ -91,27 +91,27 @@ def groups_of(competition: str, train: Dataset, image_ids: NDArray[np.int32]) ->
     try:
         split = read_split(competition, train)
     except PipelineError as error:  # any tables can be tuned without the split that they were made with
-        print(f"  note: {error}; until then images are dealt into parts one by one")
+        print(f"  note: {error}; until then images are assigned to parts one by one")
         return np.arange(len(image_ids))
     return split.group[np.searchsorted(split.image_id, image_ids)]
 
 
-def choose_parts(train: Dataset, members: list[Member], settings: Settings) -> list[Partition]:
+def choose_parts(train: Dataset, members: list[Member], options: TuneOptions) -> list[Partition]:
     """The competition's folds where the members have all of them, else random parts of the images.
 
-    Groups of the fold file stay whole: photos of one scene on both sides would flatter the score.
+    Groups of the fold file stay whole: photos of one scene on both sides would make the score too high.
     """
     meta = members[0].table.meta
     n_folds = len(np.unique(meta.folds))
     whole = len(meta.image_ids) == len(train.images) and bool((meta.folds >= 0).all())
-    if whole and n_folds >= LEAST_FOLDS:
+    if whole and n_folds >= MIN_FOLDS:
         return [by_folds(meta.folds)]
     groups = groups_of(meta.competition, train, meta.image_ids)
-    return by_images(groups, PARTS, settings.partitions, settings.seed)
+    return by_images(groups, PARTS, options.partitions, options.seed)
 
 
 def _header(
-    members: list[Member], truth: Truth, metric: str, partitions: list[Partition], settings: Settings
+    members: list[Member], truth: Truth, metric: str, partitions: list[Partition], options: TuneOptions
 ) -> dict[str, Any]:
     """What a journal's values depend on: the data, the parts, and the code that makes the values."""
     rows = truth.rows
@@ -121,18 +121,18 @@ def _header(
         sha256(b"".join(a.tobytes() for a in (t.offsets, t.labels, t.scores, t.boxes_xyxy))).hexdigest()[:16]
         for t in (member.table for member in members)
     ]
-    code = [stamp_of(HERE.with_name(name)) for name in ("tuning", "ensembles", "fusion", "scoring")]
+    code = [stamp_of(FOLDER.with_name(name)) for name in ("tuning", "ensembles", "fusion", "scoring")]
     return {
         "code": code,
         "metric": metric,
         "truth": truth_digest,
         "parts": parts,
         "boxes": boxes,
-        "seed": settings.seed,
+        "seed": options.seed,
     }
 
 
-def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Settings) -> dict[str, Any]:
+def tune(profile: Profile, tables: list[Predictions], folder: Path, options: TuneOptions) -> dict[str, Any]:
     """Tune an ensemble of the given out-of-fold tables and write the results; returns the report.
 
     A search that was stopped does not replace what a whole one of the same boxes found: `kept`.
@@ -151,13 +151,13 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, settings: Se
     )
     if truth.rows.crowd.all():
         raise PipelineError(no_truth(len(truth.image_ids), len(truth)))
-    partitions = choose_parts(train, members, settings)
+    partitions = choose_parts(train, members, options)
     journal = Journal(
-        folder / "search.jsonl", _header(members, truth, str(profile.metric), partitions, settings)
+        folder / "search.jsonl", _header(members, truth, str(profile.metric), partitions, options)
     )
     with closing(journal):
         engine = Engine(members, truth, profile.metric, partitions, journal)
-        tuned, report = _tune(engine, settings)
+        tuned, report = _tune(engine, options)
     report["seconds"] = round(time.monotonic() - began, 1)
     report["search"] = text_digest(json.dumps(journal.header, sort_keys=True))
     report["kept"] = report["stopped"] and _is_whole(folder, report["search"])
@@ -177,26 +177,26 @@ def _is_whole(folder: Path, search: str) -> bool:
     return made.search == search and not made.stopped
 
 
-def _tune(engine: Engine, settings: Settings) -> tuple[TuningResult, dict[str, Any]]:
+def _tune(engine: Engine, options: TuneOptions) -> tuple[TuningResult, dict[str, Any]]:
     """Search, conclude, report."""
     members, truth, partitions = engine.members, engine.truth, engine.partitions
     for member, source in zip(members, engine.sources, strict=True):
         check_images(source, truth)
         check_boxes(source, truth, member.name)
     if engine.journal.resumed:
-        print(f"  {engine.journal.resumed} candidates are scored already: going on from there")
+        print(f"  {engine.journal.resumed} candidates are scored already: the search goes on from there")
     print(
         f"{len(members)} members, {len(truth.image_ids)} images, {len(truth)} true boxes; "
         f"{engine.metric}; nested over {partitions[0].kind}"
         + (f", {len(partitions)} times" if len(partitions) > 1 else "")
     )
-    states = search(engine, settings.budget, settings.seed, EXTRA)
-    budget = settings.budget
+    states = search(engine, options.budget, options.seed, EXTRA)
+    budget = options.budget
     at_rest = not budget.stop and time.monotonic() - budget.began < budget.seconds
-    budget.seconds = settings.seconds
-    tuned = conclude(engine, states, partitions, settings.budget, settings.seed)
-    report = make_report(engine, states, tuned, settings.seed)
-    report |= {"parts": partitions[0].kind, "stopped": budget.stop, "at_rest": at_rest, "seed": settings.seed}
+    budget.seconds = options.seconds
+    tuned = conclude(engine, states, partitions, options.budget, options.seed)
+    report = make_report(engine, states, tuned, options.seed)
+    report |= {"parts": partitions[0].kind, "stopped": budget.stop, "at_rest": at_rest, "seed": options.seed}
     return tuned, report
 
 

@@ -1,11 +1,11 @@
 """The search: greedy steps over fixed grids, for every set of images at once.
 
 Each row of the engine's weights has a candidate of its own, chosen by its own images. The rows go
-through the same steps side by side; what they ask for is mostly the same, so it is scored once. Of many
-candidates the best looks better than it is: one counts by its gain less the standard error of that
-gain over the row's parts, and is taken where that is still a gain.
-No search library: proposing a candidate costs nothing here, and one that scores it for all rows at
-once is worth more than one that proposes better for a single row.
+through the same steps side by side; their candidates are mostly the same, so each is scored once. The best of
+many candidates looks better than it is: the standard error of its gain over the row's parts is
+subtracted from the gain, and the candidate is taken where a gain is left.
+No search library: proposing a candidate costs nothing here, and scoring it for all rows at once is
+worth more than better proposals for a single row.
 """
 
 import time
@@ -20,16 +20,16 @@ from pipeline.tuning import candidates as grid
 from pipeline.tuning.candidates import Candidate
 from pipeline.tuning.engine import Engine
 
-LEAST_GAIN = 1e-4  # that a change must be sure to win
+MIN_GAIN = 1e-4  # of a change, after its standard error
 ROUNDS = 4
 
 
 @dataclass
 class Budget:
-    """Until when, and how many candidates for one row; `stop` ends the search early (Ctrl-C).
+    """The seconds, and the number of candidates per row; `stop` ends the search early (Ctrl-C).
 
-    Candidates are counted for each row on its own: a count of all would let one row's truth decide
-    how far another one gets.
+    Candidates are counted per row: with one count for all, the truth of one row would decide how many
+    candidates another row tries.
     """
 
     seconds: float
@@ -38,24 +38,24 @@ class Budget:
     stop: bool = False
 
     def left(self, state: "State") -> bool:
-        if self.stop or (self.trials is not None and len(state.asked) >= self.trials):
+        if self.stop or (self.trials is not None and len(state.tried) >= self.trials):
             return False
         return time.monotonic() - self.began < self.seconds
 
 
 @dataclass
 class State:
-    """The best candidate so far for one row of weights, its value there, and all that it asked for."""
+    """The best candidate so far for one row of weights, its value there, and the keys of all it tried."""
 
     best: Candidate
     value: float
-    asked: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
 
 
 def search(engine: Engine, budget: Budget, seed: int, extra: int) -> list[State]:
     """Find the best candidate for each row of weights.
 
-    extra: candidates changed at random that each row tries after the steps have come to rest.
+    extra: candidates changed at random that each row tries when no step gains any more.
     """
     n = len(engine.members)
     rows = list(range(len(engine.weights)))
@@ -99,7 +99,7 @@ class _Steps:
         return any(moved)
 
     def drop(self) -> None:
-        """Backward selection: members that nothing is lost without go."""
+        """Backward selection: drop members without which nothing is lost."""
         while self.look(lambda state: grid.fewer(state.best), sure=False):
             pass
 
@@ -114,26 +114,26 @@ class _Steps:
             state.value = self.engine.value(state.best, row)
             while self.look_one(row, grid.more(state.best)):
                 pass
-            if state.value < kept.value + LEAST_GAIN:
+            if state.value < kept.value + MIN_GAIN:
                 state.best, state.value = kept.best, kept.value
 
     def look_one(self, row: int, proposals: Iterable[Candidate], sure: bool = True) -> bool:
-        """Take the best proposal, if it is one; without `sure` also one that is as good."""
+        """Take the best proposal where it is a gain; without `sure` also one that is as good."""
         state = self.states[row]
-        now = self.engine.ask(state.best, row)
-        best, most = state.best, LEAST_GAIN if sure else 0.0
+        current = self.engine.evaluate(state.best, row)
+        best, most = state.best, MIN_GAIN if sure else 0.0
         for candidate in proposals:
             if not self.budget.left(state):
                 break
             before = len(self.engine.values)
-            found = self.engine.ask(candidate, row)
-            state.asked.add(candidate.key)
+            values = self.engine.evaluate(candidate, row)
+            state.tried.add(candidate.key)
             if len(self.engine.values) > before:
                 self.bar.set_postfix_str(f"best {self.states[0].value:.4f}", refresh=False)
                 self.bar.update()
-            gain = float(found[row] - now[row])
+            gain = float(values[row] - current[row])
             if sure:
-                each = (found - now)[self.engine.parts_of(row)]
+                each = (values - current)[self.engine.parts_of(row)]
                 gain -= float(each.std(ddof=1)) / len(each) ** 0.5
             if candidate != state.best and gain >= most:
                 best, most = candidate, gain

@@ -1,8 +1,8 @@
 """Rescoring models for every set of images: trained on it, and on it without each other part.
 
 For row (p, k), which must not see part k of partition p, the model trained on all other parts scores
-part k; the models that leave out one part more, j, score part j, which tells whether rescoring wins
-without a look at k. The model without j and k serves both rows.
+part k; the models that leave out one part more, j, score part j, which shows whether rescoring wins
+without the truth of k. The model without j and k serves both rows.
 """
 
 import time
@@ -18,19 +18,19 @@ from tqdm import tqdm
 
 from pipeline.boxes import Boxes
 from pipeline.ensembles.fuse_tuned import to_be_rescored
-from pipeline.ensembles.rescoring import LEAST, fit_rescoring, rescored
+from pipeline.ensembles.rescoring import MIN_SCORE, fit_rescoring, rescored
 from pipeline.ensembles.tables import Fusion
 from pipeline.kernels.threads import run, thread_count
-from pipeline.scoring.metrics import rightness
+from pipeline.scoring.metrics import correctness
 from pipeline.tuning.candidates import Candidate, start
 from pipeline.tuning.engine import Engine
 from pipeline.tuning.parts import Partition
 from pipeline.tuning.search import Budget, State
 
-LEAST_IOU = 0.7  # rescoring tells doubles apart better than merging them does: give it both
-MOST_ROWS = 150_000  # boxes a model is trained on; more are drawn from
-LEAST_ROWS = 20
-MOST_BYTES = 2 << 30  # of features that are kept; others are made again
+MIN_IOU = 0.7  # rescoring separates doubles better than merging them does: keep both
+MAX_ROWS = 150_000  # boxes a model is trained on; more are drawn from
+MIN_ROWS = 20
+MAX_BYTES = 2 << 30  # of features that are kept; others are made again
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,19 +39,19 @@ class Base:
 
     boxes: Boxes
     rows: NDArray[np.float32]
-    right: NDArray[np.float64]
+    correct: NDArray[np.float64]
     image: NDArray[np.int64]
 
     @property
     def nbytes(self) -> int:
-        return self.boxes.boxes_xyxy.nbytes + self.rows.nbytes + self.right.nbytes + self.image.nbytes
+        return self.boxes.boxes_xyxy.nbytes + self.rows.nbytes + self.correct.nbytes + self.image.nbytes
 
 
 def stack_fusion(fusion: Fusion) -> Fusion:
     """How boxes are fused for rescoring: weighted boxes, and doubles kept apart."""
     if fusion.method != "wbf":
-        return Fusion(iou=LEAST_IOU)
-    return replace(fusion, iou=max(fusion.iou, LEAST_IOU))
+        return Fusion(iou=MIN_IOU)
+    return replace(fusion, iou=max(fusion.iou, MIN_IOU))
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ class Stacking:
 
     def candidate(self, row: int) -> Candidate:
         """The row's candidate as a base for rescoring: its members and weights, but all of their boxes
-        and their own scores, which the trees sort out better than floors, NMS and calibration do."""
+        with their own scores: the trees use them better than floors, NMS and calibration do."""
         plain = start(len(self.engine.members))
         best = self.states[row].best
         return replace(plain, weights=best.weights, fusion=stack_fusion(best.fusion))
@@ -83,7 +83,7 @@ class Stacking:
         if candidate.key not in self.bases:
             self.bases[candidate.key] = self._make_base(candidate)
         self.bases.move_to_end(candidate.key)
-        while len(self.bases) > 1 and sum(base.nbytes for base in self.bases.values()) > MOST_BYTES:
+        while len(self.bases) > 1 and sum(base.nbytes for base in self.bases.values()) > MAX_BYTES:
             self.bases.popitem(last=False)
         return self.bases[candidate.key]
 
@@ -92,23 +92,23 @@ class Stacking:
         tuned, sources = engine.tuned(candidate, 0), engine.sources_of(candidate)
         boxes, rows = to_be_rescored(tuned, sources, engine.truth.sizes, engine.truth.n_classes)
         image = boxes.image_index()
-        return Base(boxes, rows, rightness(boxes, engine.truth, engine.metric), image)
+        return Base(boxes, rows, correctness(boxes, engine.truth, engine.metric), image)
 
     def _key(self, p: int, k: int, j: int = -1) -> Any:
         parts = (k,) if j < 0 else tuple(sorted((k, j)))
         return self.candidate(self.row_of(p, k)).key, p, parts
 
-    def _train(self, key: Any, base: Base, here: NDArray[np.bool_], bar: Any) -> None:
+    def _train(self, key: Any, images: NDArray[np.bool_], base: Base, bar: Any) -> None:
         if self.budget.stop:
             return
-        chosen = np.flatnonzero(here[base.image])
-        if len(chosen) < LEAST_ROWS:
+        chosen = np.flatnonzero(images[base.image])
+        if len(chosen) < MIN_ROWS:
             self.note = f"too few boxes for rescoring: {len(chosen)} without two parts of the images"
             return
-        if len(chosen) > MOST_ROWS:
-            drawn = np.random.default_rng(self.seed).choice(chosen, MOST_ROWS, replace=False)
+        if len(chosen) > MAX_ROWS:
+            drawn = np.random.default_rng(self.seed).choice(chosen, MAX_ROWS, replace=False)
             chosen = np.sort(drawn)
-        self.models[key] = fit_rescoring(base.rows[chosen], base.right[chosen], self.seed)
+        self.models[key] = fit_rescoring(base.rows[chosen], base.correct[chosen], self.seed)
         bar.update()
 
     def fit(self) -> bool:
@@ -119,15 +119,15 @@ class Stacking:
         with tqdm(desc="rescoring", unit=" model", dynamic_ncols=True) as bar:
             began = time.monotonic()
             if not self.budget.stop:
-                self._train("all", self.base(0), everything, bar)
+                self._train("all", everything, self.base(0), bar)
             affordable = self._affordable(time.monotonic() - began)
             if affordable:
                 self.partitions = self.partitions[:affordable]
                 jobs = self._jobs()
-                bar.total = 1 + sum(len(mine) for _, mine in jobs)
-                for row, mine in jobs:
+                bar.total = 1 + sum(len(images_of) for _, images_of in jobs)
+                for row, images_of in jobs:
                     base = self.base(row)
-                    run([partial(self._train, key, base, here, bar) for key, here in mine.items()], n_threads)
+                    run([partial(self._train, *job, base, bar) for job in images_of.items()], n_threads)
         if self.budget.stop:
             self.note = "stopped before rescoring was trained"
         if self.note:
@@ -152,17 +152,17 @@ class Stacking:
         for p, partition in enumerate(self.partitions):
             for k in range(partition.n_parts):
                 row = self.row_of(p, k)
-                _, mine = jobs.setdefault(self.candidate(row).key, (row, {}))
+                _, images_of = jobs.setdefault(self.candidate(row).key, (row, {}))
                 for j in (-1, *range(partition.n_parts)):
                     if j != k:
-                        mine[self._key(p, k, j)] = (partition.part != k) & (partition.part != j)
+                        images_of[self._key(p, k, j)] = (partition.part != k) & (partition.part != j)
         return list(jobs.values())
 
     def outer_boxes(self, p: int, k: int) -> Boxes:
         """Part k's boxes with the scores of the model that did not see it; the others mean nothing."""
         base = self.base(self.row_of(p, k))
         here = self.partitions[p].part[base.image] == k
-        scores = np.full(len(base.rows), LEAST, np.float32)
+        scores = np.full(len(base.rows), MIN_SCORE, np.float32)
         scores[here] = rescored(self.models[self._key(p, k)], base.rows[here])
         return base.boxes.with_scores(scores)
 
@@ -170,7 +170,7 @@ class Stacking:
         """Each other part's boxes with the scores of the model that saw neither it nor part k."""
         base = self.base(self.row_of(p, k))
         part = self.partitions[p].part[base.image]
-        scores = np.full(len(base.rows), LEAST, np.float32)
+        scores = np.full(len(base.rows), MIN_SCORE, np.float32)
         for j in range(self.partitions[p].n_parts):
             if j != k:
                 here = part == j
@@ -185,9 +185,9 @@ def of_images(pieces: Sequence[tuple[Boxes, NDArray[np.bool_]]]) -> Boxes:
     """
     m = len(pieces[0][1])
     parts: list[tuple[NDArray[Any], ...]] = []
-    for boxes, mine in pieces:
+    for boxes, taken in pieces:
         image = boxes.image_index()
-        keep = mine[image]
+        keep = taken[image]
         parts.append((image[keep], boxes.boxes_xyxy[keep], boxes.scores[keep], boxes.labels[keep]))
     image, corners, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(image, kind="stable")

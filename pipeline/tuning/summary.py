@@ -1,4 +1,4 @@
-"""What a tuning found, tried and lost: numbers for report.json and the same in words."""
+"""The numbers of a tuning for report.json: members, methods, the nested score, what was tried."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,15 +41,19 @@ def gain_over_member(engine: Engine, chosen: Boxes, alone: list[dict[str, Any]],
     best = max(range(len(alone)), key=lambda i: float(alone[i]["value"]))
     boxes = engine.members[best].table
     cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
-    pair = [engine.scored(one) for one in (chosen, cut_boxes(boxes, cut))]
+    pair = [engine.scored(each) for each in (chosen, cut_boxes(boxes, cut))]
     n = len(engine.truth.image_ids)
     values = [(float(np.nan_to_num(s.value())), resampled(s, n, seed=seed)) for s in pair]
-    found = compare(*values[0], *values[1])
-    return {"over": alone[best]["member"], **_rounded(found.difference), "wins": round(found.wins, 4)}
+    comparison = compare(*values[0], *values[1])
+    return {
+        "over": alone[best]["member"],
+        **_rounded(comparison.difference),
+        "wins": round(comparison.wins, 4),
+    }
 
 
-def _rounded(found: Interval) -> dict[str, float]:
-    return {"value": round(found.value, 5), "low": round(found.low, 5), "high": round(found.high, 5)}
+def _rounded(bounds: Interval) -> dict[str, float]:
+    return {"value": round(bounds.value, 5), "low": round(bounds.low, 5), "high": round(bounds.high, 5)}
 
 
 def members_alone(engine: Engine, seed: int) -> list[dict[str, Any]]:
@@ -58,9 +62,9 @@ def members_alone(engine: Engine, seed: int) -> list[dict[str, Any]]:
     for member in engine.members:
         boxes = member.table
         cut, _ = best_cut(engine, engine.scored(boxes), engine.weights[0])
-        found = bootstrapped(engine, cut_boxes(boxes, cut), seed)
+        bounds = bootstrapped(engine, cut_boxes(boxes, cut), seed)
         seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
-        rows.append({"member": member.name, **_rounded(found), "seconds_per_image": seconds})
+        rows.append({"member": member.name, **_rounded(bounds), "seconds_per_image": seconds})
     return rows
 
 
@@ -68,20 +72,20 @@ def best_of_methods(engine: Engine) -> list[dict[str, Any]]:
     """The best candidate of each method, chosen and scored on the same images."""
     rows = []
     for method in _METHODS:
-        mine = [
+        scored = [
             (value, candidate.key, candidate)
             for candidate in engine.seen.values()
             if candidate.fusion.method == method and len(candidate.kept) > 1
             if (value := engine.known(candidate)) is not None
         ]
-        if mine:
-            value, _, candidate = max(mine, key=lambda row: row[:2])
+        if scored:
+            value, _, candidate = max(scored, key=lambda row: row[:2])
             rows.append({"method": method, "value": round(value, 5), **_settings(engine, candidate)})
     return rows
 
 
 def _settings(engine: Engine, candidate: Candidate) -> dict[str, Any]:
-    """A candidate in words; members that are as at the start are only named."""
+    """A candidate for the report; of members with the settings of the start only the name."""
     rows = []
     for i in candidate.kept:
         row: dict[str, Any] = {"member": engine.members[i].name}
@@ -98,12 +102,12 @@ def _settings(engine: Engine, candidate: Candidate) -> dict[str, Any]:
 
 
 def left_out(engine: Engine, state: State) -> list[dict[str, Any]]:
-    """What each member is worth: the plain ensemble with it less without it, on all images."""
+    """The gain by each member: the plain ensemble with it less without it, on all images."""
     rows = []
     for i, member in enumerate(engine.members):
-        one = state.best if i in state.best.kept else state.best.with_member(i, weights=1.0)
-        other = one.with_member(i, weights=0.0)
-        gain = engine.value(one, 0) - (engine.value(other, 0) if other.kept else 0.0)
+        included = state.best if i in state.best.kept else state.best.with_member(i, weights=1.0)
+        without = included.with_member(i, weights=0.0)
+        gain = engine.value(included, 0) - (engine.value(without, 0) if without.kept else 0.0)
         seconds = None if np.isnan(member.seconds) else round(member.seconds, 4)
         rows.append(
             {
@@ -124,13 +128,13 @@ def shared_errors(engine: Engine) -> NDArray[np.float64]:
     missed = []
     for source in engine.sources:
         matches = match(source, engine.truth, np.array([SHARED_RECALL_IOU]), owners=True)
-        right = matches.state[0] == TRUE
+        correct = matches.state[0] == TRUE
         order = np.argsort(-source.scores, kind="stable")
-        hits = np.cumsum(right[order])
+        hits = np.cumsum(correct[order])
         f1 = 2 * hits / (np.arange(1, len(order) + 1) + len(engine.truth))
         least = source.scores[order][int(np.argmax(f1))] if len(order) else 1.0
         mask = np.ones(len(engine.truth), bool)
-        mask[matches.owner[0][right & (source.scores >= least)]] = False
+        mask[matches.owner[0][correct & (source.scores >= least)]] = False
         missed.append(mask & ~engine.truth.rows.crowd)
     table = np.ones((len(missed), len(missed)))
     for i, a in enumerate(missed):
@@ -141,7 +145,7 @@ def shared_errors(engine: Engine) -> NDArray[np.float64]:
 
 
 def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
-    """For each setting of the final candidate the best other value of it, and what it would lose."""
+    """For each setting of the final candidate the best other value, and the loss by it."""
     rows = []
     best = state.best
     groups: dict[str, Sequence[Candidate]] = {
@@ -170,7 +174,7 @@ def tried(engine: Engine, state: State) -> list[dict[str, Any]]:
 def make_report(engine: Engine, states: list[State], tuned: TuningResult, seed: int) -> dict[str, Any]:
     """All of a tuning's numbers, json-ready."""
     first = tuned.nested[0]
-    stacked = [one.rescored for one in tuned.nested if one.rescored is not None]
+    stacked = [part.rescored for part in tuned.nested if part.rescored is not None]
     errors = shared_errors(engine)
     alone = members_alone(engine, seed)
     return {
@@ -182,13 +186,13 @@ def make_report(engine: Engine, states: list[State], tuned: TuningResult, seed: 
         "copies": copies(engine.members),
         "methods": best_of_methods(engine),
         "nested": {
-            **nested_value(engine, [one.chosen for one in tuned.nested], seed),
-            "partitions": [round(one.value, 5) for one in tuned.nested],
+            **nested_value(engine, [part.chosen for part in tuned.nested], seed),
+            "partitions": [round(part.value, 5) for part in tuned.nested],
             "optimism": round(tuned.optimism, 5),
-            "plain": nested_value(engine, [one.plain for one in tuned.nested], seed),
+            "plain": nested_value(engine, [part.plain for part in tuned.nested], seed),
             "rescored": nested_value(engine, stacked, seed) if stacked else None,
-            "rescoring_chosen": sum(c.rescored for one in tuned.nested for c in one.choices),
-            "parts": sum(len(one.choices) for one in tuned.nested),
+            "rescoring_chosen": sum(c.rescored for part in tuned.nested for c in part.choices),
+            "parts": sum(len(part.choices) for part in tuned.nested),
         },
         "gain": gain_over_member(engine, first.chosen, alone, seed),
         "recipe": describe_tuned(tuned.ensemble),

@@ -1,4 +1,4 @@
-"""A tuning's report, printed."""
+"""Printing of a tuning's report."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _settings(row: dict[str, Any]) -> str:
 
 
 def show_report(report: dict[str, Any]) -> None:
-    """Print all of it."""
+    """Print a tuning's report; report: as report.json has it."""
     nested, digits = report["nested"], "{:.4f}"
     print(f"\n{report['metric']} on {report['images']} images, with 95 % intervals")
     print(
@@ -124,4 +124,4 @@ def show_report(report: dict[str, Any]) -> None:
     if report["stopped"]:
         print("stopped: this is the best so far; the same command goes on with the search")
     elif not report["at_rest"]:
-        print("the time ended the search before it came to rest; the same command goes on with it")
+        print("the time ended before the search found no more gain; the same command goes on with it")
