@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline import cli
 from pipeline.data.predictions import read_predictions, write_predictions
+from pipeline.data.records import as_record
 from pipeline.ensembles.tables import FUSION_KEYS, Fusion, fuse_and_join
 from pipeline.errors import PipelineError
 from pipeline.fusion.wbf import CONF_TYPES
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(
             f"{len(options.weights)} weights for {len(options.tables)} tables; expected one each"
         )
-    fusion = Fusion(**{name: getattr(options, name) for name in FUSION_KEYS})
+    values = {name: getattr(options, name) for name in FUSION_KEYS}
+    fusion = as_record(values, Fusion, "options", "correct it")
     tables = [read_predictions(path) for path in options.tables]
     result = fuse_and_join(tables, fusion, options.weights, options.output.stem, release=True)
     write_predictions(options.output, result)

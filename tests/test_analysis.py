@@ -425,7 +425,7 @@ def test_the_parts_of_an_analysis_agree(tmp_path):
 
 
 def test_what_cannot_be_analysed():
-    with pytest.raises(PipelineError, match="boxes: no true box on its 1 images; nothing to score against"):
+    with pytest.raises(PipelineError, match="boxes: no true box on its 1 images but 1 crowds"):
         analyse(boxes_of([[(0, 0.5, A)]]), truth_of([[(0, A)]], [[True]]), CLASSES)
     with pytest.raises(PipelineError, match=r"iou=0.1: expected an IoU above 0.1, at most 1"):
         analyse(boxes_of(MIXED), truth_of(THREE), CLASSES, iou=0.1)

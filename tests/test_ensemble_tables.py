@@ -10,6 +10,7 @@ from pipeline import ensemble
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import read_predictions, write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.records import as_record
 from pipeline.ensembles.tables import Fusion, describe, fuse_and_join, fuse_same_images
 from pipeline.errors import PipelineError
 from pipeline.fusion import FUSERS
@@ -151,14 +152,15 @@ def test_what_was_repaired_is_kept_when_tables_are_joined(train):
         ({"conf_type": "sum"}, "conf_type 'sum': expected one of votes, avg"),
         ({"soft": "hard"}, "soft 'hard': expected one of linear, gaussian"),
         ({"iou": 1.5}, "iou 1.5: expected a number from 0 to 1"),
-        ({"skip": "0.1"}, "skip 0.1: expected a number from 0 to 1"),
-        ({"sigma": 11}, "sigma 11: expected a number from 0 to 10"),
-        ({"iou": float("nan")}, "iou nan: expected a number"),
+        ({"skip": "0.1"}, "skip: expected a number, found"),
+        ({"sigma": 11}, "sigma 11.0: expected a number from 0 to 10"),
+        ({"iou": float("nan")}, "nan is no number"),
+        ({"allows_overflow": "yes"}, "allows_overflow: expected true or false"),
     ],
 )
 def test_parameters_out_of_range(values, message):
     with pytest.raises(PipelineError, match=message):
-        Fusion(**values)
+        as_record(values, Fusion, "options", "correct it")
 
 
 @pytest.mark.parametrize(
@@ -214,5 +216,3 @@ def test_overflow_counts_every_box_of_a_cluster(train, overflow, factor):
     fusion = Fusion(conf_type="avg", allows_overflow=overflow)
     fused = fuse_same_images([a, b], fusion)
     np.testing.assert_allclose(fused.scores, [(0.6 + 0.4 + 0.2) / 3 * factor], rtol=1e-6)
-    with pytest.raises(PipelineError, match="allows_overflow yes: expected true or false"):
-        replace(fusion, allows_overflow="yes")

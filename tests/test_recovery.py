@@ -331,7 +331,7 @@ def test_a_checkpoint_that_holds_code_is_refused_and_the_code_not_run(
 ) -> None:
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    from pipeline.backends.mmdet_runner import load_weights
+    from pipeline.backends.mmdet import load_weights
     from pipeline.data.models import find_model
 
     enter("home")

@@ -109,7 +109,7 @@ def test_images_that_were_not_predicted_are_left_out(train):
 
 @pytest.mark.parametrize("annotations", [truth(), truth((0, 0, *BOX, 1))], ids=["none", "crowds"])
 def test_nothing_to_score_against(train, annotations):
-    with pytest.raises(PipelineError, match="no true box on its 12 images; nothing to score against"):
+    with pytest.raises(PipelineError, match=r"no true box on its 12 images.*; nothing to score"):
         score(tiny.table(train, [(0, 0, 0.9, *BOX)]), annotations, CLASSES)
 
 

@@ -261,7 +261,7 @@ def test_without_weights_a_backbone_is_thawed_and_one_line_says_so(
         raise OSError("no net")
 
     monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(mmdet.CheckpointLoader, "load_checkpoint", offline)
+    monkeypatch.setattr(mmdet.checkpoint.CheckpointLoader, "load_checkpoint", offline)
     backbone = started(job_of("faster_rcnn")).model.backbone
     assert backbone.init_cfg is None
     assert backbone.frozen_stages == -1 and backbone.norm_eval is False

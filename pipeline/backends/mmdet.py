@@ -6,6 +6,7 @@ Configs are the framework's own (`_base_ = "mmdet::..."` reaches those it ships)
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import warnings
@@ -31,8 +32,9 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner import checkpoint
 
 from pipeline.backends import mmdet_config, mmdet_runner
 from pipeline.backends.mmdet_config import dicts
@@ -44,12 +46,36 @@ from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.job import TrainJob
 from pipeline.training.plain_data import from_data, to_data
+from pipeline.training.safe_load import load_tensors, numpy_classes
 from pipeline.training.session import Session
 from pipeline.training.staging import write_coco
 
-mmdet_runner.secure()
 SAVED = ("model", "test_pipeline", "image_size", "amp")  # what building the detector takes
 PASSIVE = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")  # test steps that leave pixels alone
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """What mmengine's log history asks of `getattr`, and no more."""
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
+        return getattr(owner, name)
+    raise PipelineError(f"getattr of {owner!r}.{name} refused")
+
+
+def load_weights(file: Any, map_location: Any = "cpu", weights_only: bool = True) -> Any:
+    """A checkpoint of mmengine's from plain tensors and its log history, whatever the caller asked."""
+    return load_tensors(
+        file, map_location, [HistoryBuffer, (_history_method, "builtins.getattr"), *numpy_classes()]
+    )
+
+
+def _secure() -> None:
+    """Make every loader of mmengine use `load_weights`, downloads included: it falls back to full unpickling,
+    which runs whatever a file says, and its own list of classes holds `getattr`."""
+    checkpoint._safe_torch_load = load_weights
+    checkpoint.load_url = functools.partial(torch.hub.load_state_dict_from_url, weights_only=True)
+
+
+_secure()
 
 
 class MMDetection(Backend):
@@ -73,12 +99,16 @@ class MMDetection(Backend):
         return WantedWeights(cfg.get("load_from"), parts)
 
     def download(self, wanted: str) -> str:
-        CheckpointLoader.load_checkpoint(wanted, map_location="cpu", logger="silent")  # fills the cache
+        checkpoint.CheckpointLoader.load_checkpoint(
+            wanted, map_location="cpu", logger="silent"
+        )  # fills the cache
         return wanted
 
     def fit(self, job: TrainJob, session: Session) -> None:
         init_default_scope("mmdet")
-        cfg = mmdet_runner.runner_config(job, session.last())
+        if last := session.last():
+            session.resume(self.read_checkpoint(last))
+        cfg = mmdet_runner.runner_config(job, last)
         mmdet_runner.run(cfg, job, session)
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
@@ -98,7 +128,7 @@ class MMDetection(Backend):
         return MMDetector(_buildable(model, overrides, n_classes), device)
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
-        return mmdet_runner.load_weights(path, "cpu")
+        return load_weights(path)
 
     def exported(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         return {key: checkpoint[key] for key in ("meta", "state_dict")}

@@ -14,7 +14,7 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from pipeline.data.models import ModelConfig, Overrides
+from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
 from pipeline.paths import shown
@@ -105,8 +105,6 @@ def _import_modules(stated: Any, source: str) -> None:
 
 def import_modules_of(model: str) -> None:
     """Import the modules of our own that a model's config in this checkout names; a run's file names none."""
-    from pipeline.data.models import list_models
-
     config = list_models().get(model)
     if config is not None and config.backend == "mmdet":
         read_config(config)
@@ -127,11 +125,7 @@ def check_types(config: Mapping[str, Any], source: str) -> None:
     mmengine would import whatever stands before a dot, also as the scope of a whole part, and call it.
     """
     known = registered()
-    by_path = {
-        f"{item.__module__}.{item.__qualname__}": name
-        for name, item in known.items()
-        if hasattr(item, "__qualname__")
-    }
+    by_path = {f"{item.__module__}.{name}": name for name, item in known.items()}
     for part in dicts(config):
         for key in ("_scope_", "default_scope"):
             if (scope := part.get(key)) is not None and scope not in SCOPES:
@@ -185,9 +179,7 @@ def _reference_size(cfg: Config, written: int) -> float:
     """The longer side, in pixels, that the pipelines are written for: that of the test photos."""
     for step in dicts(cfg.test_pipeline):
         if step.get("type") in RESIZES:
-            if "width" in step:
-                return float(max(step["width"], step["height"]))
-            scale = step.get("scale", written)
+            scale = step.get("scale") or (step.get("width", written), step.get("height", 0))
             return float(max(scale) if isinstance(scale, (list, tuple)) else scale)
     return float(written)
 
@@ -228,11 +220,9 @@ def set_classes(cfg: Config, n_classes: int) -> None:
 
 def set_export_limits(cfg: Config) -> None:
     """Low score floor and many boxes in the final stage; the proposals keep their own limits."""
+    limits = {"score_thr": SCORE_FLOOR, "max_per_img": MAX_BOXES}
     for part in dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
-        if "score_thr" in part:
-            part["score_thr"] = SCORE_FLOOR
-        if "max_per_img" in part:
-            part["max_per_img"] = MAX_BOXES
+        part.update({key: limit for key, limit in limits.items() if key in part})
 
 
 def pretrained_parts(cfg: Config) -> list[tuple[dict[str, Any], dict[str, Any]]]:

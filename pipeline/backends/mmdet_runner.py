@@ -12,9 +12,8 @@ from mmengine.device import utils as device_utils
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import FUNCTIONS, LOOPS
-from mmengine.runner import EpochBasedTrainLoop, Runner, checkpoint
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from mmengine.utils import apply_to
 
@@ -24,34 +23,12 @@ from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 from pipeline.training.recovery import scale_steps
-from pipeline.training.safe_load import load_tensors, numpy_classes
 from pipeline.training.seeds import seed_reader
 from pipeline.training.session import Session
 from pipeline.training.staging import data_folder
 
 FUNCTIONS.register_module(name="pipeline_seed_reader", module=seed_reader)
 MAP50 = "coco/bbox_mAP_50"
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """What mmengine's log history asks of `getattr`, and no more."""
-    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
-        return getattr(owner, name)
-    raise PipelineError(f"getattr of {owner!r}.{name} refused")
-
-
-def load_weights(file: Any, map_location: Any = "cpu", weights_only: bool = True) -> Any:
-    """A checkpoint of mmengine's from plain tensors and its log history, whatever the caller asked."""
-    return load_tensors(
-        file, map_location, [HistoryBuffer, (_history_method, "builtins.getattr"), *numpy_classes()]
-    )
-
-
-def secure() -> None:
-    """Make every loader of mmengine use `load_weights`, downloads included: it falls back to full unpickling,
-    which runs whatever a file says, and its own list of classes holds `getattr`."""
-    checkpoint._safe_torch_load = load_weights
-    checkpoint.load_url = functools.partial(torch.hub.load_state_dict_from_url, weights_only=True)
 
 
 def runner_config(job: TrainJob, last: Path | None = None) -> Config:
@@ -215,8 +192,7 @@ class _SessionHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """End an epoch that will not be validated; the others end when their score is known.
 
-        Before that, processes take the mean of what their batch norms noted, of the weights' running average
-        too: or each would validate its own (SyncBuffersHook leaves the average out).
+        Before that, processes average what their batch norms noted; SyncBuffersHook leaves EMAHook's out.
         """
         averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
         for model in (runner.model, *averages):
@@ -237,22 +213,19 @@ class _SessionHook(Hook):
 
 def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:
     """What the runner's own save_checkpoint writes, but for the config, which takes yapf a second."""
+    on_cpu = functools.partial(apply_to, expr=lambda v: hasattr(v, "cpu"), apply_func=lambda v: v.cpu())
     model = getattr(runner.model, "module", runner.model)
     meta = meta | {"seed": runner.seed, "dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
     state = {
         "meta": meta,
         "state_dict": weights_to_cpu(model.state_dict()),
-        "message_hub": _on_cpu(runner.message_hub.state_dict()),
+        "message_hub": on_cpu(runner.message_hub.state_dict()),
     }
     if whole:
-        state["optimizer"] = _on_cpu(runner.optim_wrapper.state_dict())
+        state["optimizer"] = on_cpu(runner.optim_wrapper.state_dict())
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]
     runner.call_hook("before_save_checkpoint", checkpoint=state)
     return state
-
-
-def _on_cpu(state: Any) -> Any:
-    return apply_to(state, lambda value: hasattr(value, "cpu"), lambda value: value.cpu())
 
 
 def run(cfg: Config, job: TrainJob, session: Session) -> None:
@@ -263,8 +236,6 @@ def run(cfg: Config, job: TrainJob, session: Session) -> None:
             cfg.model_wrapper_cfg = dict(
                 type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
             )
-    if cfg.resume:
-        session.resume(load_weights(cfg.load_from))
     _Runner.session = session
     device_utils.DEVICE = job.device.partition(":")[0]  # the runner would take a GPU where there is one
     if job.device != "cpu":
