@@ -123,7 +123,7 @@ def _one_thread(worker_id: int) -> None:
 
 
 def stacked(samples: Sequence[Sample]) -> Tensor:
-    """(n, 3, height, width) uint8: the images of samples, with a grey border right and below to the largest."""
+    """(n, 3, height, width) uint8: the images, with a grey border right and below up to the largest."""
     height, width = (max(sample.image.shape[side] for sample in samples) for side in (1, 2))
     images = samples[0].image.new_full((len(samples), 3, height, width), GREY)
     for image, sample in zip(images, samples, strict=True):
