@@ -14,7 +14,10 @@ import pytest
 
 from pipeline import train
 from pipeline.data import models
+from pipeline.data.run_card import RecoveryNote
 from pipeline.paths import CONFIGS
+from pipeline.training.fit import fit_here
+from pipeline.training.job import TrainJob
 from pipeline.training.session import Session
 
 SCRATCH = ["--set", "weights=null"]
@@ -38,6 +41,12 @@ def register(folder: Path, patch: pytest.MonkeyPatch) -> None:
         (folder / backend).symlink_to(CONFIGS / backend)
     patch.setattr(models, "CONFIGS", folder)
     patch.setitem(models.BACKENDS, "toy", "toy_backend:Toy")
+
+
+def fit_toy(job: TrainJob, note: RecoveryNote, rank: int) -> None:
+    """`fit_here` in a process of its own, which does not know the toy backend yet."""
+    models.BACKENDS["toy"] = "toy_backend:Toy"
+    fit_here(job, note, rank)
 
 
 def main(argv: list[Any]) -> None:

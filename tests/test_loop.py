@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from every_backend import EXACT
+from every_backend import EXACT, fit_toy
 from PIL import Image
 from torch import nn
 
@@ -28,6 +29,7 @@ from pipeline.data.models import Overrides, find_model, parse_options
 from pipeline.data.photos import Photo
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.run_card import RecoveryNote
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT
@@ -36,8 +38,10 @@ from pipeline.scoring.coco import evaluate
 from pipeline.training import loop
 from pipeline.training.backend import load_backend
 from pipeline.training.fold import Devices, plan_fold
+from pipeline.training.job import PhotoBoxes, PhotoSet
 from pipeline.training.options import AugmentOptions, TrainOptions
 from pipeline.training.pretrained import take_fitting, take_in_order
+from pipeline.training.processes import fit_in_processes
 from pipeline.training.reading import EpochBatches, TrainPhotos
 
 MODEL = "tv_ssdlite320"
@@ -156,6 +160,32 @@ def test_small_batches_add_up_to_the_steps_of_large_ones(enter: Any, monkeypatch
         torch.testing.assert_close(others, weights[0])
 
 
+def test_two_processes_make_the_steps_of_one_with_as_many_photos(
+    enter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through Ray; four photos in a batch of four, and in two of two, a step per epoch either way."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT / "tests"))
+    home = enter("home")
+    options = parse_options(["train.optimizer=SGD", "train.lr=0.05", "train.nominal_batch=4"])
+    overrides = Overrides(epochs=3, batch=4, options=options)
+    job = plan_fold(load_profile("demo"), find_model("toy"), 0, overrides, Devices("cpu", workers=0)).job
+    images = job.train.images[:4]
+    boxes = job.train.annotations[job.train.annotations["image_id"].isin(images["image_id"])]
+    one = replace(job, train=PhotoSet(images, boxes, job.train.photos[:4]), run=home / "one")
+    two = replace(one, overrides=replace(overrides, batch=2), gpus=2, run=home / "two")
+    for job in (one, two):
+        job.work.mkdir(parents=True)
+    fit_toy(one, RecoveryNote(), 0)
+    fit_in_processes(two, RecoveryNote(), fit_toy)
+    assert history(two.run)[-1][0] == "3"
+    assert [row[2] for row in history(two.run)] == [row[2] for row in history(one.run)]
+    weights, others = (
+        load_backend("toy").read_weights(next(job.work.glob("checkpoints/last-00003-*")))
+        for job in (one, two)
+    )
+    torch.testing.assert_close(others, weights)
+
+
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     options = TrainOptions(warmup=4, final_lr=0.1)
     rates = [loop.lr_factor(step, 104, options) for step in range(105)]
@@ -215,8 +245,6 @@ class _OnePhoto:
         self.photos = [Photo(folder / "photo.png", 80, 60)]
 
     def boxes(self) -> list[Any]:
-        from pipeline.training.job import PhotoBoxes
-
         corners = np.array([[20.0, 10, 60, 40], [0, 0, 80, 60]])
         return [PhotoBoxes(corners, np.array([3, 4]), np.array([False, True]))]
 

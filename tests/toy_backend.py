@@ -1,7 +1,6 @@
 """A framework of a few lines on our own loop: one convolution says which classes each quarter holds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +34,5 @@ class ToyDetector(NetworkDetector):
 
 
 class Toy(NetworkBackend):
-    config_type = NetworkConfig
-
-    def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__}
-
-    def build(self, config: Any, n_classes: int, device: str) -> ToyDetector:
+    def build(self, config: NetworkConfig, n_classes: int, device: str) -> ToyDetector:
         return ToyDetector(nn.Conv2d(3, n_classes, 3), config, device)

@@ -48,7 +48,7 @@ class Torchvision(NetworkBackend):
     config_type = TorchvisionConfig
 
     def versions(self) -> dict[str, str]:
-        return {"torchvision": torchvision.__version__, "torch": torch.__version__}
+        return {"torchvision": torchvision.__version__} | super().versions()
 
     def build(self, config: TorchvisionConfig, n_classes: int, device: str) -> "TorchvisionDetector":
         return TorchvisionDetector(config, n_classes, device)

@@ -76,7 +76,10 @@ class _BatchNorm(nn.BatchNorm2d):
 class NetworkBackend(Backend):
     """A backend whose networks are trained by our loop."""
 
-    config_type: ClassVar[type[NetworkConfig]]
+    config_type: ClassVar[type[NetworkConfig]] = NetworkConfig
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__}
 
     @abstractmethod
     def build(self, config: Any, n_classes: int, device: str) -> NetworkDetector:
