@@ -39,13 +39,16 @@ def main(argv: list[str] | None = None) -> None:
         for name in names:
             options = parse_options([*ALL, *OPTIONS[name]])
             overrides = Overrides(EPOCHS[name], SIDE, 8, options)
-            job = plan_fold(load_profile("demo"), find_model(name), 0, overrides, Devices("cpu", workers=0)).job
+            job = plan_fold(
+                load_profile("demo"), find_model(name), 0, overrides, Devices("cpu", workers=0)
+            ).job
             job = replace(job, held_out=job.train)
             job.work.mkdir(parents=True)
             began = time.monotonic()
             trained = fit(job)
             seconds = time.monotonic() - began
-            print(f"{name}: mAP50 {trained.best_map50:.3f} on its {len(job.train.photos)} photos, {seconds:.0f} s")
+            photos = len(job.train.photos)
+            print(f"{name}: mAP50 {trained.best_map50:.3f} on its {photos} photos, {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -269,6 +269,10 @@ REFUSED = {
         "val_evaluator = dict(type='VOCMetric')",
         r"val_evaluator VOCMetric .*: expected CocoMetric",
     ),
+    "loop": (
+        "train_cfg = dict(type='IterBasedTrainLoop', max_iters=9)",
+        r"train_cfg IterBasedTrainLoop",
+    ),
     "test step": (
         "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='RandomFlip')]",
         r"test_pipeline: step RandomFlip: expected Resize",

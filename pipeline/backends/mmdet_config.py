@@ -33,8 +33,6 @@ OURS = (
     "work_dir",
     "randomness",
 )
-# Set for a dataset that is read from our files, whatever a config says of it.
-DATASET_OURS = ("ann_file", "data_root", "data_prefix", "metainfo", "filter_cfg", "test_mode", "backend_args")
 RESIZES = ("Resize", "RandomResize", "FixScaleResize", "RandomChoiceResize", "FixShapeResize")
 # Keys of transforms and batch augmentations that hold pixels: they follow a run's image size.
 PIXELS = (

@@ -17,15 +17,14 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from mmengine.utils import apply_to
 
-from pipeline.backends import mmdet_config
-from pipeline.backends.mmdet_config import DATASET_OURS, dicts, innermost
+from pipeline.backends import mmdet_config, mmdet_data
+from pipeline.backends.mmdet_config import dicts
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 from pipeline.training.recovery import scale_steps
 from pipeline.training.seeds import seed_reader
 from pipeline.training.session import Session
-from pipeline.training.staging import data_folder
 
 FUNCTIONS.register_module(name="pipeline_seed_reader", module=seed_reader)
 MAP50 = "coco/bbox_mAP_50"
@@ -37,17 +36,14 @@ def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     mmdet_config.set_classes(cfg, len(job.classes))
     mmdet_config.set_export_limits(cfg)
     mmdet_config.set_weights(cfg, job.weights, last)
-    cfg.train_dataloader = _train_loader(cfg, job, source)
-    cfg.val_dataloader = dict(
-        batch_size=max(cfg.batch // 2, 1),
-        num_workers=job.workers,
-        persistent_workers=job.workers > 0,
-        sampler=dict(type="DefaultSampler", shuffle=False),
-        dataset=_files(job, "val") | dict(type="CocoDataset", pipeline=cfg.test_pipeline, test_mode=True),
-    )
-    cfg.val_evaluator = _evaluators(cfg, job, source)
+    cfg.train_dataloader = mmdet_data.train_loader(cfg, job, source)
+    cfg.val_dataloader = mmdet_data.val_loader(cfg, job)
+    cfg.val_evaluator = mmdet_data.evaluators(cfg, job, source)
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    loop = dict(cfg.get("train_cfg") or {}) | dict(type="PipelineTrainLoop", max_epochs=cfg.epochs)
+    loop = dict(cfg.get("train_cfg") or {})
+    if loop.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop":
+        raise PipelineError(f"{source}: train_cfg {loop['type']}: expected EpochBasedTrainLoop")
+    loop |= dict(type="PipelineTrainLoop", max_epochs=cfg.epochs)
     cfg.train_cfg = dict(val_interval=cfg.val_interval) | loop
     cfg.val_cfg = dict(type="ValLoop")
     cfg.default_hooks = dict(cfg.default_hooks, checkpoint=None)
@@ -62,48 +58,6 @@ def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     if job.device != "cpu" and cfg.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
     return cfg
-
-
-def _files(job: TrainJob, part: str) -> dict[str, Any]:
-    """What a dataset that reads our files is told, whatever the config says."""
-    data = data_folder(job)
-    return dict(
-        ann_file=str(data / f"{part}.json"),
-        data_prefix=dict(img=f"{data / 'images' / part}/"),
-        metainfo=dict(classes=job.classes),
-    )
-
-
-def _train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
-    """The config's own loader over our files; its dataset, samplers and wrappers stay."""
-    loader: dict[str, Any] = dict(cfg.get("train_dataloader") or {})
-    outer = loader.setdefault("dataset", dict(type="CocoDataset", pipeline=cfg.train_pipeline))
-    dataset = innermost(outer)
-    if (kind := dataset.get("type", "").rpartition(".")[2]) != "CocoDataset":
-        raise PipelineError(f"{source}: train_dataloader: dataset '{kind}': expected CocoDataset")
-    for key in DATASET_OURS:
-        dataset.pop(key, None)
-    # Photos without boxes teach what is background; the boxes were checked by the reader.
-    dataset.update(_files(job, "train"), filter_cfg=dict(filter_empty_gt=False, min_size=0))
-    loader.setdefault("sampler", dict(type="DefaultSampler", shuffle=True))
-    loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler", drop_last=False))
-    # Readers that start anew with each epoch draw what its random state says, see `training.seeds`.
-    ours = dict(batch_size=cfg.batch, num_workers=job.workers, persistent_workers=False)
-    return loader | ours | dict(worker_init_fn=dict(type="pipeline_seed_reader"))
-
-
-def _evaluators(cfg: Config, job: TrainJob, source: str) -> list[dict[str, Any]]:
-    """The config's own evaluators of boxes, the first of which finds mAP50 as pycocotools does."""
-    stated = cfg.get("val_evaluator") or dict(type="CocoMetric")
-    evaluators = [dict(one) for one in (stated if isinstance(stated, (list, tuple)) else [stated])]
-    for evaluator in evaluators:
-        kind = evaluator.get("type", "").rpartition(".")[2]
-        metrics = evaluator.get("metric", "bbox")
-        if kind != "CocoMetric" or "bbox" not in ([metrics] if isinstance(metrics, str) else metrics):
-            raise PipelineError(f"{source}: val_evaluator {kind} {metrics}: expected CocoMetric of bbox")
-        evaluator["ann_file"] = str(data_folder(job) / "val.json")
-    evaluators[0] |= dict(metric="bbox", proposal_nums=(1, 10, 100))  # COCO's own limits
-    return evaluators
 
 
 class _Runner(Runner):
