@@ -60,7 +60,7 @@ def resize(detector: Detector, image: Image, scale: float) -> Image:
 
 
 def resize_to(image: Image, size: tuple[int, int]) -> Image:
-    """(h, w, 3) pixels in another size (height, width), bilinear: how a photo is resized everywhere."""
+    """(h, w, 3) pixels in another size (height, width), bilinear; for predict and for our own loop."""
     if size == image.shape[:2]:
         return image
     resized: Any = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
