@@ -182,7 +182,7 @@ class Clocked:
         cold = self.passes.count(len(pixels)) <= speed.WARM_UPS
         self.now += 60.0 if cold else seconds
 
-    full_work = contextlib.nullcontext
+    constant_work = contextlib.nullcontext
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
 from pipeline.inference.detector import cpu_batch
-from pipeline.inference.streams import shares, streams
+from pipeline.inference.threads import detector_threads, shares
 from pipeline.inference.views import by_shape, detect_resized, predict_views, resize
 from pipeline.training.backend import load_backend
 from pipeline.views import parse_views
@@ -140,7 +140,7 @@ def network_of(detector: Any) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None:
+def test_threads_share_weights_and_the_cores_and_nothing_else(name: str) -> None:
     """Each has a detector of its own while it works, so what networks note of a shape is not mixed up."""
     detector, before = built(name), torch.get_num_threads()
     shapes = [(64, 64), (64, 128), (96, 64), (32, 64)] * 6
@@ -158,13 +158,13 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
 
     torch.set_num_threads(3)
     try:
-        with streams(detector, 99) as side_by_side:
-            assert side_by_side.count == 3
-            side_by_side.pool._max_workers = 8  # more threads than detectors: they wait for each other
-            futures = [side_by_side.submit(work, image) for image in images]
+        with detector_threads(detector, 99) as workers:
+            assert workers.count == 3
+            workers.pool._max_workers = 8  # more threads than detectors: they wait for each other
+            futures = [workers.submit(work, image) for image in images]
             together = [future.result() for future in futures]
             with pytest.raises(ZeroDivisionError):
-                side_by_side.submit(lambda _: 1 / 0).result()
+                workers.submit(lambda _: 1 / 0).result()
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -187,7 +187,7 @@ def test_streams_share_weights_and_the_cores_and_nothing_else(name: str) -> None
         (2, 0, 1, 2),
     ],
 )
-def test_streams_leave_no_core_out(threads: int, most: int, count: int, each: int) -> None:
+def test_threads_leave_no_core_out(threads: int, most: int, count: int, each: int) -> None:
     assert shares(threads, most) == (count, each)
 
 

@@ -41,7 +41,7 @@ from pipeline.backends.mmdet_config import dicts
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detections, Detector, cpu_batch
-from pipeline.inference.streams import sharing_weights
+from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.job import TrainJob
@@ -194,7 +194,7 @@ class MMDetector(Detector):
         return Detections.of([(r.bboxes, r.scores, r.labels) for r in (s.pred_instances for s in results)])
 
     @contextlib.contextmanager
-    def full_work(self) -> Iterator[None]:
+    def constant_work(self) -> Iterator[None]:
         """Let no proposal be suppressed, so that as many go to the second stage as the config allows."""
         proposers = self.model.rpn_head.modules() if hasattr(self.model, "rpn_head") else ()
         heads = [head for head in proposers if "nms" in (getattr(head, "test_cfg", None) or ())]

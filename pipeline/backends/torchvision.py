@@ -102,7 +102,7 @@ class TorchvisionDetector(NetworkDetector):
         return Detections.of([(r["boxes"], r["scores"], r["labels"] - 1) for r in results])
 
     @contextlib.contextmanager
-    def full_work(self) -> Iterator[None]:
+    def constant_work(self) -> Iterator[None]:
         """Let no proposal be suppressed or left out, so that as many go to the second stage as may."""
         rpn: Any = getattr(self.module, "rpn", None)
         before = dict(vars(rpn)) if rpn else {}

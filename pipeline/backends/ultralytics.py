@@ -32,7 +32,7 @@ from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
 from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, cpu_batch
-from pipeline.inference.streams import sharing_weights
+from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown, weights_dir
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.checkpoints import save_tensors

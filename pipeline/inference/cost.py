@@ -134,7 +134,7 @@ def complexity(detector: Detector) -> dict[str, Any]:
     """
     pixels = noise(detector.image_size)
     detector.detect(pixels)  # what a framework builds on first use is not the model's work
-    with detector.full_work():
+    with detector.constant_work():
         flops, left_out = count_flops(lambda: detector.detect(pixels))
     found = {"parameters": detector.parameters, "flops": flops, "input_size": detector.image_size}
     return found | ({"not_counted": left_out} if left_out else {})

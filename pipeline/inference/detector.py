@@ -67,7 +67,7 @@ class Detector(ABC):
     def clone(self) -> Self:
         """The same detector for another thread: it shares the weights, and nothing that detecting changes."""
 
-    def full_work(self) -> contextlib.AbstractContextManager[None]:
+    def constant_work(self) -> contextlib.AbstractContextManager[None]:
         """Within it, the work of `detect` does not depend on weights and image; for counting FLOPs."""
         return contextlib.nullcontext()
 

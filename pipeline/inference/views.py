@@ -1,7 +1,7 @@
 """A detector over photos in several views: reading, resizing, batches, and boxes back in the photos' pixels.
 
 A photo is read once for all views, and resized once for all views of a scale. On a CPU batches go through the
-network side by side, see `streams`.
+network side by side, see `threads`.
 """
 
 import time
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline.data.photos import Photo, load_photo
 from pipeline.inference.detector import Detector
-from pipeline.inference.streams import streams
+from pipeline.inference.threads import detector_threads
 from pipeline.views import View
 
 READERS = 4  # threads
@@ -161,7 +161,7 @@ def predict_views(
     order = sorted(range(len(photos)), key=lambda i: (photos[i].height, photos[i].width))
     under_way: deque[tuple[int, View, Future[Any]]] = deque()
     batches = -(-len(photos) // detector.batch)
-    with bar, streams(detector, batches * len(views)) as side_by_side:
+    with bar, detector_threads(detector, batches * len(views)) as workers:
 
         def take() -> None:
             start, view, future = under_way.popleft()
@@ -171,13 +171,13 @@ def predict_views(
                 image_id = image_ids[order[start + offset]]
                 of_view.ids.append(np.full(len(image_boxes.scores), image_id, np.int64))
                 of_view.boxes.append(image_boxes)
-            of_view.seconds += seconds / side_by_side.count
+            of_view.seconds += seconds / workers.count
             bar.update(len(boxes))
 
         for start, batch in read_ahead(detector, [photos[i] for i in order], scales):
             for view in views:
-                under_way.append((start, view, side_by_side.submit(detect_view, batch, view)))
-                while len(under_way) >= 2 * side_by_side.count:
+                under_way.append((start, view, workers.submit(detect_view, batch, view)))
+                while len(under_way) >= 2 * workers.count:
                     take()
         while under_way:
             take()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detector, cpu_batch
-from pipeline.inference.streams import sharing_weights
+from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.job import TrainJob

@@ -15,10 +15,10 @@ import torch
 
 from pipeline.inference.detector import Detector
 
-WANTED = 4  # of them, with more cores than that; each holds the activations of a batch
+WANTED = 4  # threads, with more cores than that; each holds the activations of a batch
 
 
-class Streams:
+class DetectorThreads:
     """Calls work(detector, ...) on threads of their own, never two at once with the same detector."""
 
     def __init__(self, detectors: list[Any]) -> None:
@@ -26,10 +26,10 @@ class Streams:
         self.free: SimpleQueue[Any] = SimpleQueue()
         for detector in detectors:
             self.free.put(detector)
-        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
+        self.pool = ThreadPoolExecutor(self.count, thread_name_prefix="detector")
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Begin work(detector, *arguments); a single stream does it here and now."""
+        """Begin work(detector, *arguments); a single thread does it here and now."""
         if self.count > 1:
             return self.pool.submit(self._run, work, *arguments)
         done: Future[Any] = Future()
@@ -45,27 +45,27 @@ class Streams:
 
 
 def shares(threads: int, most: int) -> tuple[int, int]:
-    """(streams, threads of each) that use about all threads; `most` streams have something to do."""
+    """(detectors, torch threads of each) that use about all threads; `most` have something to do."""
     each = max(round(threads / WANTED), 1)
     count = max(min(round(threads / each), most), 1)
     return count, max(round(threads / count), 1)
 
 
 @contextlib.contextmanager
-def streams(detector: Detector, most: int) -> Iterator[Streams]:
-    """Up to `most` streams of a detector; on a GPU just the one."""
+def detector_threads(detector: Detector, most: int) -> Iterator[DetectorThreads]:
+    """Up to `most` threads with a detector each; on a GPU just the one."""
     threads = torch.get_num_threads()
     detectors: list[Any] = [detector]
     each = threads
     if detector.device == "cpu":
         count, each = shares(threads, most)
         detectors += [detector.clone() for _ in range(count - 1)]
-    found = Streams(detectors)
+    workers = DetectorThreads(detectors)
     try:
         torch.set_num_threads(each)  # of each thread that has none yet
-        yield found
+        yield workers
     finally:
-        found.pool.shutdown(cancel_futures=True)
+        workers.pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
