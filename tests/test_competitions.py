@@ -12,9 +12,9 @@ import tiny
 from PIL import Image
 
 from pipeline.data import profile as profiles
-from pipeline.data.csv_reader import read_csv
 from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.findings import Findings
+from pipeline.data.formats.csv import read_csv
 from pipeline.data.photos import Photo, check_photos, load_photo, photos_of
 from pipeline.data.profile import load_profile, profile_names
 from pipeline.data.raw import as_list

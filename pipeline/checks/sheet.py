@@ -12,10 +12,10 @@ from pipeline.checks.findings import CheckedData, Finding
 from pipeline.data.contact import Panel, draw_pairs, draw_panels
 from pipeline.data.dataset import CORNERS
 from pipeline.data.findings import Findings
+from pipeline.data.formats import READERS
 from pipeline.data.photos import Photo
 from pipeline.data.profile import Profile
 from pipeline.data.raw import as_list
-from pipeline.data.readers import READERS
 
 EXAMPLES = 5  # of each finding
 Place = tuple[str, NDArray[np.float64]]  # file name of the image, corners of a box

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from pipeline.boxes import clip
 from pipeline.data.findings import MAY_LOSE, Findings
+from pipeline.data.formats import READERS
 from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
-from pipeline.data.readers import READERS
 from pipeline.data.specs import Losses
 from pipeline.data.text import find_key, forward, same_text
 from pipeline.data.units import doubts_of

@@ -14,7 +14,7 @@ Records = list[Record] | pd.DataFrame  # a table of the same columns where there
 
 @dataclass(frozen=True)
 class Raw:
-    """Records as `readers.py` describes them, and the file's own id of each class, in class order.
+    """Records as `formats/__init__.py` describes them, and the file's own id of each class, in class order.
 
     No category ids: a test set's file that names no classes.
     """

@@ -1,0 +1,127 @@
+"""COCO json."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.findings import Findings
+from pipeline.data.formats.shapes import NO_NUMBERS, OUTLINED, box_record, extent_of, four_numbers
+from pipeline.data.profile import Profile, SplitSpec
+from pipeline.data.raw import Raw, Record
+from pipeline.data.text import as_flag, find_key, forward, read_json, same_text
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
+
+
+def read_coco(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: bool = True) -> Raw:
+    """COCO json (cocodataset.org, "Data format"): category ids are matched to classes by name.
+
+    A test set's file needs no categories. An annotation without bbox is the extent of its segmentation.
+    """
+    path = profile.path(spec.annotations)
+    data = read_json(
+        path,
+        f"no annotation file {path}: put {profile.where} into {profile.root}, or say where it lies with "
+        "ROOT=<folder>",
+    )
+    for key in ("images", "categories")[: 1 + with_boxes]:
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise PipelineError(f"{shown(path)}: no list '{key}'; expected a COCO annotation file")
+    annotations = data.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise PipelineError(f"{shown(path)}: 'annotations': expected a list")
+    categories = data.get("categories") or []
+    labels = _category_labels(categories, profile, path) if categories or with_boxes else {}
+    images, index = [], {}
+    for position, image in enumerate(data["images"]):
+        if not _is_image(image):
+            raise PipelineError(f"{shown(path)}: image {position}: expected id, file_name, width and height")
+        if image["id"] in index:
+            raise PipelineError(f"{shown(path)}: image id {image['id']} is there twice")
+        index[image["id"]] = position
+        plain = {key: value for key, value in image.items() if not isinstance(value, (dict, list))}
+        sizes = {"width": image.get("width"), "height": image.get("height")}
+        images.append(plain | sizes | {"file_name": forward(image["file_name"])})
+    boxes = _coco_boxes(annotations if with_boxes else [], index, labels, findings, path, profile.xyxy)
+    return Raw(images, boxes, tuple(sorted(labels, key=lambda category: labels[category])))
+
+
+def _is_image(image: Any) -> bool:
+    return (
+        isinstance(image, dict)
+        and {"id", "file_name"} <= set(image)
+        and isinstance(image["id"], (int, str))
+        and isinstance(image["file_name"], str)
+    )
+
+
+def _coco_boxes(
+    annotations: list[Any],
+    index: dict[Any, int],
+    labels: dict[Any, int],
+    findings: Findings,
+    path: Path,
+    xyxy: bool,
+) -> list[Record]:
+    boxes = []
+    for position, item in enumerate(annotations):
+        if not isinstance(item, dict):
+            raise PipelineError(f"{shown(path)}: annotation {position}: expected a mapping, got {item!r}")
+        identity = item.get("id", position)
+        image_id, category_id = item.get("image_id"), item.get("category_id")
+        image, category = find_key(image_id, index), find_key(category_id, labels)
+        crowd = as_flag(item.get("iscrowd"))
+        if image is None:
+            findings.lose("boxes", "boxes of image ids that are not in 'images' dropped (ids)", identity)
+            continue
+        if category is None:
+            findings.lose(
+                "boxes", "boxes of category ids that are not in 'categories' dropped (ids)", identity
+            )
+            continue
+        if crowd is None:
+            raise PipelineError(
+                f"{shown(path)}: annotation {position}: iscrowd {item['iscrowd']!r}, expected 0 or 1"
+            )
+        if type(image) is not type(image_id) or type(category) is not type(category_id):
+            findings.add(
+                "boxes whose ids are text where the lists have numbers, or numbers where text (ids)", identity
+            )
+        corners = four_numbers(item.get("bbox"))
+        if corners is not None and not xyxy:
+            x, y, width, height = corners
+            corners = x, y, x + width, y + height
+        elif (
+            corners is None
+            and not item.get("bbox")
+            and (corners := extent_of(item.get("segmentation"))) is not None
+        ):
+            findings.add(OUTLINED, identity)
+        if corners is None:
+            findings.lose("boxes", NO_NUMBERS, identity)
+            continue
+        boxes.append(box_record(identity, index[image], labels[category], *corners, crowd))
+    return boxes
+
+
+def _category_labels(categories: list[Any], profile: Profile, path: Path) -> dict[Any, int]:
+    """Category id -> 0-based label in the profile's order; any difference in names is an error."""
+    for position, category in enumerate(categories):
+        if not isinstance(category, dict) or not {"id", "name"} <= set(category):
+            raise PipelineError(f"{shown(path)}: category {position}: expected id and name")
+    names = [same_text(str(category["name"])) for category in categories]
+    classes = [same_text(name) for name in profile.classes]
+    if sorted(names) != sorted(classes):
+        missing = sorted(set(classes) - set(names))
+        unknown = sorted(set(names) - set(classes))
+        doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise PipelineError(
+            f"{shown(path)}: its categories are not the classes of competition '{profile.name}': "
+            f"missing {missing or 'none'}, unknown {unknown or 'none'}, doubled {doubled or 'none'}"
+        )
+    labels: dict[Any, int] = {}
+    for category, name in zip(categories, names, strict=True):
+        if category["id"] in labels:
+            raise PipelineError(f"{shown(path)}: category id {category['id']} is there twice")
+        labels[category["id"]] = classes.index(name)
+    return labels
