@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import HEIGHT, WIDTH
 from pipeline import folds
 from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.profile import load_profile
+from pipeline.data.specs import ColumnSpec, SplitSpec
 from pipeline.errors import PipelineError
 
 
@@ -59,6 +61,32 @@ def test_the_order_of_images_and_boxes_in_the_file_is_irrelevant(recycle):
     assert (
         before.annotations.sort_values(keys).to_numpy() == after.annotations.sort_values(keys).to_numpy()
     ).all()
+
+
+def test_a_folder_of_photos_or_a_list_in_a_csv_is_a_test_set_beside_coco_boxes(recycle):
+    tiny.edit_json(recycle / "train.json", lambda v: [c.update(id=c["id"] + 1) for c in v["categories"]])
+    tiny.edit_json(
+        recycle / "train.json",
+        lambda v: [a.update(category_id=a["category_id"] + 1) for a in v["annotations"]],
+    )
+    names = [f"test/{i:04d}.jpg" for i in range(5)]
+    (recycle / "sample.csv").write_text(
+        "image_id,PredictionString\n" + "".join(f"{n},\n" for n in names[::-1])
+    )
+    columns = ColumnSpec("image_id", "{image_id}")
+    for spec in (
+        SplitSpec("test", format="photos"),
+        SplitSpec("sample.csv", format="csv", columns=columns),
+    ):
+        test = load_dataset(replace(load_profile("recycle"), test=spec), "test")
+        assert test.images["file_name"].tolist() == names
+        assert (test.images[["width", "height"]] == [WIDTH, HEIGHT]).all(axis=None)
+        assert test.category_ids == tuple(range(1, 11))  # as in train.json
+    shutil.rmtree(recycle / "test")
+    with pytest.raises(PipelineError, match=r"no photo below .*test: put the competition's files .* into"):
+        load_dataset(replace(load_profile("recycle"), test=SplitSpec("test", format="photos")), "test")
+    with pytest.raises(PipelineError, match="no reader for format 'tfrecord'; known: coco"):
+        load_dataset(replace(load_profile("recycle"), test=SplitSpec("test", format="tfrecord")), "test")
 
 
 NO_CATEGORY = "boxes of category ids that are not in 'categories' dropped (ids)"

@@ -12,7 +12,7 @@ from pipeline.checks.findings import CheckedData, Finding
 from pipeline.data.contact import Panel, draw_pairs, draw_panels
 from pipeline.data.dataset import CORNERS
 from pipeline.data.findings import Findings
-from pipeline.data.formats import READERS
+from pipeline.data.formats import find_reader
 from pipeline.data.photos import Photo
 from pipeline.data.profile import Profile
 from pipeline.data.raw import as_list
@@ -55,7 +55,7 @@ def _panels(
 
 def _places(profile: Profile) -> dict[Any, Place]:
     """Box id -> its image and corners, for kept boxes and for those that the reader refuses."""
-    raw = READERS[profile.format](profile, profile.train, Findings(""))
+    raw = find_reader(profile, profile.train)(profile, profile.train, Findings(""))
     places: dict[Any, Place] = {}
     images = as_list(raw.images)
     for box in as_list(raw.boxes):

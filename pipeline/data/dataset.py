@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.boxes import clip
 from pipeline.data.findings import MAY_LOSE, Findings
-from pipeline.data.formats import READERS
+from pipeline.data.formats import find_reader
 from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
@@ -119,14 +119,10 @@ def ids_of_rows(rows: pd.DataFrame, dataset: Dataset, path: Path) -> NDArray[np.
 def _load(
     profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None = None, strict: bool = True
 ) -> Dataset:
-    if profile.format not in READERS:
-        raise PipelineError(
-            f"competition '{profile.name}': no reader for format '{profile.format}'; "
-            f"known: {', '.join(READERS)}"
-        )
+    read = find_reader(profile, spec)
     findings = Findings(spec.annotations)
     known = split == "train" or bool(with_boxes)
-    raw = READERS[profile.format](profile, spec, findings, known)
+    raw = read(profile, spec, findings, known)
     total = len(raw.images) + findings.count_lost("images")
     images = _image_table(raw.images, profile, spec, findings) if len(raw.images) else pd.DataFrame()
     accepted = profile.accept_losses or Losses("")
@@ -148,7 +144,9 @@ def _load(
             f"{crowds} of {len(boxes)} boxes are crowds (iscrowd), which no training learns and no score "
             "counts"
         )
-    category_ids = raw.category_ids or _train_categories(profile)
+    # A test file in another format than train's does not know what train's file calls the classes.
+    category_ids = raw.category_ids if spec.format in ("", profile.format) else ()
+    category_ids = category_ids or _train_categories(profile)
     images = images.rename(columns={"index": "position"})
     images = images.sort_values("image_id").reset_index(drop=True)
     return Dataset(split, images, boxes, findings, image_digest(images), category_ids)
@@ -157,7 +155,7 @@ def _load(
 def _train_categories(profile: Profile) -> tuple[Any, ...]:
     """The class ids of the train file, for a test file that names none."""
     spec = profile.train
-    return READERS[profile.format](profile, spec, Findings(spec.annotations)).category_ids
+    return find_reader(profile, spec)(profile, spec, Findings(spec.annotations)).category_ids
 
 
 def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: Findings) -> pd.DataFrame:

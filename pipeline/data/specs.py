@@ -42,7 +42,8 @@ class ColumnSpec:
 class SplitSpec:
     """Where one split (train or test) lies, relative to the competition's root."""
 
-    annotations: str  # COCO json, CSV, or the folder of VOC xml files
+    annotations: str  # COCO json, CSV, or the folder of VOC xml files; of format `photos`, the folder
+    format: str = ""  # where it is not the profile's: a CSV as the list of test images beside COCO boxes
     photos: str = "."  # folder that file names are relative to
     columns: ColumnSpec | None = None  # CSV: what its columns are
     stretched: bool = False  # photos may have been resized to another shape (squared X-rays)

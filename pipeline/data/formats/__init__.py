@@ -11,7 +11,20 @@ everything alike, whatever the format.
 
 from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.csv import read_csv
+from pipeline.data.formats.photos import read_photos
 from pipeline.data.formats.voc import read_voc
+from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Reader
+from pipeline.errors import PipelineError
 
-READERS: dict[str, Reader] = {"coco": read_coco, "voc": read_voc, "csv": read_csv}
+READERS: dict[str, Reader] = {"coco": read_coco, "voc": read_voc, "csv": read_csv, "photos": read_photos}
+
+
+def find_reader(profile: Profile, spec: SplitSpec) -> Reader:
+    """The reader of a split. Raises PipelineError for a format that has none."""
+    name = spec.format or profile.format
+    if name not in READERS:
+        raise PipelineError(
+            f"competition '{profile.name}': no reader for format '{name}'; known: {', '.join(READERS)}"
+        )
+    return READERS[name]
