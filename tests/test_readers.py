@@ -395,6 +395,13 @@ def test_a_voc_size_that_is_not_stated_is_read_from_the_photo(bccd, size):
     assert load("bccd").digest == before.digest
 
 
+def test_without_image_sets_every_xml_is_read(bccd):
+    profile = load_profile("bccd")
+    every = load_dataset(replace(profile, train=replace(profile.train, image_sets=())), "train")
+    assert every.images["file_name"].tolist() == [f"cell_{i:03d}.jpg" for i in range(17)]
+    assert len(every.annotations) == sum(1 + i % 3 for i in range(17))
+
+
 def test_no_image_set(bccd):
     (bccd / "BCCD/ImageSets/Main/trainval.txt").unlink()
     with pytest.raises(PipelineError, match=r"no image set .*trainval\.txt: put the folder BCCD"):

@@ -47,7 +47,7 @@ class SplitSpec:
     photos: str = "."  # folder that file names are relative to
     columns: ColumnSpec | None = None  # CSV: what its columns are
     stretched: bool = False  # photos may have been resized to another shape (squared X-rays)
-    image_sets: tuple[str, ...] = ()  # VOC: lists of file stems
+    image_sets: tuple[str, ...] = ()  # VOC: lists of file stems; none: every xml
     truth: str | None = None  # test only: boxes that are known but kept apart, for evaluation
     holdout: Annotated[float, Field(ge=0, lt=1)] = (
         0.0  # test only: share of train held back when `annotations` is not there

@@ -17,13 +17,13 @@ from pipeline.paths import shown
 def read_voc(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: bool = True) -> Raw:
     """Pascal VOC: one xml per photo, ImageSets/Main lists of stems. Boxes marked difficult are kept.
 
-    A photo of a test set needs no xml.
+    Without image sets every xml of the folder is read. A photo of a test set needs no xml.
     """
     folder = profile.path(spec.annotations)
     xmls = {same_text(path.stem): path for path in folder.glob("*.xml")}
     photos = profile.path(spec.photos)
     known = {same_text(photo_stem(path.name)) for path in photos.iterdir()} if photos.is_dir() else set()
-    stems = _stems(profile, spec, known | set(xmls))
+    stems = _stems(profile, spec, known | set(xmls)) if spec.image_sets else list(xmls)
     doubled = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     findings.add("stems named more than once in the image sets, taken once", *doubled)
     images: list[Record] = []
@@ -33,7 +33,7 @@ def read_voc(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: 
         if path is None and with_boxes:
             findings.lose("images", "stems without an xml file refused", stem)
             continue
-        root = _parse(path) if path is not None else ElementTree.Element("annotation")
+        root = parse_xml(path) if path is not None else ElementTree.Element("annotation")
         file_name = forward(root.findtext("filename", "") or "").strip()
         if same_text(photo_stem(file_name or stem)) != same_text(stem):
             findings.add("xml files that name another photo (the xml's own stem was taken)", stem)
@@ -65,7 +65,8 @@ def _stems(profile: Profile, spec: SplitSpec, known: set[str]) -> list[str]:
     return stems
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def parse_xml(path: Path) -> ElementTree.Element:
+    """The root of an xml file. Raises PipelineError for a damaged one."""
     try:
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
