@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
+from PIL import Image, ImageFile
 from tiny import HEIGHT, WIDTH
 
 from pipeline.data.dataset import load_dataset
@@ -174,6 +174,47 @@ def test_a_jpeg_that_lacks_a_little_more_is_refused(tmp_path, missing):
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(PipelineError, match="image file is truncated"):
         load_photo(Photo(path, WIDTH, HEIGHT))
+
+
+def pillows(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (301, 203), (17, 9), (1, 1)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quality": 1}, {"quality": 99, "subsampling": 0}, {"subsampling": 1}, {"restart_marker_blocks": 3}],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_plain_jpeg_is_what_pillow_reads_without_its_decoding_it(
+    tmp_path, monkeypatch, mode, options, size
+):
+    path = tmp_path / "a.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(pixels).resize((7, 7)).resize(size).convert(mode).save(path, **options)
+    expected = pillows(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    np.testing.assert_array_equal(load_photo(Photo(path, *size)), expected)
+
+
+def test_real_jpegs_are_what_pillow_reads(shared_data):
+    paths = sorted(path for path in shared_data.rglob("*.jpg"))[::10]
+    assert len(paths) >= 60
+    for path in paths:
+        expected = pillows(path)
+        np.testing.assert_array_equal(load_photo(Photo(path, *expected.shape[1::-1])), expected)
+
+
+def test_a_jpeg_that_pillow_refuses_is_refused(tmp_path):
+    """OpenCV would give its upper part: a table in the midst of the coded data is no table."""
+    path = tmp_path / "a.jpg"
+    tiny.write_photo(path, 301, 203, quality=95)
+    data = bytearray(path.read_bytes())
+    middle = (len(data) + data.rindex(b"\xff\xda")) // 2
+    data[middle : middle + 4] = b"\xff\xdb\x00\x43"
+    path.write_bytes(data)
+    with pytest.raises(PipelineError, match="broken data stream"):
+        load_photo(Photo(path, 301, 203))
 
 
 @pytest.mark.parametrize(
