@@ -42,6 +42,10 @@ class Profile:
     def path(self, relative: str) -> Path:
         return self.root / relative
 
+    def missing(self, what: str, path: Path) -> str:
+        """The error for a file or folder of the data that is not there."""
+        return f"no {what} {path}: put {self.where} into {self.root}, or say where it lies with ROOT=<folder>"
+
     @property
     def holds_out(self) -> bool:
         """Whether a part of train serves as the test set, because the test set is not there."""

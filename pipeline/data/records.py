@@ -106,6 +106,11 @@ def read_yaml_record(
 
     Raises PipelineError as `read_record`, and for what JSON does not know: dates, keys that are no text.
     """
+    return as_record(read_yaml(path, remedy), model, shown(path), remedy)
+
+
+def read_yaml(path: Path, remedy: str) -> dict[Any, Any]:
+    """A YAML file that holds a mapping; raises PipelineError as `read_record`."""
     source = shown(path)
     try:
         values = yaml.load(_read_bytes(path, remedy).decode("utf-8-sig"), _Loader)
@@ -117,7 +122,7 @@ def read_yaml_record(
         _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
     if not isinstance(values, dict | None):
         _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
-    return as_record(values or {}, model, source, remedy)
+    return values or {}
 
 
 def write_record(path: Path, record: Record) -> None:

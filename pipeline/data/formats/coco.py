@@ -19,11 +19,7 @@ def read_coco(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes:
     A test set's file needs no categories. An annotation without bbox is the extent of its segmentation.
     """
     path = profile.path(spec.annotations)
-    data = read_json(
-        path,
-        f"no annotation file {path}: put {profile.where} into {profile.root}, or say where it lies with "
-        "ROOT=<folder>",
-    )
+    data = read_json(path, profile.missing("annotation file", path))
     for key in ("images", "categories")[: 1 + with_boxes]:
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise PipelineError(f"{shown(path)}: no list '{key}'; expected a COCO annotation file")

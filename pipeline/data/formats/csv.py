@@ -68,11 +68,7 @@ def _needed(columns: ColumnSpec, with_boxes: bool) -> list[str]:
 
 def _read(profile: Profile, name: str, needed: list[str]) -> pd.DataFrame:
     path = profile.path(name)
-    table = read_table(
-        path,
-        f"no annotation file {path}: put {profile.where} into {profile.root}, or say where it lies with "
-        "ROOT=<folder>",
-    )
+    table = read_table(path, profile.missing("annotation file", path))
     if missing := [column for column in needed if column not in table]:
         raise PipelineError(
             f"{shown(path)}: no column '{missing[0]}'; it has {', '.join(map(str, table.columns))}"

@@ -50,11 +50,7 @@ def _stems(profile: Profile, spec: SplitSpec, known: set[str]) -> list[str]:
     """The stems that the image sets name, one a line, with or without a class's flag or a photo's suffix."""
     stems: list[str] = []
     for name in spec.image_sets:
-        text = read_text(
-            profile.path(name),
-            f"no image set {profile.path(name)}: put {profile.where} into {profile.root}, or say where it "
-            "lies with ROOT=<folder>",
-        )
+        text = read_text(profile.path(name), profile.missing("image set", profile.path(name)))
         for line in filter(None, map(str.strip, forward(text).split("\n"))):
             word, _, flag = line.rpartition(" ")
             candidates = (
