@@ -42,12 +42,12 @@ class ColumnSpec:
 class SplitSpec:
     """Where one split (train or test) lies, relative to the competition's root."""
 
-    annotations: str  # COCO json, CSV, or the folder of VOC xml files; of format `photos`, the folder
+    annotations: str  # a file, or the folder of many: docs/competitions.md, "Formats"
     format: str = ""  # where it is not the profile's: a CSV as the list of test images beside COCO boxes
     photos: str = "."  # folder that file names are relative to
     columns: ColumnSpec | None = None  # CSV: what its columns are
     stretched: bool = False  # photos may have been resized to another shape (squared X-rays)
-    image_sets: tuple[str, ...] = ()  # VOC: lists of file stems; none: every xml
+    image_sets: tuple[str, ...] = ()  # VOC: lists of stems (none: every xml); YOLO: splits of the data.yaml
     truth: str | None = None  # test only: boxes that are known but kept apart, for evaluation
     holdout: Annotated[float, Field(ge=0, lt=1)] = (
         0.0  # test only: share of train held back when `annotations` is not there

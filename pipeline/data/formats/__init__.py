@@ -13,11 +13,18 @@ from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.csv import read_csv
 from pipeline.data.formats.photos import read_photos
 from pipeline.data.formats.voc import read_voc
+from pipeline.data.formats.yolo import read_yolo
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Reader
 from pipeline.errors import PipelineError
 
-READERS: dict[str, Reader] = {"coco": read_coco, "voc": read_voc, "csv": read_csv, "photos": read_photos}
+READERS: dict[str, Reader] = {
+    "coco": read_coco,
+    "voc": read_voc,
+    "csv": read_csv,
+    "yolo": read_yolo,
+    "photos": read_photos,
+}
 
 
 def find_reader(profile: Profile, spec: SplitSpec) -> Reader:

@@ -1,14 +1,20 @@
 """COCO json."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.findings import Findings
-from pipeline.data.formats.shapes import NO_NUMBERS, OUTLINED, box_record, extent_of, four_numbers
+from pipeline.data.formats.shapes import (
+    NO_NUMBERS,
+    OUTLINED,
+    box_record,
+    extent_of,
+    four_numbers,
+    match_classes,
+)
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
-from pipeline.data.text import as_flag, find_key, forward, read_json, same_text
+from pipeline.data.text import as_flag, find_key, forward, read_json
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -105,19 +111,5 @@ def _category_labels(categories: list[Any], profile: Profile, path: Path) -> dic
     for position, category in enumerate(categories):
         if not isinstance(category, dict) or not {"id", "name"} <= set(category):
             raise PipelineError(f"{shown(path)}: category {position}: expected id and name")
-    names = [same_text(str(category["name"])) for category in categories]
-    classes = [same_text(name) for name in profile.classes]
-    if sorted(names) != sorted(classes):
-        missing = sorted(set(classes) - set(names))
-        unknown = sorted(set(names) - set(classes))
-        doubled = sorted(name for name, count in Counter(names).items() if count > 1)
-        raise PipelineError(
-            f"{shown(path)}: its categories are not the classes of competition '{profile.name}': "
-            f"missing {missing or 'none'}, unknown {unknown or 'none'}, doubled {doubled or 'none'}"
-        )
-    labels: dict[Any, int] = {}
-    for category, name in zip(categories, names, strict=True):
-        if category["id"] in labels:
-            raise PipelineError(f"{shown(path)}: category id {category['id']} is there twice")
-        labels[category["id"]] = classes.index(name)
-    return labels
+    names = [(category["id"], str(category["name"])) for category in categories]
+    return match_classes(names, profile, path)

@@ -1,6 +1,7 @@
 """A folder of photos without annotations, as the list of test images."""
 
 import os
+import posixpath
 from pathlib import Path
 
 from pipeline.data.findings import Findings
@@ -11,12 +12,30 @@ from pipeline.errors import PipelineError
 
 
 def list_photos(folder: Path) -> list[str]:
-    """Names of all photos in a folder and below, relative to it, with forward slashes, sorted."""
-    return sorted(
-        Path(place, name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder)
-        for name in names
-        if photo_suffix(name) and not name.startswith(".")
+    """Names of all photos in a folder and below, relative to it, with forward slashes, sorted.
+
+    Linked folders are looked into, each folder once; hidden files and folders are not.
+    """
+    found: list[str] = []
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        links = {name: os.path.realpath(os.path.join(place, name)) for name in folders}
+        folders[:] = sorted(n for n, target in links.items() if not n.startswith(".") and target not in seen)
+        seen.update(links.values())
+        prefix = Path(place).relative_to(folder).as_posix()
+        photos = (name for name in names if photo_suffix(name) and not name.startswith("."))
+        found += [posixpath.normpath(f"{prefix}/{name}") for name in photos]
+    return sorted(found)
+
+
+def name_below(path: Path, folder: Path) -> str:
+    """What a path is called relative to a folder, with forward slashes. Raises PipelineError outside."""
+    for start in (folder, folder.resolve()):
+        name = os.path.relpath(path, start).replace(os.sep, "/")
+        if name != ".." and not name.startswith("../"):
+            return name
+    raise PipelineError(
+        f"{path} lies outside of the photos' folder {folder}; ROOT=<folder> and photos: say where they are"
     )
 
 
@@ -30,18 +49,10 @@ def read_photos(profile: Profile, spec: SplitSpec, findings: Findings, with_boxe
     if with_boxes:
         raise PipelineError(f"competition '{profile.name}': format photos knows no boxes; it is for test")
     if not names:
-        raise PipelineError(
-            f"no photo below {folder}: put {profile.where} into {profile.root}, or say where it lies with "
-            "ROOT=<folder>"
-        )
-    prefix = os.path.relpath(folder, profile.path(spec.photos)).replace(os.sep, "/")
+        raise PipelineError(profile.missing("photo below", folder))
+    prefix = name_below(folder, profile.path(spec.photos))
     images: list[Record] = [
-        {
-            "id": None,
-            "file_name": name if prefix == "." else f"{prefix}/{name}",
-            "width": None,
-            "height": None,
-        }
+        {"id": None, "file_name": posixpath.normpath(f"{prefix}/{name}"), "width": None, "height": None}
         for name in names
     ]
     return Raw(images, [], ())

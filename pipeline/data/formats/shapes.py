@@ -1,9 +1,16 @@
-"""What formats share: four numbers, the extent of an outline, and the record of a box."""
+"""What formats share: four numbers, the extent of an outline, the record of a box, classes by name."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from pipeline.data.profile import Profile
 from pipeline.data.raw import Record
+from pipeline.data.text import same_text
+from pipeline.errors import PipelineError
+from pipeline.paths import shown
 
 NO_NUMBERS = "boxes that are not four finite numbers dropped (ids)"
 OUTLINED = "boxes that only an outline states, taken from its extent (ids)"
@@ -49,3 +56,26 @@ def box_record(
         "y2": y2,
         "iscrowd": int(crowd),
     }
+
+
+def match_classes(named: Sequence[tuple[Any, str]], profile: Profile, path: Path) -> dict[Any, int]:
+    """The file's class id -> 0-based label in the profile's order, from (id, name) pairs.
+
+    Raises PipelineError, naming the file, for any difference in names and for an id that is there twice.
+    """
+    names = [same_text(name) for _, name in named]
+    classes = [same_text(name) for name in profile.classes]
+    if sorted(names) != sorted(classes):
+        missing = sorted(set(classes) - set(names))
+        unknown = sorted(set(names) - set(classes))
+        doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise PipelineError(
+            f"{shown(path)}: its categories are not the classes of competition '{profile.name}': "
+            f"missing {missing or 'none'}, unknown {unknown or 'none'}, doubled {doubled or 'none'}"
+        )
+    labels: dict[Any, int] = {}
+    for (identity, _), name in zip(named, names, strict=True):
+        if identity in labels:
+            raise PipelineError(f"{shown(path)}: category id {identity} is there twice")
+        labels[identity] = classes.index(name)
+    return labels
