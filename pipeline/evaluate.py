@@ -20,6 +20,7 @@ from pipeline.data.costs import cost_lines, model_cost
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
 from pipeline.data.predictions import Predictions, check_belongs, not_scored, read_predictions
 from pipeline.data.profile import Profile, load_profile
+from pipeline.data.records import write_record
 from pipeline.data.runs import Run, need_runs
 from pipeline.data.split import read_split
 from pipeline.ensembles.results import ensemble_tables, model_tables
@@ -132,7 +133,7 @@ def save(
         curves = assessment.analysis.pop("curves")
         write_json(folder / "curves.json", curves)
         scores[name] = assessment.scores | {"analysis": assessment.analysis}
-    write_json(output, {"competition": profile.name, "scores": scores, "comparisons": compared})
+    write_record(output, {"competition": profile.name, "scores": scores, "comparisons": compared})
     print(f"wrote {shown(output)}, pictures in {shown(output.with_suffix(''))}/")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import ledger as stage
-from pipeline.data.records import as_record
+from pipeline.data.records import DIGEST, as_record
 from pipeline.errors import PipelineError
 from pipeline.paths import ledger_csv
 from pipeline.submissions.card import SubmissionCard, card_lines
@@ -97,7 +97,7 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
     ]
     assert [e.digest for e in entries_of("recycle")] == ["d"]
     with open(ledger_csv(), newline="") as file:
-        assert tuple(next(csv.reader(file))) == COLUMNS
+        assert next(csv.reader(file)) == [*COLUMNS, DIGEST]
     assert not list(ledger_csv().parent.glob("*.tmp*"))
 
 
@@ -106,6 +106,7 @@ def test_a_row_is_updated_not_doubled_and_others_stay(home):
     [
         ("a,b\n", "expected the columns time,competition,"),
         ("", "expected the columns"),
+        (",".join(COLUMNS), "no row; restore it"),
         (",".join(COLUMNS) + "\n1,2\n", "row 2: 2 columns, expected 16"),
         (",".join(COLUMNS) + "\n" + "x," * 15 + "\n", "row 2: status: expected 'pending', 'complete' or"),
     ],

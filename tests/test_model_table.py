@@ -10,6 +10,7 @@ from pipeline.data import costs
 from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.records import write_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
@@ -54,7 +55,7 @@ def test_the_table_of_models(home: Path, recycle: Path, capsys: pytest.CaptureFi
     table = tiny.table(train, tiny.guesses(train.images, 0), seconds=6.0)
     write_predictions(run / "oof" / "identity.parquet", table)
     scores = {"identity": {"map50": 0.4}, "fused": {"map50": 0.5}}
-    tiny.write_json(home / "runs" / "recycle" / "a" / "metrics.json", {"scores": scores})
+    write_record(home / "runs" / "recycle" / "a" / "metrics.json", {"scores": scores})
     found = costs.model_table("recycle")
     assert found["model"].tolist() == ["a", "a", "b"]
     assert found["device"].tolist() == ["laptop, float32", "server, float16", ""]

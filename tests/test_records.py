@@ -28,7 +28,7 @@ from pipeline.data.ensemble_card import (
 )
 from pipeline.data.predictions import KEY, Predictions, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
-from pipeline.data.records import Record, read_json, read_record, write_record
+from pipeline.data.records import DIGEST, Record, read_json, read_record, write_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost, RecoveryNote
 from pipeline.data.runs import Run, run_of
 from pipeline.ensembles.calibration import Calibration
@@ -135,6 +135,15 @@ def written_ledger() -> Path:
     for name in ("a", "b"):
         record(entry_of("recycle", name, name, card, status="complete", time="2026-11-22T10:00:00Z"))
     return ledger_csv()
+
+
+def without_digest(path: Path) -> None:
+    """Make a record one of an earlier version."""
+    if path.suffix == ".json":
+        tiny.edit_json(path, lambda value: None)
+    else:
+        rows = path.read_text().splitlines()
+        path.write_text("".join(row.rpartition(",")[0] + "\n" for row in rows))
 
 
 KINDS = {
@@ -248,6 +257,33 @@ def test_random_damage_is_one_line_or_a_record(kind: Kind, seed: int) -> None:
     assert refused > (50 if path.suffix == ".json" else 5)
 
 
+def test_any_changed_byte_is_an_error(kind: Kind) -> None:
+    path, rng = kind.write(), random.Random(0)
+    whole = path.read_bytes()
+    assert kind.read(path)
+    places = rng.sample(range(len(whole)), min(len(whole), 500))
+    changed = [whole[:k] + bytes([whole[k] ^ 1 << rng.randrange(8)]) + whole[k + 1 :] for k in places]
+    changed += [whole[:k] + rng.choice((b" ", b"\n", b"0")) + whole[k:] for k in places[:50]]
+    changed += [whole[:k] for k in places[:50]]
+    changed += [whole + more for more in (b" ", b"\n", b"\0", whole)]
+    for raw in changed:
+        path.write_bytes(raw)
+        with pytest.raises(PipelineError) as error:
+            kind.read(path)
+        check_line(error.value, path)
+
+
+def test_what_earlier_versions_wrote_is_read_with_a_note(kind: Kind, capsys: Any) -> None:
+    path = kind.write()
+    before = kind.read(path)
+    assert capsys.readouterr().out == ""
+    without_digest(path)
+    assert [kind.read(path), kind.read(path)] == [before, before]
+    assert capsys.readouterr().out.count(f"{path.name}: an earlier version wrote it without a digest") == 1
+    kind.write()
+    assert kind.read(path) == before and DIGEST in path.read_text()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_values_of_other_types_are_refused(kind: Kind, seed: int) -> None:
     path = kind.write()
@@ -256,7 +292,9 @@ def test_values_of_other_types_are_refused(kind: Kind, seed: int) -> None:
     whole, rng, refused = path.read_text(), random.Random(seed), 0
     whole_record = kind.read(path)
     for _ in range(150):
-        path.write_text(json.dumps(damaged_value(json.loads(whole), rng)))
+        value = json.loads(whole)
+        del value[DIGEST]
+        path.write_text(json.dumps(damaged_value(value, rng)))
         try:
             assert type(kind.read(path)) is type(whole_record)
         except PipelineError as error:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.data.dataset import Dataset
 from pipeline.data.predictions import Meta, Predictions, make_predictions
+from pipeline.data.records import DIGEST
 from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.data.runs import Run
 
@@ -110,8 +111,9 @@ def write_coco(
 
 
 def edit_json(path: Path, change: Any) -> None:
-    """Read a json file, let `change` alter the value in place, write it back."""
+    """Read a json file, let `change` alter the value in place, write it back without a digest."""
     value = json.loads(path.read_text())
+    value.pop(DIGEST, None)
     change(value)
     path.write_text(json.dumps(value))
 

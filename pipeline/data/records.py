@@ -3,11 +3,15 @@
 A record that is damaged, or was written by something else, is one `PipelineError` line: file, key,
 what was expected, what was found, what to do. Values are never converted: a text is no number and no
 yes or no. Unknown and doubled keys are refused, and so are NaN and infinite numbers.
+
+The last key of a JSON record is the digest of all bytes before it, so that any changed byte is an error.
+Records without it, which earlier versions wrote, are read with a note. What people write carries none.
 """
 
 import json
 import math
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args
 
@@ -15,9 +19,11 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
 from pipeline.errors import PipelineError
-from pipeline.paths import shown, write_json
+from pipeline.paths import shown, text_digest, write_text
 
 LONGEST_LINE, LONGEST_SOURCE, LONGEST_VALUE = 300, 130, 50  # characters
+DIGEST = "record_digest"
+DIGEST_KEY = f'\n  "{DIGEST}": '
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names of faults
 EXPECTED = {
     "string_type": "a text",
@@ -64,9 +70,13 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 def read_record(path: Path, model: type[AnyRecord], remedy: str) -> AnyRecord:
     """A JSON record. `remedy` says what to do about a damaged one, with the command that helps.
 
-    Raises PipelineError, one line, for a file that cannot be read or is no record of this model.
+    Raises PipelineError, one line, for a file that cannot be read, was changed or is no record of this model.
     """
-    return parse_record(_read_bytes(path, remedy), model, shown(path), remedy)
+    value, is_checked = _read_json(path, remedy)
+    record = as_record(value, model, shown(path), remedy)
+    if not is_checked:
+        note_unchecked(path)
+    return record
 
 
 def parse_record(raw: bytes | str, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
@@ -76,9 +86,11 @@ def parse_record(raw: bytes | str, model: type[AnyRecord], source: str, remedy: 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """A JSON file that holds a mapping of another program's keys; raises PipelineError as `read_record`."""
-    value = parse_json(_read_bytes(path, remedy), shown(path), remedy)
+    value, is_checked = _read_json(path, remedy)
     if not isinstance(value, dict):
         _refuse(shown(path), f"expected a mapping of keys to values, found {_found(value)}", remedy)
+    if not is_checked:
+        note_unchecked(path)
     return value
 
 
@@ -125,9 +137,35 @@ def read_yaml(path: Path, remedy: str) -> dict[Any, Any]:
     return values or {}
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write a record as JSON, with all its keys, atomically."""
-    write_json(path, record.model_dump(mode="json"))
+def write_record(path: Path, record: Record | Mapping[str, Any]) -> None:
+    """Write a record, or a mapping of JSON's values, with all its keys and a digest, atomically."""
+    values = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
+    text = json.dumps(values | {DIGEST: ""}, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, _with_digest(text))
+
+
+def _with_digest(text: str) -> str:
+    """The text of a record with the digest that belongs there."""
+    before = text.rpartition(DIGEST_KEY)[0]
+    return f'{before}{DIGEST_KEY}"{text_digest(before)}"\n}}\n'
+
+
+def _read_json(path: Path, remedy: str) -> tuple[Any, bool]:
+    """The value of a JSON file without its digest, and whether it has one. Raises PipelineError."""
+    raw = _read_bytes(path, remedy)
+    value = parse_json(raw, shown(path), remedy)
+    if not isinstance(value, dict) or DIGEST not in value:
+        return value, False
+    if _with_digest(raw.decode()).encode() != raw:
+        _refuse(shown(path), f"changed since it was written: {DIGEST} is of other bytes", remedy)
+    del value[DIGEST]
+    return value, True
+
+
+@cache
+def note_unchecked(path: Path, remedy: str = "") -> None:
+    """Say once that a file of an earlier version, which has no digest, was read."""
+    print(f"  note: {shown(path)}: an earlier version wrote it without a digest: damage goes unseen{remedy}")
 
 
 def _read_bytes(path: Path, remedy: str) -> bytes:

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.data.records import AnyRecord, read_record
+from pipeline.data.records import AnyRecord, read_record, write_record
 from pipeline.data.run_card import RunCard
 from pipeline.data.runs import CARD
 from pipeline.errors import PipelineError
 from pipeline.jobs.job import Job
 from pipeline.jobs.worker import AttemptRecord, log_path, record_path
-from pipeline.paths import shown, write_json
+from pipeline.paths import shown
 from pipeline.training.progress import HISTORY, PROGRESS, ProgressRecord
 
 STATE = "state.json"
@@ -142,7 +142,7 @@ class StatusTable:
 
     def save(self) -> None:
         jobs = {name: asdict(status) for name, status in self.statuses.items()}
-        write_json(self.folder / STATE, {"time": time.time(), "pid": os.getpid(), "jobs": jobs})
+        write_record(self.folder / STATE, {"time": time.time(), "pid": os.getpid(), "jobs": jobs})
 
     def show(self) -> None:
         if self.console.is_terminal:

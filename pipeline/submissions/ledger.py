@@ -14,7 +14,7 @@ import pandas as pd
 from pydantic.dataclasses import dataclass
 
 from pipeline.data.ensemble_card import Score
-from pipeline.data.records import STRICT, as_record
+from pipeline.data.records import DIGEST, STRICT, as_record, note_unchecked
 from pipeline.errors import PipelineError
 from pipeline.paths import ledger_csv, sent_csv, shown, text_digest, write_text
 from pipeline.submissions.card import SubmissionCard
@@ -110,24 +110,55 @@ def now() -> str:
 
 
 def read_ledger(path: Path | None = None) -> list[Entry]:
-    """All rows, oldest first. Raises PipelineError for a file that is not a ledger."""
+    """All rows, oldest first. Raises PipelineError for a file that is not a ledger, or was changed."""
     path = path or ledger_csv()
     if not path.is_file():
         return []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        text = path.read_bytes().decode()
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (csv.Error, UnicodeDecodeError) as error:
         raise PipelineError(f"{shown(path)}: not a CSV file ({error}); restore it") from None
-    if not rows or tuple(rows[0]) != COLUMNS:
+    header = tuple(rows[0]) if rows else ()
+    if header not in (COLUMNS, (*COLUMNS, DIGEST)):
         raise PipelineError(f"{shown(path)}: expected the columns {','.join(COLUMNS)}; restore it")
     for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(COLUMNS):
-            raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected {len(COLUMNS)}")
-    return [
-        as_record(dict(zip(COLUMNS, row, strict=True)), Entry, f"{shown(path)}: row {number}", "restore it")
+        if len(row) != len(header):
+            raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected {len(header)}")
+    entries = [
+        as_record(dict(zip(COLUMNS, row, strict=False)), Entry, f"{shown(path)}: row {number}", "restore it")
         for number, row in enumerate(rows[1:], start=2)
     ]
+    if not entries:
+        raise PipelineError(f"{shown(path)}: no row; restore it, or remove it where nothing was submitted")
+    if header == COLUMNS:
+        note_unchecked(path)
+    elif _csv(entries) != text:
+        raise PipelineError(
+            f"{shown(path)}: {_change(rows, entries)} since it was written; restore it, or take it as it is: "
+            f"remove its last column, {DIGEST}"
+        )
+    return entries
+
+
+def _csv(entries: list[Entry]) -> str:
+    """The ledger's text. A row's digest is of its number, the number of rows and its values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, DIGEST])
+    for number, entry in enumerate(entries, start=1):
+        values = list(asdict(entry).values())
+        writer.writerow([*values, text_digest(json.dumps([number, len(entries), *values]))])
+    return text.getvalue()
+
+
+def _change(rows: list[list[str]], entries: list[Entry]) -> str:
+    """What was changed in a ledger, as far as its rows' digests tell."""
+    written = csv.reader(io.StringIO(_csv(entries), newline=""))
+    changed = [k for k, row in enumerate(written, start=1) if row != rows[k - 1]]
+    if len(changed) == len(entries) != 1:
+        return "rows were added or removed"
+    return f"row {changed[0]} was changed" if changed else "quotes, spaces or line ends were changed"
 
 
 def record(entry: Entry) -> None:
@@ -139,11 +170,7 @@ def record(entry: Entry) -> None:
         entries[same[-1]] = replace(entry, time=entries[same[-1]].time)
     else:
         entries.append(entry)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(list(asdict(e).values()) for e in entries)
-    write_text(path, text.getvalue())
+    write_text(path, _csv(entries))
 
 
 def entries_of(competition: str) -> list[Entry]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.records import Record, read_record, write_record
 from pipeline.data.run_card import RecoveryNote
-from pipeline.paths import atomic, write_json
+from pipeline.paths import atomic
 from pipeline.training.backend import Backend, load_backend
 from pipeline.training.checkpoints import BEST, LAST, save_tensors
 from pipeline.training.job import TrainJob
@@ -83,7 +83,7 @@ def _export(backend: Backend, job: TrainJob, note: RecoveryNote) -> Trained:
     checkpoint, config = job.run / f"best{backend.suffix}", job.run / CONFIG
     with atomic(checkpoint) as temporary:
         save_tensors(backend.exported(held), temporary)
-    write_json(config, backend.saved_config(job))
+    write_record(config, backend.saved_config(job))
     return Trained(
         checkpoint, config, record["epoch"], record["map50"] or 0.0, weights_note(dict(job.weights)), note
     )
