@@ -4,6 +4,7 @@ Photos are 100 x 50 pixels, so that shares are read off at once; VOC, CSV and mo
 `test_readers.py` and `test_competitions.py`.
 """
 
+import json
 import re
 import unicodedata
 
@@ -11,7 +12,7 @@ import pytest
 import tiny
 
 from pipeline.data.dataset import load_dataset, load_truth
-from pipeline.data.formats.shapes import OUTLINED
+from pipeline.data.formats.shapes import NO_NUMBERS, OUTLINED
 from pipeline.data.formats.yolo import BAD_ROW
 from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
@@ -268,3 +269,79 @@ def test_yolo_that_is_not_there(tmp_path):
     gone = {"annotations": "labels", "photos": "photos"}
     files = {"labels/classes.txt": "cat\ndog"}
     refused(profile_of(write(tmp_path, files), "yolo", gone), "no folder or list of photos .*/photos")
+
+
+# COCO, as Roboflow and tools for outlines write it
+
+ROBOFLOW = [  # a category that groups the others comes first, without boxes
+    {"id": 0, "name": "pets", "supercategory": "none"},
+    {"id": 1, "name": "dog", "supercategory": "pets"},
+    {"id": 2, "name": "cat", "supercategory": "pets"},
+]
+
+
+def coco(annotations, categories=ROBOFLOW, names=("a.jpg",)):
+    images = [{"id": i, "file_name": n, "width": WIDTH, "height": HEIGHT} for i, n in enumerate(names)]
+    annotations = [{"id": i, "image_id": 0, "category_id": 1} | a for i, a in enumerate(annotations)]
+    return json.dumps({"images": images, "categories": categories, "annotations": annotations})
+
+
+def test_roboflow_coco(tmp_path):
+    """Both files count images and boxes from 0, and both name their photo a.jpg."""
+    files = {
+        "train/_annotations.coco.json": coco(
+            [{"bbox": [40, 15, 20, 20]}, {"bbox": [0, 0, 5, 5], "iscrowd": 1}]
+        ),
+        "valid/_annotations.coco.json": coco(
+            [{"bbox": [1, 2, 3, 4], "category_id": 2}], names=("a.jpg", "b.jpg")
+        ),
+    }
+    profile = profile_of(
+        write(tmp_path, files),
+        "coco",
+        {"annotations": ".", "image_sets": tuple(files)},
+        {
+            "annotations": "valid/_annotations.coco.json",
+            "photos": "valid",
+            "truth": "valid/_annotations.coco.json",
+        },
+    )
+    train = load_dataset(profile, "train")
+    assert boxes_of(train) == {
+        "train/a.jpg": [(1, 0, 0, 5, 5, 1), (1, 40, 15, 60, 35, 0)],
+        "valid/a.jpg": [(0, 1, 2, 4, 6, 0)],
+        "valid/b.jpg": [],
+    }
+    assert train.annotations["annotation_id"].tolist() == [
+        "train/_annotations.coco.json#0",
+        "train/_annotations.coco.json#1",
+        "valid/_annotations.coco.json#0",
+    ]
+    assert train.category_ids == (2, 1)
+    assert "category 'pets' groups others and has no box: no class" in train.findings.notes
+    assert boxes_of(load_truth(profile, "test")) == {"a.jpg": [(0, 1, 2, 4, 6, 0)], "b.jpg": []}
+
+
+def test_a_group_of_categories_with_a_box_is_a_class(tmp_path):
+    keys = {"annotations": "a.json"}
+    files = {"a.json": coco([{"bbox": [1, 2, 3, 4], "category_id": 0}])}
+    profile = profile_of(write(tmp_path, files), "coco", keys)
+    refused(profile, r"missing none, unknown \['pets'\]")
+    named = profile_of(tmp_path, "coco", keys, classes=("cat", "dog", "pets"))
+    assert boxes_of(load_dataset(named, "train")) == {"a.jpg": [(2, 1, 2, 4, 6, 0)]}
+
+
+def test_coco_of_outlines_only(tmp_path):
+    """Polygons (two parts of one object are one box), a mask in runs, and no shape at all."""
+    runs = {"size": [HEIGHT, WIDTH], "counts": [10 * HEIGHT + 4, 6, HEIGHT - 6, 6, 88 * HEIGHT - 10]}
+    shapes = [
+        {"segmentation": [[10, 5, 30, 5, 30, 25], [50, 40, 60, 40, 55, 45]]},
+        {"segmentation": runs, "iscrowd": 1},  # columns 10 and 11, rows 4 to 9
+        *[{"bbox": [i, 0, 5, 5]} for i in range(9)],
+        {"segmentation": []},
+    ]
+    profile = profile_of(write(tmp_path, {"a.json": coco(shapes)}), "coco", {"annotations": "a.json"})
+    train = load_dataset(profile, "train")
+    plain = [(1, i, 0, i + 5, 5, 0) for i in range(9)]
+    assert boxes_of(train)["a.jpg"] == sorted([(1, 10, 5, 60, 45, 0), (1, 10, 4, 12, 10, 1), *plain])
+    assert train.findings.kinds == {OUTLINED: [0, 1], NO_NUMBERS: [11]}

@@ -204,6 +204,7 @@ def test_classes_are_matched_by_name_whatever_the_order_and_the_ids(recycle):
         (lambda c: c.append({"id": 10, "name": "Paper"}), r"missing none, unknown none, doubled \['Paper'\]"),
         (lambda c: c[1].update(id=2), "category id 2 is there twice"),
         (lambda c: c[1].pop("id"), "category 1: expected id and name"),
+        (lambda c: c[1].update(id=[2], supercategory=[1]), "category 1: expected id and name"),
         (lambda c: c.insert(0, "Paper"), "category 0: expected id and name"),
     ],
 )
