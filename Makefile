@@ -3,7 +3,7 @@
 # pipeline/cli.py reads PIPE_MODEL as --model. Lists take spaces and commas alike.
 VARIABLES = COMP ROOT MODEL MODELS FOLD FOLDS K SEED STRATEGY GROUPS EPOCHS IMAGE_SIZE BATCH SET DEVICE WORKERS \
   GPUS NODES SPLIT VIEWS ENSEMBLE FILES OUT BUDGET TRIALS FILE AGAINST MESSAGE KERNEL VERSION PUBLIC PRIVATE \
-  YES AGAIN OVERWRITE BENCH PYTHON
+  YES AGAIN OVERWRITE BENCH PYTHON MINUTES ONLY FIRST
 $(foreach name,$(VARIABLES),$(eval export PIPE_$(name) := $$(value $(name))))
 unexport $(VARIABLES)
 PY = .venv/bin/python
@@ -63,7 +63,7 @@ record-score score: any ## record what a site without an API said: FILE= PUBLIC=
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
 	@$(PY) -m pipeline.ledger --from-make
 
-.PHONY: test test-fast lint bench bench-train
+.PHONY: test test-fast lint torture bench bench-train
 test: full lint ## lint, types and all tests
 	@$(PY) -m pytest
 test-fast: full lint ## lint, types and the quick tests: under two minutes
@@ -72,6 +72,8 @@ lint: full ## lint and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+torture: full ## damaged inputs for MINUTES=20, from where the last share stopped: [ONLY= FIRST=]
+	@PYTHONPATH=tests $(PY) -m torture --from-make
 bench: full ## time ours beside its peers, in one run: BENCH=folds,fusion,scoring,submissions
 	@$(PY) -m benchmarks --from-make
 bench-train: full ## time our training and prediction beside the frameworks' own commands: MODEL= BENCH=train

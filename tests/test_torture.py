@@ -1,0 +1,88 @@
+"""The first damaged inputs of every kind that `make torture` knows: one clear line, or the right value."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torture.inputs import KINDS
+from torture.state import BAD, State
+from torture.tries import Found, Tries, Worker
+
+from pipeline.data import models, profile
+from pipeline.ensembles import config
+
+# What is known to break the rule, until it is mended.
+OPEN = {
+    "prediction table": ("bad line", "unseen"),
+    "run card": ("unseen",),
+    "job description": ("unseen",),
+    "recovery note": ("unseen",),
+    "ensemble card": ("unseen",),
+    "tuned ensemble": ("unseen",),
+    "submission card": ("unseen",),
+    "ledger": ("unseen",),
+    "COCO test": ("traceback",),
+    "VOC image set": ("bad line", "third thing"),
+    "CSV, a box a row": ("bad line", "third thing"),
+    "CSV, boxes in cells": ("third thing",),
+    "class file": ("third thing",),
+    "model YAML": ("bad line", "traceback"),
+    "sample submission": ("bad line",),
+    "folds.csv": ("traceback", "bad line"),
+    "FOLDS= of others": ("bad line",),
+    "photo DICOM": ("bad line", "traceback"),
+}
+
+
+@pytest.fixture(scope="module")
+def tries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tries]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_HOME", "")  # and the folder and the configs are those from before afterwards
+        patch.chdir(os.getcwd())
+        for module in (models, profile, config):
+            patch.setattr(module, "CONFIGS", module.CONFIGS)
+        yield Tries(tmp_path_factory.mktemp("torture"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", KINDS)
+def test_damaged_inputs_are_one_line_or_read_right(tries: Tries, name: str) -> None:
+    known = OPEN.get(name, ())
+    _, found = tries.run(name, 0, 30, 600)
+    assert not [key for key in found.examples if key.split(":")[0] not in known]
+
+
+def test_an_input_is_the_same_each_time(tries: Tries) -> None:
+    assert [tries.input("ledger", n) for n in range(5)] == [tries.input("ledger", n) for n in range(5)]
+    assert len({tries.input("ledger", n) for n in range(50)}) > 40
+
+
+def test_the_state_goes_on_and_adds_up(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    found = Found()
+    found.counts.update({"refused": 3, "traceback": 1})
+    state.add_inputs("ledger", 4, found.counts)
+    state.find("ledger", "traceback: ValueError at x.py:f", 1, 2, b"long", "why")
+    state.find("ledger", "traceback: ValueError at x.py:f", 2, 3, b"new", "why")
+    state.save()
+    again = State(tmp_path)
+    assert again.next_input("ledger", 0) == 4 and again.next_input("other", 7) == 7
+    (finding,) = again.values["findings"].values()
+    assert finding["times"] == 3 and (tmp_path / finding["example"]).read_bytes() == b"new"
+    assert any("ledger" in line and "3" in line for line in again.lines())
+
+
+def test_a_worker_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker()
+    try:
+        worker.process.kill()
+        following, found = worker.run("ledger", 5, 9, 1)
+        assert following == 6 and list(found.counts) == ["crash"]
+        assert worker.run("ledger", 0, 3, 1)[1].counts.total() == 3
+    finally:
+        worker.close()
+
+
+def test_outcomes_that_break_the_rule_have_a_column() -> None:
+    assert set(BAD) >= {"traceback", "bad line", "third thing", "unseen", "hang", "crash"}
