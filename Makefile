@@ -30,7 +30,9 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about ten minutes
 	@$(PY) -m pipeline.demo --from-make
 
-.PHONY: check-data data folds train train-all predict evaluate cost tune ensemble submission
+.PHONY: new check-data data folds train train-all predict evaluate cost tune ensemble submission
+new: any ## look at the data in ROOT= and write configs/competitions/<COMP>.yaml for them: COMP=mycomp
+	@$(PY) -m pipeline.new --from-make
 check-data data: any ## look for faults in photos, boxes and splits before training; changes nothing
 	@$(PY) -m pipeline.check_data --from-make
 folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,groups GROUPS=bursts:10,near]

@@ -56,24 +56,40 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "competitions").glob("*.yaml"))
 
 
+def profile_path(name: str) -> Path:
+    return CONFIGS / "competitions" / f"{name}.yaml"
+
+
 def load_profile(name: str, root: str | Path | None = None) -> Profile:
     """Read a profile; `root` overrides the folder that the profile names."""
-    path = CONFIGS / "competitions" / f"{name}.yaml"
+    path = profile_path(name)
     if not path.is_file():
         raise PipelineError(
             f"no competition '{name}'; there are: {', '.join(profile_names())} "
-            f"(add {shown(path)} for a new one)"
+            f"(make new COMP={name} ROOT=<folder> writes one for a folder of data)"
         )
-    profile = read_yaml_record(path, Profile)
+    return complete_profile(read_yaml_record(path, Profile), name, root, shown(path))
+
+
+def data_folder(name: str, root: str | Path | None = None, own: Path = Path()) -> Path:
+    """Where a competition's data lie. `root` is the user's, relative to where he stands; `own`, which the
+    profile names, and the folder in its absence are below home()."""
+    folder = Path(root or (own if own.name else f"data/{name}")).expanduser()
+    return ((Path.cwd() if root else home()) / folder).resolve()
+
+
+def complete_profile(profile: Profile, name: str, root: str | Path | None, source: str) -> Profile:
+    """A profile with its name, folder and classes; raises PipelineError for keys that do not fit together.
+
+    root: as of `load_profile`. source: what messages call the profile.
+    """
     if profile.name not in ("", name):
-        raise PipelineError(f"{shown(path)}: name '{profile.name}': a profile has the name of its file")
-    # A relative --root is the user's, relative to where he stands; the profile's is below home().
-    folder = Path(root or (profile.root if profile.root.name else f"data/{name}")).expanduser()
-    profile = replace(profile, name=name, root=((Path.cwd() if root else home()) / folder).resolve())
+        raise PipelineError(f"{source}: name '{profile.name}': a profile has the name of its file")
+    profile = replace(profile, name=name, root=data_folder(name, root, profile.root))
     if profile.classes_file:
         labels, classes = read_classes(profile.path(profile.classes_file), profile.where)
         profile = replace(profile, labels=labels, classes=classes)
-    _check(profile, shown(path))
+    _check(profile, source)
     return profile
 
 
