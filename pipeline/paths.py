@@ -8,13 +8,19 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
+import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
 ENSEMBLES = "ensembles"  # beside the models' folders, so that no model has this name
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,9})\.tmp(\.[^.]*)?")
+_DAY = 86400.0  # seconds
 
 
 def home() -> Path:
@@ -76,16 +82,50 @@ def weights_dir() -> Path:
     return Path(os.environ.get("PIPELINE_WEIGHTS", home() / "weights"))
 
 
+@lru_cache
+def _machine() -> str:
+    """8 hex digits for this machine, and the container in it: where a process's number means something."""
+    namespace = Path("/proc/self/ns/pid")
+    container = namespace.stat().st_ino if namespace.exists() else ""
+    return text_digest(f"{platform.node()} {container}")[:8]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files in a folder whose process is gone.
+
+    Of a process on another machine that is not known: its files go when they are a day old.
+    """
+    for path in folder.glob(".*.tmp*"):
+        if match := _TEMPORARY.fullmatch(path.name):
+            here = match["machine"] == _machine() and os.name == "posix"
+            with contextlib.suppress(OSError):  # another process was faster
+                if time.time() - path.stat().st_mtime > _DAY or (
+                    here and not _is_alive(int(match["process"]))
+                ):
+                    path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends without error.
 
-    A killed process leaves the old file or none. The temporary keeps the suffix, because writers
-    choose their format by it.
+    A killed process leaves the old file or none, and a temporary file that the next one removes which
+    writes in this folder. The temporary keeps the suffix, because writers choose their format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    sweep(path.parent)
+    temporary = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -159,8 +159,6 @@ def train_fold(plan: Plan, overwrite: bool = False) -> None:
         print(f"{shown(run.folder)} is trained already; nothing to do")
         return
     job.work.mkdir(parents=True, exist_ok=True)
-    for leftover in run.folder.glob(".*.tmp*"):  # of a process that was killed while it wrote
-        leftover.unlink()
     run.write_job(plan.description)
     began = time.monotonic()
     try:
