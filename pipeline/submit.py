@@ -12,8 +12,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline import cli
 from pipeline.data.dataset import load_dataset
 from pipeline.data.profile import Profile, load_profile
@@ -23,7 +21,14 @@ from pipeline.submissions.card import card_lines, read_card
 from pipeline.submissions.check import check_submission, verdict
 from pipeline.submissions.compare import compare
 from pipeline.submissions.kaggle_site import KaggleSite
-from pipeline.submissions.ledger import COMPLETE, count_today, entries_of, entry_of, last_submitted, record
+from pipeline.submissions.ledger import (
+    COMPLETE,
+    count_today,
+    entries_of,
+    entry_of,
+    last_submitted,
+    record_scores,
+)
 from pipeline.submissions.submit import Upload, keep_copy, score_card, submit
 
 OUTPUT_FILE = "submission.csv"  # what a notebook of a code competition writes
@@ -80,18 +85,8 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
     if not public and not private:
         raise PipelineError("expected PUBLIC= or PRIVATE=, what the site said")
     digest, card = file_digest(path), read_card(path)
-    old = [entry for entry in entries_of(profile.name) if entry.digest == digest]
-    entry = (
-        old[-1] if old else entry_of(profile.name, path.name, digest, card, status=COMPLETE, message=message)
-    )
-    entry = replace(
-        entry,
-        status=COMPLETE,
-        public=public or entry.public,
-        private=private or entry.private,
-        message=message or entry.message,
-    )
-    record(entry)
+    fresh = entry_of(profile.name, path.name, digest, card, status=COMPLETE, message=message)
+    entry = record_scores(replace(fresh, public=public, private=private))
     keep_copy(profile.name, path, digest, card)
     score_card(path, card, entry)
     scores = f"public {entry.public or '-'}, private {entry.private or '-'}"
@@ -145,28 +140,23 @@ def main(argv: list[str] | None = None) -> None:
             f"'{profile.name}' is a code competition: expected KERNEL=owner/name VERSION=3, the notebook's "
             "version whose output is submitted"
         )
-    ledger_csv().parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(ledger_csv().with_name(".ledger.lock"), timeout=0):
-            if options.action == "score":
-                record_score(profile, path, options.public, options.private, options.message)
-                return
-            check_and_show(profile, path)
-            if not profile.site.api:
-                show_manual_upload(profile, path)
-                return
-            confirm(f"Submit it to {profile.site.competition} on {profile.site.api}?", options.yes)
-            send(
-                profile,
-                path,
-                options.message,
-                options.kernel,
-                options.kernel_version,
-                options.again,
-                options.patience,
-            )
-    except Timeout:
-        raise PipelineError("another submission is under way here; wait for it to end") from None
+    if options.action == "score":
+        record_score(profile, path, options.public, options.private, options.message)
+        return
+    check_and_show(profile, path)
+    if not profile.site.api:
+        show_manual_upload(profile, path)
+        return
+    confirm(f"Submit it to {profile.site.competition} on {profile.site.api}?", options.yes)
+    send(
+        profile,
+        path,
+        options.message,
+        options.kernel,
+        options.kernel_version,
+        options.again,
+        options.patience,
+    )
 
 
 if __name__ == "__main__":

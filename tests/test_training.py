@@ -364,7 +364,7 @@ def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
 
 def test_two_trainings_of_one_run_at_a_time_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "fold0"
-    refused = pytest.raises(PipelineError, match="another process is training it")
+    refused = pytest.raises(PipelineError, match="another process is training")
     with only_one(run), refused, only_one(run):
         pass
     with only_one(run):

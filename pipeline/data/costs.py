@@ -12,8 +12,9 @@ from pydantic import Field
 from pipeline.data.predictions import SPLITS, read_predictions
 from pipeline.data.records import Record, read_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost
-from pipeline.data.runs import Run, find_runs
+from pipeline.data.runs import CARD, Run, find_runs
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import runs_dir, shown
 
 FORMATS = {
@@ -39,15 +40,12 @@ class _Metrics(Record, extra="ignore"):
 
 def record_cost(run: Run, cost: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> None:
     """Put the cost into the run's card beside what is there; `speed` adds one device to the measured."""
-    card = run.card()
-    speeds = (card.cost.speed if card.cost else {}) | {
-        device: DeviceSpeed.model_validate(measured) for device, measured in (speed or {}).items()
-    }
-    run.write_card(
-        card.model_copy(
-            update={"cost": ModelCost.model_validate(dict(cost) | {"speed": speeds}, strict=False)}
-        )
-    )
+    measured = {device: DeviceSpeed.model_validate(values) for device, values in (speed or {}).items()}
+    with locked(run.folder / CARD):
+        card = run.card()
+        speeds = (card.cost.speed if card.cost else {}) | measured
+        whole = ModelCost.model_validate(dict(cost) | {"speed": speeds}, strict=False)
+        run.write_card(card.model_copy(update={"cost": whole}))
 
 
 def cost_lines(cost: ModelCost | Mapping[str, Any] | None) -> list[str]:

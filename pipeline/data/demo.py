@@ -18,6 +18,7 @@ from pipeline.data.demo_objects import OBJECTS
 from pipeline.data.demo_scenes import Photo, render
 from pipeline.data.records import Record, read_record, write_record
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 
 VERSION = 4  # raise it when the same seed gives other photos or boxes
 STAMP = "demo.json"
@@ -44,7 +45,7 @@ def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80,
     stamp = _stamp(seed, n_train, n_test, size)
     root = root.resolve()  # a link to a folder on a larger disk stays a link
     _check_replaceable(root)
-    was_there = root.exists()
+    before = _read_stamp(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         new = Path(scratch) / "new"
@@ -54,11 +55,12 @@ def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80,
         _write_json(new / "test.json", {**truth["test"], "annotations": []})
         _write_json(new / "hidden" / "test_truth.json", truth["test"])
         write_record(new / STAMP, stamp)
-        if not was_there and _read_stamp(root) == stamp:
-            return  # another process was faster, and its photos may be in use already
-        if root.exists():
-            root.rename(Path(scratch) / "old")
-        new.rename(root)
+        with locked(root):
+            if before != stamp and _read_stamp(root) == stamp:
+                return  # another process was faster, and its photos may be in use already
+            if root.exists():
+                root.rename(Path(scratch) / "old")
+            new.rename(root)
 
 
 def ensure(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, size: int = 256) -> bool:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline.data.predictions import Predictions, read_predictions
 from pipeline.data.records import read_json, read_record, write_record
 from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import ENSEMBLES, file_digest, run_dir, runs_dir, shown
 
 CARD, JOB = "card.json", "job.json"
@@ -141,12 +140,5 @@ def trained_on(competition: str, folds_digest: str) -> list[Run]:
 @contextlib.contextmanager
 def only_one(folder: Path, wait: float = 0) -> Iterator[None]:
     """Hold a run's lock; raises PipelineError when another process still trains it after `wait` seconds."""
-    lock = folder.parent / f".{folder.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(lock, timeout=wait):
-            yield
-    except filelock.Timeout:
-        raise PipelineError(
-            f"{shown(folder)}: another process is training it; wait for it or stop it"
-        ) from None
+    with locked(folder, wait, "training"):
+        yield

@@ -4,6 +4,7 @@ Out-of-fold and test go through the same code. Within a fold all members and vie
 joins the held-out parts of the folds; test fuses the folds' results once more, with nothing fitted.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from pipeline.ensembles.member_runs import MemberRun, choose_members, load_table
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, check_members, describe, fuse_same_images
 from pipeline.ensembles.tuned import TUNED, TunedEnsemble, TuningRecord, describe_tuned, read_tuned
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import ensemble_dir, file_digest, shown
 from pipeline.scoring import evaluate
 from pipeline.scoring.bootstrap import summary
@@ -88,13 +90,16 @@ class Result:
 
 def make_ensemble(profile: Profile, name: str) -> EnsembleCard:
     """Write an ensemble's oof.parquet, test.parquet and card.json; returns the card."""
-    inputs = load_inputs(profile, name)
-    print_notes(inputs)
-    oof_folds = [] if inputs.tuned else [fuse_fold(inputs, fold, inputs.train) for fold in inputs.folds]
-    test_folds = [fuse_fold(inputs, fold, inputs.test) for fold in inputs.folds]
-    write_test_folds(inputs, test_folds)
-    result = combine_folds(inputs, oof_folds, test_folds)
-    return write_result(inputs, result, oof_scores(inputs, result.oof))
+    folder = ensemble_dir(profile.name, name)
+    tuned = folder / "tuned"
+    with locked(folder), locked(tuned) if tuned.is_dir() else nullcontext():
+        inputs = load_inputs(profile, name)
+        print_notes(inputs)
+        oof_folds = [] if inputs.tuned else [fuse_fold(inputs, fold, inputs.train) for fold in inputs.folds]
+        test_folds = [fuse_fold(inputs, fold, inputs.test) for fold in inputs.folds]
+        write_test_folds(inputs, test_folds)
+        result = combine_folds(inputs, oof_folds, test_folds)
+        return write_result(inputs, result, oof_scores(inputs, result.oof))
 
 
 def load_inputs(profile: Profile, name: str) -> Inputs:
@@ -178,9 +183,9 @@ def write_test_folds(inputs: Inputs, test_folds: list[Predictions]) -> None:
     for name, table in zip(names, test_folds, strict=True):
         table.meta.made["cut"] = inputs.tuned.cut if inputs.tuned else None
         write_predictions(folder / f"{name}.parquet", table)
-    for path in folder.glob("*.parquet"):
+    for path in folder.glob("[!.]*.parquet"):
         if path.stem not in names:
-            path.unlink()  # of an earlier ensemble of more folds
+            path.unlink(missing_ok=True)  # of an earlier ensemble of more folds
 
 
 def combine_folds(inputs: Inputs, oof_folds: list[Predictions], test_folds: list[Predictions]) -> Result:

@@ -9,6 +9,7 @@ from pipeline.data.runs import Run
 from pipeline.ensembles.fuse_tuned import submitted
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import ensemble_dir
 
 
@@ -61,10 +62,10 @@ def ensemble_tables(profile: Profile, name: str) -> dict[str, Predictions]:
     """An ensemble's boxes as they are submitted: out-of-fold, and where the truth of the test set is
     known the result of each fold and their fusion."""
     folder = ensemble_dir(profile.name, name)
-    paths = {f"{name} oof": folder / "oof.parquet"}
-    if (folder / "test.parquet").is_file() and load_truth(profile, "test") is not None:
-        paths |= {
-            f"{name} test {path.stem}": path for path in sorted((folder / "test_folds").glob("*.parquet"))
-        }
-        paths[f"{name} test"] = folder / "test.parquet"
-    return {key: submitted(read_predictions(path)) for key, path in paths.items()}
+    with locked(folder):
+        paths = {f"{name} oof": folder / "oof.parquet"}
+        if (folder / "test.parquet").is_file() and load_truth(profile, "test") is not None:
+            folds = sorted((folder / "test_folds").glob("[!.]*.parquet"))
+            paths |= {f"{name} test {path.stem}": path for path in folds}
+            paths[f"{name} test"] = folder / "test.parquet"
+        return {key: submitted(read_predictions(path)) for key, path in paths.items()}

@@ -12,6 +12,7 @@ from pipeline.data.profile import Profile
 from pipeline.data.runs import trained_on
 from pipeline.data.split import COLUMNS
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import file_digest, folds_csv, shown, write_json, write_text
 from pipeline.splits.balance_card import balance_card
 from pipeline.splits.content import content_of, split_images
@@ -51,8 +52,6 @@ def make_folds(
     text = io.StringIO()
     table[COLUMNS].to_csv(text, index=False, lineterminator="\n")
     path = folds_csv(profile.name).with_name(f"{name}.csv")
-    if not overwrite:
-        check_unused(profile.name, path, text.getvalue())
     card: dict[str, Any] = {
         "competition": profile.name,
         "strategy": plan.strategy,
@@ -66,9 +65,12 @@ def make_folds(
     }
     card["bursts"] = split_bursts(train, fold)
     card["findings"] = train.findings.as_json()
-    write_text(path, text.getvalue())
-    write_json(path.with_suffix(".json"), card | {"digest": file_digest(path)})
-    draw_balance(path.with_suffix(".png"), profile.title, card)
+    with locked(path):
+        if not overwrite:
+            check_unused(profile.name, path, text.getvalue())
+        write_text(path, text.getvalue())
+        write_json(path.with_suffix(".json"), card | {"digest": file_digest(path)})
+        draw_balance(path.with_suffix(".png"), profile.title, card)
     return path, card
 
 

@@ -13,6 +13,7 @@ from pipeline.data.predictions import check_belongs, read_predictions
 from pipeline.data.profile import Profile
 from pipeline.data.records import read_record, write_record
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv
 from pipeline.submissions.writer import write_submission
 
@@ -72,9 +73,11 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, SubmissionCard]:
     Boxes below the cut that the ensemble was tuned with (a score a class) are left out.
     """
     folder = ensemble_dir(profile.name, name)
-    ensemble = read_ensemble_card(profile.name, name)
     test = load_dataset(profile, "test")
-    table = read_predictions(folder / "test.parquet")
+    with locked(folder):  # table and card are written one after the other
+        ensemble = read_ensemble_card(profile.name, name)
+        table = read_predictions(folder / "test.parquet")
+        table_digest = file_digest(folder / "test.parquet")
     check_belongs(table, profile.name, test.digest, len(profile.classes))
     missing = np.setdiff1d(test.images["image_id"], table.meta.image_ids)
     if table.meta.split != "test" or len(missing):
@@ -82,7 +85,7 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, SubmissionCard]:
             f"{table.name}: predicted {len(table.meta.image_ids)} of {len(test.images)} test images; the "
             f"first missing id is {missing[0] if len(missing) else '-'}"
         )
-    if file_digest(folder / "test.parquet") != ensemble.test_table_digest:
+    if table_digest != ensemble.test_table_digest:
         raise PipelineError(
             f"{table.name}: is not the one that {shown(folder / CARD)} describes; make ensemble "
             f"COMP={profile.name} ENSEMBLE={name} again"
@@ -94,19 +97,20 @@ def make_submission(profile: Profile, name: str) -> tuple[Path, SubmissionCard]:
         )
     path = submission_csv(profile.name, name)
     cut = None if ensemble.cut is None else np.array(ensemble.cut, np.float32)
-    written = write_submission(path, profile, table, test.images, cut)
-    card = SubmissionCard(
-        **dict(ensemble),
-        file=path.name,
-        file_digest=file_digest(path),
-        images=len(test.images),
-        images_without_box=int(len(test.images) - np.count_nonzero(np.diff(table.offsets))),
-        boxes=written,
-        version=__version__,
-        git_revision=git_revision(),
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_card(path, card)
+    with locked(path):
+        written = write_submission(path, profile, table, test.images, cut)
+        card = SubmissionCard(
+            **dict(ensemble),
+            file=path.name,
+            file_digest=file_digest(path),
+            images=len(test.images),
+            images_without_box=int(len(test.images) - np.count_nonzero(np.diff(table.offsets))),
+            boxes=written,
+            version=__version__,
+            git_revision=git_revision(),
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_card(path, card)
     return path, card
 
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.data.ensemble_card import Score
 from pipeline.data.records import DIGEST, STRICT, as_record, note_unchecked
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import ledger_csv, sent_csv, shown, text_digest, write_text
 from pipeline.submissions.card import SubmissionCard
 
@@ -162,15 +163,45 @@ def _change(rows: list[list[str]], entries: list[Entry]) -> str:
 
 
 def record(entry: Entry) -> None:
-    """Add a row, or replace the one of the same competition, digest and ref; atomically."""
-    entries, path = read_ledger(), ledger_csv()
-    key = (entry.competition, entry.digest, entry.ref)
-    same = [k for k, e in enumerate(entries) if (e.competition, e.digest, e.ref) == key]
-    if same:
-        entries[same[-1]] = replace(entry, time=entries[same[-1]].time)
-    else:
-        entries.append(entry)
-    write_text(path, _csv(entries))
+    """Add a row, or replace the one of the same competition, digest and ref.
+
+    Where the site has judged that one already, one that is pending does not replace it.
+    """
+    with locked(ledger_csv()):
+        entries = read_ledger()
+        place = _find(entries, entry.competition, entry.digest, entry.ref)
+        if place is None:
+            entries.append(entry)
+        elif entry.status != PENDING or entries[place].status == PENDING:
+            entries[place] = replace(entry, time=entries[place].time)
+        write_text(ledger_csv(), _csv(entries))
+
+
+def record_scores(entry: Entry) -> Entry:
+    """Put the scores of a file, and its message, into its newest row, whatever its ref, or add `entry`.
+
+    What is "" in `entry` stays as it is in the row; returns the row.
+    """
+    with locked(ledger_csv()):
+        entries = read_ledger()
+        place = _find(entries, entry.competition, entry.digest)
+        if place is None:
+            place = len(entries)
+            entries.append(entry)
+        given = {"public": entry.public, "private": entry.private, "message": entry.message}
+        scores = {name: value for name, value in given.items() if value}
+        entries[place] = replace(entries[place], status=entry.status, **scores)
+        write_text(ledger_csv(), _csv(entries))
+        return entries[place]
+
+
+def _find(entries: list[Entry], competition: str, digest: str, ref: str | None = None) -> int | None:
+    """Where the newest row of a submission is."""
+    for place in reversed(range(len(entries))):
+        row = entries[place]
+        if (row.competition, row.digest) == (competition, digest) and ref in (None, row.ref):
+            return place
+    return None
 
 
 def entries_of(competition: str) -> list[Entry]:

@@ -4,6 +4,7 @@ A submission carries its digest in its message. Before anything is sent, the sit
 it: a second try finds the first one instead of submitting twice.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import PipelineError
+from pipeline.locks import locked
 from pipeline.paths import atomic, sent_csv
-from pipeline.submissions.card import SubmissionCard, write_card
+from pipeline.submissions.card import SubmissionCard, read_card, write_card
 from pipeline.submissions.kaggle_site import Submission, UnclearAnswer
 from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entry_of, now, record
 
@@ -65,19 +67,9 @@ def submit(
     score is fetched instead. Raises PipelineError when it was not sent, when that is not known, and
     when the site could not score it; the last is recorded as an error, the first two not at all.
     """
-    earlier = [item for item in site.submissions() if upload.tag in item.message]
-    if earlier and not again:
-        ref, submitted_at = earlier[0].ref, earlier[0].time or now()
-        show(
-            f"already submitted at {submitted_at} (number {ref}, {earlier[0].status}); not sent again "
-            "(AGAIN=1 sends it a second time)"
-        )
-    else:
-        if earlier:
-            show(f"the site has it already, as number {earlier[0].ref}; sending it a second time")
-        if site.left_today() == 0:
-            raise PipelineError("no submission is left today by the site's count; nothing was sent")
-        ref, submitted_at = _send(upload, site, {item.ref for item in earlier}, pause, show), now()
+    # Another one looks only when this one is sent, so that it finds it.
+    with locked(sent_csv(upload.competition, upload.digest), doing="sending"):
+        ref, submitted_at = _send_once(upload, site, again, pause, show)
     entry = entry_of(
         upload.competition,
         upload.path.name,
@@ -90,6 +82,25 @@ def submit(
     )
     keep_copy(upload.competition, upload.path, upload.digest, upload.card)
     return _wait(upload, site, entry, patience, pause, show)
+
+
+def _send_once(
+    upload: Upload, site: Site, again: bool, pause: float, show: Callable[[str], None]
+) -> tuple[str, str]:
+    """Send it unless the site has it already; returns the site's number, and when the site took it."""
+    earlier = [item for item in site.submissions() if upload.tag in item.message]
+    if earlier and not again:
+        ref, submitted_at = earlier[0].ref, earlier[0].time or now()
+        show(
+            f"already submitted at {submitted_at} (number {ref}, {earlier[0].status}); not sent again "
+            "(AGAIN=1 sends it a second time)"
+        )
+        return ref, submitted_at
+    if earlier:
+        show(f"the site has it already, as number {earlier[0].ref}; sending it a second time")
+    if site.left_today() == 0:
+        raise PipelineError("no submission is left today by the site's count; nothing was sent")
+    return _send(upload, site, {item.ref for item in earlier}, pause, show), now()
 
 
 def _send(upload: Upload, site: Site, known: set[str], pause: float, show: Callable[[str], None]) -> str:
@@ -149,18 +160,21 @@ def _wait(
 def keep_copy(competition: str, path: Path, digest: str, card: SubmissionCard | None) -> None:
     """Keep a copy of a submitted file and its card, for comparison and for the end."""
     copy = sent_csv(competition, digest)
-    if not copy.exists() and path.is_file():
-        with atomic(copy) as temporary:
-            shutil.copyfile(path, temporary)
-    if card:
-        write_card(copy, card)
+    with locked(copy):
+        if not copy.exists() and path.is_file():
+            with atomic(copy) as temporary:
+                shutil.copyfile(path, temporary)
+        if card and not copy.with_suffix(".json").exists():
+            write_card(copy, card)
 
 
 def score_card(path: Path, card: SubmissionCard | None, entry: Entry) -> None:
     """Write the scores into the card beside the file, where it still is this file's, and its copy's."""
-    if not card:
+    if card is None:
         return
     scores = {"public": entry.public, "private": entry.private, "submission": entry.ref}
-    scored = card.model_copy(update={key: value for key, value in scores.items() if value})
-    write_card(path, scored)
-    write_card(sent_csv(entry.competition, entry.digest), scored)
+    for file in (path, sent_csv(entry.competition, entry.digest)):
+        with locked(file), contextlib.suppress(PipelineError, FileNotFoundError):
+            present = read_card(file)
+            if present and present.file_digest == card.file_digest:
+                write_card(file, present.model_copy(update={key: v for key, v in scores.items() if v}))

@@ -28,6 +28,7 @@ from pipeline.ensembles.member_runs import choose_members
 from pipeline.ensembles.tuned import TUNED, MemberTables, TuningRecord, read_tuned, write_tuned
 from pipeline.errors import PipelineError
 from pipeline.kernels.stamp import stamp_of
+from pipeline.locks import locked
 from pipeline.paths import file_digest, folds_csv, text_digest, write_json
 from pipeline.scoring.truth import Truth, check_images, group_truth, no_truth
 from pipeline.scoring.validation import check_boxes
@@ -160,9 +161,10 @@ def tune(profile: Profile, tables: list[Predictions], folder: Path, options: Tun
         tuned, report = _tune(engine, options)
     report["seconds"] = round(time.monotonic() - began, 1)
     report["search"] = text_digest(json.dumps(journal.header, sort_keys=True))
-    report["kept"] = report["stopped"] and _is_whole(folder, report["search"])
-    if not report["kept"]:
-        _write(folder, profile, members, tuned, report)
+    with locked(folder):
+        report["kept"] = report["stopped"] and _is_whole(folder, report["search"])
+        if not report["kept"]:
+            _write(folder, profile, members, tuned, report)
     return report
 
 
