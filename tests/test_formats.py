@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from pipeline.data.dataset import load_dataset, load_truth
-from pipeline.data.formats.shapes import NO_NUMBERS, OUTLINED
+from pipeline.data.formats.labelme import OTHER_PHOTO
+from pipeline.data.formats.shapes import GROUPED, NO_NUMBERS, OUTLINED
 from pipeline.data.formats.yolo import BAD_ROW
 from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
@@ -332,16 +333,286 @@ def test_a_group_of_categories_with_a_box_is_a_class(tmp_path):
 
 
 def test_coco_of_outlines_only(tmp_path):
-    """Polygons (two parts of one object are one box), a mask in runs, and no shape at all."""
+    """Polygons (two parts of one object are one box), a mask in runs, and a point that is none."""
     runs = {"size": [HEIGHT, WIDTH], "counts": [10 * HEIGHT + 4, 6, HEIGHT - 6, 6, 88 * HEIGHT - 10]}
     shapes = [
         {"segmentation": [[10, 5, 30, 5, 30, 25], [50, 40, 60, 40, 55, 45]]},
         {"segmentation": runs, "iscrowd": 1},  # columns 10 and 11, rows 4 to 9
         *[{"bbox": [i, 0, 5, 5]} for i in range(9)],
-        {"segmentation": []},
+        {"segmentation": [[1, 2, 9, float("nan"), 3, 4]]},
     ]
     profile = profile_of(write(tmp_path, {"a.json": coco(shapes)}), "coco", {"annotations": "a.json"})
     train = load_dataset(profile, "train")
     plain = [(1, i, 0, i + 5, 5, 0) for i in range(9)]
     assert boxes_of(train)["a.jpg"] == sorted([(1, 10, 5, 60, 45, 0), (1, 10, 4, 12, 10, 1), *plain])
     assert train.findings.kinds == {OUTLINED: [0, 1], NO_NUMBERS: [11]}
+
+
+# LabelMe
+
+
+def shape(kind, points, label="dog", **more):
+    return {"label": label, "shape_type": kind, "points": points, **more}
+
+
+def labelme(image_path, *shapes, size=(WIDTH, HEIGHT)):
+    sizes = {"imageWidth": size[0], "imageHeight": size[1]}
+    return json.dumps(
+        {"version": "5.5.0", "imagePath": image_path, "imageData": None, "shapes": shapes, **sizes}
+    )
+
+
+def test_labelme(tmp_path):
+    files = {
+        "a b.jpg": None,
+        "a b.json": labelme(
+            "a b.jpg",
+            shape("rectangle", [[60, 40], [10, 5]], " cat "),
+            shape("rectangle", [[10, 40], [60, 5]]),
+            shape("polygon", [[1, 2], [3, 8], [9, 4]]),
+            shape("circle", [[50, 25], [56, 33]]),  # radius 10
+            shape("mask", [[2, 3], [5, 4]], mask="..."),  # the first and the last pixel
+        ),
+        "sub/a b.jpg": None,
+        "sub/a b.json": labelme("a b.jpg"),
+    }
+    profile = profile_of(write(tmp_path, files), "labelme", {"annotations": "."})
+    train = load_dataset(profile, "train")
+    assert boxes_of(train) == {
+        "a b.jpg": [
+            (0, 10, 5, 60, 40, 0),
+            (1, 1, 2, 9, 8, 0),
+            (1, 2, 3, 6, 5, 0),
+            (1, 10, 5, 60, 40, 0),
+            (1, 40, 15, 60, 35, 0),
+        ],
+        "sub/a b.jpg": [],
+    }
+    assert train.findings.kinds == {OUTLINED: ["a b.json#2", "a b.json#3", "a b.json#4"]}
+    assert boxes_of(load_dataset(profile, "test")) == {"a b.jpg": [], "sub/a b.jpg": []}
+
+
+def test_labelme_shapes_of_a_group_are_one_object(tmp_path):
+    """As LabelMe's own converter to COCO joins them: of one class and one group."""
+    shapes = [
+        shape("polygon", [[10, 5], [20, 5], [20, 9]], group_id=1),
+        shape("polygon", [[30, 15], [40, 5], [40, 29]], group_id=1),
+        shape("rectangle", [[70, 1], [80, 2]], "cat", group_id=1),
+        shape("rectangle", [[71, 1], [80, 2]], group_id=None),
+    ]
+    files = {"a.jpg": None, "a.json": labelme("a.jpg", *shapes)}
+    train = load_dataset(profile_of(write(tmp_path, files), "labelme", {"annotations": "."}), "train")
+    assert boxes_of(train) == {"a.jpg": [(0, 70, 1, 80, 2, 0), (1, 10, 5, 40, 29, 0), (1, 71, 1, 80, 2, 0)]}
+    assert train.findings.kinds[GROUPED] == ["a.json#1"]
+
+
+@pytest.mark.parametrize(
+    "image_path",
+    [
+        "../photos/v1/18.jpg",
+        "..\\..\\photos\\v1\\18.jpg",
+        "18.jpg",
+        "C:\\Users\\kim\\18.jpg",
+        "/home/kim/18.jpg",
+    ],
+)
+@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (None, None)])
+def test_labelme_photos_elsewhere(tmp_path, image_path, size):
+    """Apart from the photos, as they stand and moved from another machine; two frames are called 18."""
+    box = shape("rectangle", [[0, 0], [5, 5]])
+    files = {
+        "photos/v1/18.jpg": None,
+        "photos/v2/18.jpg": None,
+        "labels/v1/18.json": labelme(image_path, box, size=size),
+        "labels/v2/18.json": labelme("18.jpg", size=size),
+    }
+    profile = profile_of(write(tmp_path, files), "labelme", {"annotations": "labels", "photos": "photos"})
+    assert boxes_of(load_dataset(profile, "train")) == {"v1/18.jpg": [(1, 0, 0, 5, 5, 0)], "v2/18.jpg": []}
+
+
+def test_labelme_renamed_with_its_photo(tmp_path):
+    files = {"1.jpg": None, "2.jpg": None, "1.json": labelme("IMG_7.jpg"), "2.json": labelme("2.jpg")}
+    profile = profile_of(write(tmp_path, files), "labelme", {"annotations": "."})
+    train = load_dataset(profile, "train")
+    assert list(boxes_of(train)) == ["1.jpg", "2.jpg"]
+    assert train.findings.kinds == {OTHER_PHOTO: ["1.json"]}
+    write(tmp_path, {"1.json": labelme("2.jpg")})  # a copy of the other's
+    refused(profile, "file name '2.jpg' is there twice")
+
+
+def test_labelme_folders_as_image_sets(tmp_path):
+    files = {
+        f"{part}/a.{end}": text for part in "xyz" for end, text in (("jpg", None), ("json", labelme("a.jpg")))
+    }
+    keys = {"annotations": ".", "image_sets": ("x", "y")}
+    profile = profile_of(write(tmp_path, files), "labelme", keys)
+    assert list(boxes_of(load_dataset(profile, "train"))) == ["x/a.jpg", "y/a.jpg"]
+
+
+GOOD_SHAPES = [shape("rectangle", [[i, 0], [i + 5, 5]]) for i in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (shape("line", [[1, 2], [9, 8]]), "shapes of type 'line', which have no box, dropped (ids)"),
+        (shape("point", [[1, 2]]), "shapes of type 'point', which have no box, dropped (ids)"),
+        (
+            shape("rectangle", [[1, 2], [9, 8]], "cow"),
+            "boxes of class 'cow', which the profile lacks, dropped (ids)",
+        ),
+        (shape("rectangle", [[1, 2], [9, "x"]]), NO_NUMBERS),
+        (shape("rectangle", [[1, 2], [9]]), NO_NUMBERS),
+        (shape("rectangle", ["12", "98"]), NO_NUMBERS),
+        (shape("rectangle", None), NO_NUMBERS),
+        (shape("rectangle", [[1, 2], [10**400, 8]]), NO_NUMBERS),
+        (shape("circle", [[9, 9]]), NO_NUMBERS),
+        (shape("rectangle", [[1, 2]]), "boxes without area dropped (ids)"),
+        (shape("rectangle", [[1, 2], [9, float("nan")]]), NO_NUMBERS),
+        ("rectangle", NO_NUMBERS),
+    ],
+)
+def test_a_faulty_shape_of_labelme(tmp_path, fault, kind):
+    files = {"a.jpg": None, "a.json": labelme("a.jpg", *GOOD_SHAPES, fault)}
+    profile = profile_of(write(tmp_path, files), "labelme", {"annotations": "."})
+    train = load_dataset(profile, "train")
+    assert len(train.annotations) == 9
+    assert train.findings.kinds[kind] == ["a.json#9"]
+    write(tmp_path, {"a.json": labelme("a.jpg", fault)})
+    refused(profile, rf"1 of 1 boxes would be left out: 1 {re.escape(kind)}: a\.json#0")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.json": '{"shapes": ['}, r"a\.json: not a whole json file"),
+        ({"a.json": "[]"}, "no shapes and imagePath; expected a LabelMe annotation"),
+        ({"a.json": '{"shapes": []}'}, "no shapes and imagePath"),
+        ({"a.json": '{"shapes": {}, "imagePath": "a.jpg"}'}, "no shapes and imagePath"),
+        ({"a.json": labelme("a.jpg", size=(0, None))}, "1 of 1 images would be left out: .* a.jpg"),
+        ({"a.jpg": None}, "no json file of LabelMe below .*: put the competition's data into"),
+    ],
+)
+def test_labelme_that_is_refused(tmp_path, files, message):
+    refused(profile_of(write(tmp_path, files), "labelme", {"annotations": "."}), message)
+
+
+# CVAT
+
+
+def cvat(*images):
+    rows = "".join(
+        f'<image id="{i}" width="{WIDTH}" height="{HEIGHT}" {attributes}>{shapes}</image>'
+        for i, (attributes, shapes) in enumerate(images)
+    )
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>{rows}</annotations>'
+
+
+def cvat_box(corners="10 10 30 20", label="dog", more=""):
+    xtl, ytl, xbr, ybr = corners.split()
+    return f'<box label="{label}" xtl="{xtl}" ytl="{ytl}" xbr="{xbr}" ybr="{ybr}" occluded="1" {more}></box>'
+
+
+def cvat_profile(root, xml, **keys):
+    return profile_of(
+        write(root, {"annotations.xml": xml}), "cvat", {"annotations": "annotations.xml"} | keys
+    )
+
+
+def test_cvat(tmp_path):
+    ellipse = '<ellipse label="cat" cx="50" cy="25" rx="10" ry="5" {}/>'
+    first = (
+        cvat_box()
+        + cvat_box(more='rotation="90.0"')  # around (20, 15)
+        + cvat_box("10 10 30 20", "cat", 'rotation="30"')
+        + '<polygon label="dog" points="1.5,2;3,8;9,4"/>'
+        + ellipse.format("")
+        + ellipse.format('rotation="90"')
+        + '<mask label="dog" rle="1, 2, 5" left="2" top="3" width="4" height="2"/>'
+        + '<tag label="dog"/>'
+    )
+    xml = cvat(('name="v1/18 한.jpg"', first), ('name="v2\\18 한.jpg"', ""))
+    train = load_dataset(cvat_profile(tmp_path, xml), "train")
+    half_x, half_y = 10 * 3**0.5 / 2 + 2.5, 5 + 5 * 3**0.5 / 2  # 20 x 10 turned by 30 degrees
+    turned = [round(value, 9) for value in (20 - half_x, 15 - half_y, 20 + half_x, 15 + half_y)]
+    assert boxes_of(train) == {
+        "v1/18 한.jpg": [
+            (0, *turned, 0),
+            (0, 40, 20, 60, 30, 0),
+            (0, 45, 15, 55, 35, 0),
+            (1, 1.5, 2, 9, 8, 0),
+            (1, 2, 3, 6, 5, 0),
+            (1, 10, 10, 30, 20, 0),
+            (1, 15, 5, 25, 25, 0),
+        ],
+        "v2/18 한.jpg": [],
+    }
+    assert train.findings.kinds == {OUTLINED: [f"v1/18 한.jpg#{i}" for i in range(1, 7)]}
+
+
+def test_cvat_subsets_and_groups(tmp_path):
+    """A project: a photo of one name in two subsets, in a folder each; grouped polygons are one object."""
+    part = '<polygon label="dog" points="{}" group_id="{}"/>'
+    shapes = part.format("1,1;5,1;5,5", 2) + part.format("11,1;15,1;15,9", 2) + part.format("1,1;6,1;6,5", 0)
+    names = ['name="a.jpg" subset="Train"', 'name="a.jpg" subset="Validation"', 'name="b.jpg" subset="Test"']
+    write(tmp_path, {"images/Train/a.jpg": None, "images/Validation/a.jpg": None, "images/Test/b.jpg": None})
+    xml = cvat((names[0], shapes), (names[1], ""), (names[2], cvat_box()))
+    both = cvat_profile(tmp_path, xml, photos="images", image_sets=("Train", "Validation"))
+    train = load_dataset(both, "train")
+    assert boxes_of(train) == {
+        "Train/a.jpg": [(1, 1, 1, 6, 5, 0), (1, 1, 1, 15, 9, 0)],
+        "Validation/a.jpg": [],
+    }
+    assert train.findings.kinds[GROUPED] == ["Train/a.jpg#1"]
+    refused(
+        cvat_profile(tmp_path, xml, image_sets=("val",)),
+        "no image of subset 'val'; it has Test, Train, Validation",
+    )
+
+
+NINE = "".join(cvat_box(f"{i} 0 {i + 5} 5") for i in range(9))
+NO_BOX = "shapes of type '{}', which have no box, dropped (ids)"
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ('<polyline label="dog" points="1,2;3,8"/>', NO_BOX.format("polyline")),
+        ('<points label="dog" points="1,2;3,8"/>', NO_BOX.format("points")),
+        ('<skeleton label="dog"><points label="1" points="1,2"/></skeleton>', NO_BOX.format("skeleton")),
+        ('<cuboid label="dog" xtl1="3"/>', NO_BOX.format("cuboid")),
+        (cvat_box("1 2 nan 5"), NO_NUMBERS),
+        (cvat_box("1 2 3_0 5"), NO_NUMBERS),
+        (cvat_box(more='rotation="x"'), NO_NUMBERS),
+        ('<polygon label="dog" points="1,2;3;8,9,4"/>', NO_NUMBERS),
+        ('<polygon label="dog"/>', NO_NUMBERS),
+        ('<mask label="dog" left="1"/>', NO_NUMBERS),
+        (cvat_box(label="cow"), "boxes of class 'cow', which the profile lacks, dropped (ids)"),
+        (cvat_box("30 10 10 20"), "boxes without area dropped (ids)"),
+    ],
+)
+def test_a_faulty_shape_of_cvat(tmp_path, fault, kind):
+    train = load_dataset(cvat_profile(tmp_path, cvat(('name="a.jpg"', NINE + fault))), "train")
+    assert len(train.annotations) == 9
+    assert train.findings.kinds[kind] == ["a.jpg#9"]
+    alone = cvat_profile(tmp_path, cvat(('name="a.jpg"', fault)))
+    refused(alone, rf"1 of 1 boxes would be left out: 1 {re.escape(kind)}: a\.jpg#0")
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("<annotations><image", "not a whole xml file"),
+        ("<annotation/>", "<annotation>: expected <annotations> of 'CVAT for images 1.1'"),
+        ("<annotations><track id='0' label='dog'/></annotations>", "holds tracks .* export the task as"),
+        (cvat(("", "")), "image 0: no name"),
+        (cvat(('name="a.jpg"', ""), ('name="a.jpg"', "")), "file name 'a.jpg' is there twice"),
+        (cvat(), "no images in split 'train'"),
+    ],
+)
+def test_cvat_that_is_refused(tmp_path, xml, message):
+    refused(cvat_profile(tmp_path, xml), message)
+
+
+def test_cvat_that_is_not_there(tmp_path):
+    refused(profile_of(tmp_path, "cvat", {"annotations": "a.xml"}), r"no annotation file .*a\.xml: put")

@@ -381,7 +381,7 @@ def test_a_damaged_xml_is_refused(bccd, damage):
         tiny.cut_in_half(path)
     else:
         path.write_text('<?xml version="1.0" encoding="klingon"?>' + path.read_text())
-    with pytest.raises(PipelineError, match=r"cell_004\.xml: not a whole VOC annotation"):
+    with pytest.raises(PipelineError, match=r"cell_004\.xml: not a whole xml file"):
         load("bccd")
 
 

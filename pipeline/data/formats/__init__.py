@@ -11,6 +11,8 @@ everything alike, whatever the format.
 
 from pipeline.data.formats.coco import read_coco
 from pipeline.data.formats.csv import read_csv
+from pipeline.data.formats.cvat import read_cvat
+from pipeline.data.formats.labelme import read_labelme
 from pipeline.data.formats.photos import read_photos
 from pipeline.data.formats.voc import read_voc
 from pipeline.data.formats.yolo import read_yolo
@@ -23,6 +25,8 @@ READERS: dict[str, Reader] = {
     "voc": read_voc,
     "csv": read_csv,
     "yolo": read_yolo,
+    "labelme": read_labelme,
+    "cvat": read_cvat,
     "photos": read_photos,
 }
 

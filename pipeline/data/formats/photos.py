@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.data.findings import Findings
@@ -11,10 +12,11 @@ from pipeline.data.text import photo_suffix
 from pipeline.errors import PipelineError
 
 
-def list_photos(folder: Path) -> list[str]:
+def list_photos(folder: Path, suffix_of: Callable[[str], str] = photo_suffix) -> list[str]:
     """Names of all photos in a folder and below, relative to it, with forward slashes, sorted.
 
-    Linked folders are looked into, each folder once; hidden files and folders are not.
+    `suffix_of` gives "" for the name of a file that is none. Linked folders are looked into, each folder
+    once; hidden files and folders are not.
     """
     found: list[str] = []
     seen = {os.path.realpath(folder)}
@@ -23,7 +25,7 @@ def list_photos(folder: Path) -> list[str]:
         folders[:] = sorted(n for n, target in links.items() if not n.startswith(".") and target not in seen)
         seen.update(links.values())
         prefix = Path(place).relative_to(folder).as_posix()
-        photos = (name for name in names if photo_suffix(name) and not name.startswith("."))
+        photos = (name for name in names if suffix_of(name) and not name.startswith("."))
         found += [posixpath.normpath(f"{prefix}/{name}") for name in photos]
     return sorted(found)
 

@@ -1,11 +1,12 @@
-"""What formats share: four numbers, the extent of an outline, the record of a box, classes by name."""
+"""What formats share: numbers, extents, the shapes of annotation tools as boxes, classes by name."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile
 from pipeline.data.raw import Record
 from pipeline.data.text import same_text
@@ -14,18 +15,71 @@ from pipeline.paths import shown
 
 NO_NUMBERS = "boxes that are not four finite numbers dropped (ids)"
 OUTLINED = "boxes that only an outline states, taken from its extent (ids)"
+GROUPED = "shapes of one class and group taken for one object (ids)"
+Corners = tuple[float, float, float, float]  # x1 y1 x2 y2
 
 
-def four_numbers(values: Any) -> tuple[float, float, float, float] | None:
+class Shape(NamedTuple):
+    """An object as an annotation tool states it.
+
+    corners: in pixels of the photo, None where they are not finite numbers. outlined: whether they are the
+    extent of a polygon, a circle, a turned box. group: of the shapes that together are one object.
+    """
+
+    identity: str
+    name: str  # of its class
+    corners: Corners | None
+    outlined: bool = False
+    group: Any = None
+
+
+def boxes_of_shapes(
+    shapes: Iterable[Shape], image: int, profile: Profile, findings: Findings
+) -> list[Record]:
+    """The boxes of an image's shapes; those without numbers or of an unknown class are lost."""
+    classes = {same_text(name): label for label, name in enumerate(profile.classes)}
+    boxes: list[Record] = []
+    groups: dict[tuple[int, Any], Record] = {}
+    for shape in shapes:
+        label = classes.get(same_text(shape.name))
+        if shape.corners is None:
+            findings.lose("boxes", NO_NUMBERS, shape.identity)
+            continue
+        if label is None:
+            kind = f"boxes of class '{shape.name}', which the profile lacks, dropped (ids)"
+            findings.lose("boxes", kind, shape.identity)
+            continue
+        findings.add(OUTLINED, *[shape.identity] * shape.outlined)
+        box = box_record(shape.identity, image, label, *shape.corners)
+        whole = box if shape.group is None else groups.setdefault((label, shape.group), box)
+        if whole is box:
+            boxes.append(box)
+            continue
+        findings.add(GROUPED, shape.identity)
+        whole |= {side: min(whole[side], box[side]) for side in ("x1", "y1")}
+        whole |= {side: max(whole[side], box[side]) for side in ("x2", "y2")}
+    return boxes
+
+
+def plain_numbers(cells: Sequence[str]) -> list[float] | None:
+    """Finite numbers as text files hold them, in ASCII digits; None where one cell is none."""
+    try:
+        numbers = [float(cell) for cell in cells if cell.isascii() and "_" not in cell]
+    except ValueError:
+        return None
+    return numbers if len(numbers) == len(cells) and all(map(math.isfinite, numbers)) else None
+
+
+def four_numbers(values: Any) -> Corners | None:
     """Four finite numbers, also where they are written as text; None for anything else."""
     try:
         a, b, c, d = map(float, values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return (a, b, c, d) if all(map(math.isfinite, (a, b, c, d))) and not isinstance(values, str) else None
 
 
-def extent_of(outline: Any) -> tuple[float, float, float, float] | None:
+def extent_of(outline: Any) -> Corners | None:
     """Corners of what a COCO segmentation outlines: polygons [x, y, x, y ...], or a run-length mask."""
     try:
         if isinstance(outline, dict):
@@ -38,9 +92,9 @@ def extent_of(outline: Any) -> tuple[float, float, float, float] | None:
         values = [float(value) for part in outline for value in part]
         xs, ys = values[::2], values[1::2]
         corners = min(xs), min(ys), max(xs), max(ys)
-    except (TypeError, ValueError, KeyError, IndexError):
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
         return None
-    return corners if len(values) % 2 == 0 and all(map(math.isfinite, corners)) else None
+    return corners if len(values) % 2 == 0 and all(map(math.isfinite, values)) else None
 
 
 def box_record(

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.data.findings import Findings
-from pipeline.data.formats.shapes import NO_NUMBERS, OUTLINED, box_record, extent_of, four_numbers
+from pipeline.data.formats.shapes import Shape, boxes_of_shapes, extent_of, four_numbers
 from pipeline.data.locate import locate_photos
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
@@ -67,7 +67,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise PipelineError(
-            f"{shown(path)}: not a whole VOC annotation ({error}); expected size and objects"
+            f"{shown(path)}: not a whole xml file ({error}); copy or export it again"
         ) from None
 
 
@@ -83,29 +83,21 @@ def _complete_suffixes(images: list[Record], profile: Profile, spec: SplitSpec) 
 def _voc_boxes(
     root: ElementTree.Element, stem: str, image: int, profile: Profile, findings: Findings
 ) -> list[Record]:
-    boxes = []
+    shapes: list[Shape] = []
     offset = 1.0 if profile.inclusive else 0.0
-    classes = {same_text(name): label for label, name in enumerate(profile.classes)}
     for position, item in enumerate(root.iter("object")):
-        identity, name = f"{stem}#{position}", item.findtext("name", "").strip()
         corners = four_numbers(
             [item.findtext(f"bndbox/{key}", "") for key in ("xmin", "ymin", "xmax", "ymax")]
         )
-        if corners is None and item.find("bndbox") is None:
+        outlined = corners is None and item.find("bndbox") is None
+        if outlined:
             outline = item.find("polygon")
             points = [] if outline is None else [(node.tag[:1], node.text) for node in outline.iter()]
             values = [text for axis, text in points if axis in ("x", "y")]
             corners = extent_of([values]) if values else None
-            findings.add(OUTLINED, *[identity] * (corners is not None))
-        if corners is None:
-            findings.lose("boxes", NO_NUMBERS, identity)
-        elif same_text(name) not in classes:
-            findings.lose(
-                "boxes", f"boxes of class '{name}', which the profile lacks, dropped (ids)", identity
-            )
-        else:
+        if corners is not None:
             x1, y1, x2, y2 = corners
-            boxes.append(
-                box_record(identity, image, classes[same_text(name)], x1 - offset, y1 - offset, x2, y2)
-            )
-    return boxes
+            corners = x1 - offset, y1 - offset, x2, y2
+        name = item.findtext("name", "").strip()
+        shapes.append(Shape(f"{stem}#{position}", name, corners, outlined))
+    return boxes_of_shapes(shapes, image, profile, findings)

@@ -6,7 +6,6 @@ folder, leaves out photos without a label file and refuses outlines, and globox 
 bare name and one suffix.
 """
 
-import math
 import posixpath
 import unicodedata
 from collections.abc import Iterator
@@ -19,7 +18,14 @@ import numpy as np
 
 from pipeline.data.findings import Findings
 from pipeline.data.formats.photos import list_photos, name_below
-from pipeline.data.formats.shapes import OUTLINED, box_record, extent_of, match_classes
+from pipeline.data.formats.shapes import (
+    OUTLINED,
+    Corners,
+    box_record,
+    extent_of,
+    match_classes,
+    plain_numbers,
+)
 from pipeline.data.photos import complete_sizes
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
@@ -31,7 +37,6 @@ from pipeline.paths import shown
 BAD_ROW = "rows that are not a class with 4 numbers or with 3 or more points dropped (files and rows)"
 NO_PHOTO = "label files without a photo refused"
 CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels")  # beside label files, or one folder up
-Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -223,13 +228,9 @@ def _holds_labels(path: Path) -> bool:
 
 
 def _numbers(cells: list[str]) -> list[float] | None:
-    """The finite numbers of a row, at least five; None for anything else."""
-    try:
-        numbers = [float(cell) for cell in cells if cell.isascii() and "_" not in cell]
-    except ValueError:
-        return None
-    whole = len(cells) == len(numbers) >= 5 and all(map(math.isfinite, numbers))
-    return numbers if whole and numbers[0] == int(numbers[0]) else None
+    """The numbers of a row, a whole one and at least four more; None for anything else."""
+    numbers = plain_numbers(cells)
+    return numbers if numbers and len(numbers) >= 5 and numbers[0] == int(numbers[0]) else None
 
 
 def _read_labels(
