@@ -1,6 +1,7 @@
 """The prediction table: written and read back unchanged, and a reader that checks all of it."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.data.predictions import (
     read_predictions,
     write_predictions,
 )
+from pipeline.data.records import DIGEST
 from pipeline.errors import PipelineError
 
 # Ids with gaps, and photos of different sizes.
@@ -165,11 +167,11 @@ BROKEN = {
 
 
 def write_raw(path, meta=None, schema=SCHEMA, **changes):
-    """Write a table's file past all checks, with columns or metadata changed."""
+    """Write a table's file past all checks, with columns or metadata changed, as earlier versions did."""
     write_predictions(path, a_table())
     arrow = pq.read_table(path)
     values = {name: arrow[name].to_pylist() for name in SCHEMA.names} | changes
-    text = json.loads(arrow.schema.metadata[KEY]) | (meta or {})
+    text = json.loads(arrow.schema.metadata[KEY]) | {DIGEST: "left out"} | (meta or {})
     text = {k: v for k, v in text.items() if v != "left out"}
     pq.write_table(pa.table(values, schema=schema).replace_schema_metadata({KEY: json.dumps(text)}), path)
 
@@ -255,6 +257,70 @@ def test_a_file_that_is_no_table(tmp_path, damage, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def whole_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "t.parquet"
+    write_predictions(path, a_table(made={"members": [{"model": "a", "digest": "0123456789abcdef"}]}))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut off", "longer", "other"])
+def test_any_changed_byte_is_an_error(tmp_path, whole_file, kind):
+    path, rng, size = tmp_path / "t.parquet", random.Random(0), len(whole_file)
+    places = rng.sample(range(size), 400)
+    place = whole_file.index(DIGEST.encode())
+    places += range(place - 9, place + 40)  # the digest and its name
+    for k in places:
+        if kind == "flipped":
+            middle, rest = bytes([whole_file[k] ^ 1 << rng.randrange(8)]), k + 1
+        elif kind == "other":
+            middle, rest = bytes([(whole_file[k] + rng.randrange(1, 256)) % 256]), k + 1
+        else:
+            middle, rest = (b"", size) if kind == "cut off" else (rng.choice((b" ", b"\0", b"0")), k)
+        path.write_bytes(whole_file[:k] + middle + whole_file[rest:])
+        with pytest.raises(PipelineError, match=r"^\S*t\.parquet: [ -~]*; predict again$") as error:
+            read_predictions(path)
+        assert len(str(error.value)) <= 300
+
+
+def test_a_table_of_an_earlier_version_is_read_with_a_note(tmp_path, capsys):
+    path = tmp_path / "t.parquet"
+    write_predictions(path, a_table())
+    assert read_predictions(path).is_checked and capsys.readouterr().out == ""
+    write_raw(path)
+    for table in (read_predictions(path), read_predictions(path)):
+        assert_same(table, a_table())
+        assert not table.is_checked
+    assert capsys.readouterr().out.count("t.parquet: has no digest (earlier versions wrote none)") == 1
+
+
+def test_predict_writes_a_table_of_an_earlier_version_anew(tmp_path):
+    from pipeline.inference.fold import up_to_date  # needs torch
+
+    path, image_digest = tmp_path / "t.parquet", a_table().meta.image_digest
+    write_predictions(path, a_table())
+    assert up_to_date(path, {}, image_digest)
+    write_raw(path)
+    assert not up_to_date(path, {}, image_digest)
+
+
+def test_other_tools_can_check_the_pages(tmp_path, whole_file):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(whole_file)
+    assert pq.ParquetFile(path, page_checksum_verification=True).read().num_rows == len(ROWS)
+    damaged = bytearray(whole_file)
+    damaged[pq.read_metadata(path).row_group(0).column(3).dictionary_page_offset - 1] ^= 1  # of the scores
+    path.write_bytes(damaged)
+    with pytest.raises(OSError, match="CRC checksum"):
+        pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def test_the_digest_of_a_tables_file_is_known_once_it_is_read(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_predictions(path, a_table())
+    assert read_predictions(path).digest == paths.file_digest(path)
+
+
 def test_a_table_of_another_competition_data_or_class_list():
     table = a_table()
     check_belongs(table, "recycle", "0123456789abcdef", 4)
@@ -300,11 +366,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_predictions(path, a_table())
     before = path.read_bytes()
 
-    def broken(arrow, where):
-        where.write_bytes(b"half of")
+    def broken(writer, arrow):
+        writer.where.write_bytes(b"half of")
         raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", broken)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
     with pytest.raises(OSError, match="disk full"):
         write_predictions(path, a_table([]))
     assert path.read_bytes() == before

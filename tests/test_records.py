@@ -279,7 +279,7 @@ def test_what_earlier_versions_wrote_is_read_with_a_note(kind: Kind, capsys: Any
     assert capsys.readouterr().out == ""
     without_digest(path)
     assert [kind.read(path), kind.read(path)] == [before, before]
-    assert capsys.readouterr().out.count(f"{path.name}: an earlier version wrote it without a digest") == 1
+    assert capsys.readouterr().out.count(f"{path.name}: has no digest (earlier versions wrote none)") == 1
     kind.write()
     assert kind.read(path) == before and DIGEST in path.read_text()
 
@@ -439,9 +439,9 @@ def test_random_damage_to_a_tables_metadata(recycle: Path, seed: int) -> None:
     arrow, refused = pq.read_table(path), 0
     whole = arrow.schema.metadata[KEY]
     for k in range(150):
-        text = (
-            json.dumps(damaged_value(json.loads(whole), rng)).encode() if k % 2 else damaged_bytes(whole, rng)
-        )
+        value = json.loads(whole)
+        del value[DIGEST]
+        text = json.dumps(damaged_value(value, rng)).encode() if k % 2 else damaged_bytes(whole, rng)
         pq.write_table(arrow.replace_schema_metadata({KEY: text}), path)
         try:
             assert isinstance(read_predictions(path), Predictions)

@@ -9,9 +9,11 @@ One row per box, sorted by image, then by score, highest first:
 
 The file's metadata (key `pipeline`, json) says for which competition, split and image table the
 boxes are, and which images were predicted, each with its fold or null: an image without a box is
-known to be predicted and empty. A reader checks all of it.
+known to be predicted and empty. Its last key is the digest of all other bytes of the file, and pages
+carry checksums for other tools. A reader checks all of it.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,14 +28,16 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from pipeline.boxes import Boxes, clip, sorted_rows
-from pipeline.data.records import Record, parse_record
+from pipeline.data.records import DIGEST, Record, note_unchecked, parse_record
 from pipeline.errors import PipelineError
-from pipeline.paths import atomic, file_digest, shown
+from pipeline.paths import atomic, shown
 
 if TYPE_CHECKING:  # fusing tables needs no pandas, which is slow and large to import
     import pandas as pd
 
 KEY = b"pipeline"
+BEFORE_DIGEST = f'"{DIGEST}": "'.encode()
+DIGEST_LENGTH = 16
 SPLITS = ("oof", "test")
 SCHEMA = pa.schema(
     [("image_id", pa.int32()), ("label", pa.int16())]
@@ -85,6 +89,7 @@ class TableMetadata(Record):
     model: str
     view: str
     made: Made
+    record_digest: str = ""
 
     def as_meta(self) -> Meta:
         folds = [-1 if fold is None else fold for fold in self.folds]
@@ -99,6 +104,8 @@ class Predictions(Boxes):
 
     meta: Meta
     source: Path | None = None
+    digest: str = ""  # of the file that it was read from
+    is_checked: bool = True  # False: read from a file that carries no digest
 
     @property
     def image_id(self) -> NDArray[np.int32]:
@@ -185,26 +192,44 @@ def write_predictions(path: Path, table: Predictions) -> None:
             "model": meta.model,
             "view": meta.view,
             "made": meta.made,
+            DIGEST: "0" * DIGEST_LENGTH,
         },
         allow_nan=False,
     )
     columns = [table.image_id, table.labels, table.scores, *table.boxes_xyxy.T]
     arrow = pa.table([np.ascontiguousarray(c) for c in columns], schema=SCHEMA)
     with atomic(Path(path)) as temporary:
-        pq.write_table(arrow.replace_schema_metadata({KEY: text.encode()}), temporary)
+        # Without Arrow's own copy of the schema, which would hold the metadata a second time.
+        with pq.ParquetWriter(temporary, SCHEMA, write_page_checksum=True, store_schema=False) as writer:
+            writer.write_table(arrow)
+            writer.add_key_value_metadata({KEY: text.encode()})
+        raw = temporary.read_bytes()
+        place = _digest_place(raw)
+        with open(temporary, "r+b") as file:
+            file.seek(place)
+            file.write(_digests(raw, place)[0].encode())
+
+
+def _digest_place(raw: bytes) -> int:
+    """Where the digest begins in the bytes of a table's file; 0 when it has none."""
+    place = raw.rfind(BEFORE_DIGEST)
+    return 0 if place < 0 else place + len(BEFORE_DIGEST)
+
+
+def _digests(raw: bytes, place: int) -> tuple[str, str]:
+    """Digests of all bytes but those of the digest at `place`, and of all bytes."""
+    bytes_view = memoryview(raw)
+    others = hashlib.sha256(bytes_view[:place])
+    every = others.copy()
+    others.update(bytes_view[place + DIGEST_LENGTH :])
+    every.update(bytes_view[place:])
+    return others.hexdigest()[:DIGEST_LENGTH], every.hexdigest()[:DIGEST_LENGTH]
 
 
 def read_predictions(path: Path) -> Predictions:
     """Read and check a table. Raises PipelineError with file, row and expected value."""
     path = Path(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            arrow = file.read()
-    except FileNotFoundError:
-        raise PipelineError(f"{shown(path)}: no such prediction table") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise PipelineError(f"{shown(path)}: not a whole Parquet file ({reason}); predict again") from None
+    arrow, digest, is_checked = _read_file(path)
     raw = (arrow.schema.metadata or {}).get(KEY)
     missing = [name for name in SCHEMA.names if name not in arrow.schema.names]
     if raw is None or missing:
@@ -213,6 +238,9 @@ def read_predictions(path: Path) -> Predictions:
             f"{shown(path)}: not a prediction table ({what}); bring boxes made elsewhere in with "
             "python -m pipeline.convert"
         )
+    metadata = parse_record(raw, TableMetadata, f"{shown(path)}: metadata", "predict again")
+    if metadata.record_digest and not is_checked:
+        raise _changed(path)
     try:
         arrow = arrow.select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:
@@ -220,13 +248,37 @@ def read_predictions(path: Path) -> Predictions:
     if any(column.null_count for column in arrow.columns):
         raise PipelineError(f"{shown(path)}: empty cells; expected a number in every cell")
     image_id, labels, scores, *corners = (column.to_numpy() for column in arrow.columns)
-    meta = parse_record(raw, TableMetadata, f"{shown(path)}: metadata", "predict again").as_meta()
+    meta = metadata.as_meta()
     offsets = _offsets(image_id, meta)
-    table = Predictions(np.stack(corners, axis=1), scores, labels, offsets, meta, path)
+    boxes_xyxy = np.stack(corners, axis=1)
+    table = Predictions(boxes_xyxy, scores, labels, offsets, meta, path, digest, is_checked)
     del arrow, corners
     pa.default_memory_pool().release_unused()  # it would keep the corners' memory for the next file
     _check(table, image_id)
+    if not is_checked:
+        note_unchecked(path, "; make predict writes the tables of runs anew")
     return table
+
+
+def _read_file(path: Path) -> tuple[pa.Table, str, bool]:
+    """A table's file: its columns, the digest of its bytes, and whether they are those that were written."""
+    try:
+        raw = path.read_bytes()
+        place = _digest_place(raw)
+        digest, file_digest = _digests(raw, place)
+        if place and raw[place : place + DIGEST_LENGTH] != digest.encode():
+            raise _changed(path)
+        with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=not place) as file:
+            return file.read(), file_digest, place > 0
+    except FileNotFoundError:
+        raise PipelineError(f"{shown(path)}: no such prediction table") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise PipelineError(f"{shown(path)}: not a whole Parquet file ({reason}); predict again") from None
+
+
+def _changed(path: Path) -> PipelineError:
+    return PipelineError(f"{shown(path)}: changed since it was written ({DIGEST} differs); predict again")
 
 
 def _check(table: Predictions, image_id: NDArray[np.int32]) -> None:
@@ -235,11 +287,11 @@ def _check(table: Predictions, image_id: NDArray[np.int32]) -> None:
     if meta.folds.shape != meta.image_ids.shape or (np.diff(meta.image_ids) <= 0).any():
         raise PipelineError(f"{table.name}: ids of predicted images must be sorted, each once")
     same = np.diff(image_id) == 0
-    tests: Sequence[tuple[str, Any]] = (
+    tests: Sequence[tuple[str, Any]] = (  # true for a row, or for each value of one
         ("score in [0, 1]", (table.scores >= 0) & (table.scores <= 1)),
-        ("finite corners", np.isfinite(boxes).all(axis=1)),
-        ("x2 > x1 and y2 > y1", (boxes[:, 2:] > boxes[:, :2]).all(axis=1)),
-        ("corners that are not negative", (boxes[:, :2] >= 0).all(axis=1)),
+        ("finite corners", np.isfinite(boxes)),
+        ("x2 > x1 and y2 > y1", boxes[:, 2:] > boxes[:, :2]),
+        ("corners that are not negative", boxes[:, :2] >= 0),
         ("label >= 0", table.labels >= 0),
         ("an image id among those predicted", np.isin(image_id, meta.image_ids)),
         ("rows sorted by image", np.append(True, np.diff(image_id) >= 0)),
@@ -247,7 +299,7 @@ def _check(table: Predictions, image_id: NDArray[np.int32]) -> None:
     )
     for expected, good in tests:
         if len(table) and not good.all():
-            row = int(np.flatnonzero(~good)[0])
+            row = int(np.argwhere(~good)[0, 0])
             values = f"score {table.scores[row]}, box {boxes[row].tolist()}, label {table.labels[row]}"
             raise PipelineError(
                 f"{table.name}: row {row} (image {image_id[row]}): expected {expected}; {values}"
@@ -335,5 +387,5 @@ def source_digest(table: Predictions) -> dict[str, str]:
     """How a card names a table: its file, model, view and the digest of the file's bytes."""
     entry = {"model": table.meta.model, "view": table.meta.view}
     if table.source:
-        entry |= {"file": shown(table.source), "digest": file_digest(table.source)}
+        entry |= {"file": shown(table.source), "digest": table.digest}
     return entry

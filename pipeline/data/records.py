@@ -164,8 +164,8 @@ def _read_json(path: Path, remedy: str) -> tuple[Any, bool]:
 
 @cache
 def note_unchecked(path: Path, remedy: str = "") -> None:
-    """Say once that a file of an earlier version, which has no digest, was read."""
-    print(f"  note: {shown(path)}: an earlier version wrote it without a digest: damage goes unseen{remedy}")
+    """Say once that a file without a digest was read."""
+    print(f"  note: {shown(path)}: has no digest (earlier versions wrote none): damage goes unseen{remedy}")
 
 
 def _read_bytes(path: Path, remedy: str) -> bytes:

@@ -81,16 +81,19 @@ def predict_fold(
 
 
 def up_to_date(path: Path, made: dict[str, Any], image_digest: str) -> bool:
-    """Whether a table is there, whole, and made from the same checkpoint and images."""
+    """Whether a table is there, whole, with a digest, and made from the same checkpoint and images."""
     if not path.is_file():
         return False
     try:
-        meta = read_predictions(path).meta
+        table = read_predictions(path)
     except PipelineError as error:
         print(f"predicting again: {error}")
         return False
-    return meta.image_digest == image_digest and all(
-        meta.made.get(key) == value for key, value in made.items()
+    meta = table.meta
+    return (
+        table.is_checked
+        and meta.image_digest == image_digest
+        and all(meta.made.get(key) == value for key, value in made.items())
     )
 
 

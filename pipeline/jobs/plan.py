@@ -89,9 +89,11 @@ def _made_from(table: Path, checkpoint_digest: str) -> bool:
     if not table.is_file():
         return False
     try:
-        return read_predictions(table).meta.made.get("checkpoint_digest") == checkpoint_digest
+        predictions = read_predictions(table)
     except PipelineError:  # damaged: the job says so and makes it again
         return False
+    made_from = predictions.meta.made.get("checkpoint_digest")
+    return predictions.is_checked and made_from == checkpoint_digest  # else `predict` writes it anew
 
 
 def fit_resources(
