@@ -25,14 +25,7 @@ def show(made: Discovery) -> None:
     for split, dataset in (("train", made.train), ("test", made.test)):
         if dataset is None:
             continue
-        there, images = made.photos[split]
-        sizes = dataset.images.value_counts(["width", "height"])
-        (width, height), count = sizes.index[0], sizes.iloc[0]
-        more = f", the most frequent of {len(sizes)} sizes" if len(sizes) > 1 else ""
-        print(
-            f"{split}: {images} images, {len(dataset.annotations)} boxes; {there} photos are there; "
-            f"{count} of {width} x {height}{more}"
-        )
+        print(f"{split}: {made.summary(split)}")
         for line in dataset.findings.lines()[len(dataset.findings.refusals) :]:  # those are warnings below
             print(f"  note: {line}")
     for name, count in made.counts().items():

@@ -6,11 +6,13 @@ from dataclasses import replace
 import competitions
 import pytest
 import tiny
+from layouts import CLASSES, CONTENT, LAYOUTS
 from PIL import Image
+from tiny import HEIGHT, WIDTH
 
 from pipeline import folds, new
 from pipeline.data import profile as profiles
-from pipeline.data.dataset import load_dataset
+from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.photos import photos_of
 from pipeline.data.profile import load_profile
 from pipeline.data.text import photo_stem
@@ -113,6 +115,40 @@ def test_a_train_file_alone_holds_out_a_share_for_testing(make_new, home):
 def test_real_data_are_read_as_the_profiles_read_them(make_new, shared_data, name, folder, counts):
     root = shared_data / folder
     assert assert_same(make_new(root), load_profile(name, root)) == counts
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_read_to_the_same_photos_and_boxes(make_new, home, name):
+    write, train_parts, test_parts = LAYOUTS[name]
+    root = home / "data" / "mine"
+    write(root)
+    made = make_new(root)
+    known = {
+        parts: (
+            sorted((photo_stem(stem), WIDTH, HEIGHT) for part in parts for stem, _ in CONTENT[part]),
+            sorted(
+                (photo_stem(stem), CLASSES[label], x, y, x + w, y + h, 0)
+                for part in parts
+                for stem, boxes in CONTENT[part]
+                for label, (x, y, w, h) in boxes
+            ),
+        )
+        for parts in (train_parts, test_parts)
+    }
+    images, boxes = known[train_parts]
+    if name == "open images":  # has no row for a photo without a box
+        images = sorted({(stem, WIDTH, HEIGHT) for stem, *_ in boxes})
+    if test_parts:
+        assert content_of(made, "train", made.classes) == (images, boxes)
+        assert content_of(made, "test", made.classes)[0] == known[test_parts][0]
+    else:  # a share of train serves as the test set
+        whole = replace(made, test=replace(made.test, holdout=0.0))
+        assert content_of(whole, "train", made.classes) == (images, boxes)
+        assert made.test.holdout == 0.2
+    if made.test.truth:
+        truth = load_truth(made, "test")
+        assert len(truth.annotations) == len(known[test_parts][1])
+    assert (made.classes == CLASSES) or "voc" in name or "csv of" in name  # in the order of the ids
 
 
 def test_of_several_formats_the_one_with_a_test_part_wins_and_the_others_are_named(

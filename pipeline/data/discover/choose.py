@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.dataset import Dataset, load_dataset
+from pipeline.data.dataset import Dataset, load_dataset, load_truth
 from pipeline.data.discover.candidate import Candidate
 from pipeline.data.discover.coco import find_coco
 from pipeline.data.discover.csv import add_sizes, find_csv, read_tables, sizes_files
 from pipeline.data.discover.listing import Listing, list_folder, part_of
 from pipeline.data.discover.submission import Sample, describe_sample, find_sample
 from pipeline.data.discover.voc import find_voc
+from pipeline.data.discover.yolo import find_yolo
 from pipeline.data.photos import photos_of
 from pipeline.data.profile import Profile, complete_profile
 from pipeline.data.records import as_record
@@ -22,7 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
 HELD_OUT = 0.2  # share of train that serves as the test set where there is none
-FINDERS: tuple[Callable[[Listing], list[Candidate]], ...] = (find_coco, find_voc)
+FINDERS: tuple[Callable[[Listing], list[Candidate]], ...] = (find_coco, find_voc, find_yolo)
 
 
 @dataclass
@@ -37,6 +38,18 @@ class Discovery:
     test: Dataset | None = None
     photos: dict[str, tuple[int, int]] = field(default_factory=dict)  # split: photos there, images
     warnings: list[str] = field(default_factory=list)
+
+    def summary(self, split: str) -> str:
+        """Images, boxes, photos and sizes of a split in one line; "" where it cannot be read yet."""
+        dataset = self.train if split == "train" else self.test
+        if dataset is None:
+            return ""
+        there, images = self.photos[split]
+        sizes = dataset.images.value_counts(["width", "height"])
+        width, height = sizes.index[0]
+        boxes = f", {len(dataset.annotations)} boxes" if split == "train" else ""
+        more = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+        return f"{images} images{boxes}; {there} photos are there; {width} x {height}{more}"
 
     def counts(self) -> dict[str, int]:
         """Boxes of the train images by class; empty where they cannot be read yet."""
@@ -166,6 +179,10 @@ def _read(made: Discovery, name: str, root: Path) -> None:
         made.comments["test.columns.size"] = "assumed: that of all train photos, since no test photo is there"
         made.test = load_dataset(_profile(made.values, name, root), "test", strict=False)
     made.warnings += [f"test: {text}" for text in made.test.findings.refusals]
+    try:
+        load_truth(_profile(made.values, name, root), "test")
+    except PipelineError:  # as labels that a public test set comes without
+        made.values["test"].pop("truth", None)
 
 
 def _describe_submission(made: Discovery, sample: Sample | None) -> None:

@@ -43,6 +43,12 @@ def find_coco(listing: Listing) -> list[Candidate]:
     as_test = test or _best([file for file in rest if file.part == "val"])
     found = Candidate("coco", f"COCO json {train.path}", train.boxes, _split(listing, train))
     found.classes = train.classes
+    joined = _best([file for file in rest if file.part == "val"]) if test is not None else None
+    if joined is not None and _are_beside_their_photos(listing, [train, joined]):
+        found.train = {"annotations": ".", "image_sets": [train.path, joined.path]}
+        found.what += f" and {joined.path}"
+        found.boxes += joined.boxes
+        rest.remove(joined)
     if as_test is not None:
         found.test = _split(listing, as_test)
         if as_test.boxes:
@@ -52,6 +58,14 @@ def find_coco(listing: Listing) -> list[Candidate]:
     unused = [file for file in rest if file is not as_test]
     found.notes += [f"COCO json {file.path}: {len(file.names)} images, {file.boxes} boxes" for file in unused]
     return [found]
+
+
+def _are_beside_their_photos(listing: Listing, files: list[CocoFile]) -> bool:
+    """Whether files can be joined: of the same classes, each in the folder that its names are relative to."""
+    same = all(file.classes == files[0].classes for file in files)
+    return same and all(
+        _split(listing, file).get("photos", ".") == (dirname(file.path) or ".") for file in files
+    )
 
 
 def _json_files(listing: Listing) -> list[str]:
@@ -79,10 +93,21 @@ def _look(listing: Listing, path: str) -> CocoFile | None:
     if not images:
         return None
     boxes = [item for item in value.get("annotations") or [] if _has_box(item)]
-    categories = [item for item in value.get("categories") or [] if isinstance(item, dict)]
-    categories.sort(key=lambda item: (isinstance(item.get("id"), str), item.get("id")))
     names = [str(image["file_name"]) for image in images]
-    return CocoFile(path, part_of(path), names, len(boxes), [str(item.get("name")) for item in categories])
+    return CocoFile(path, part_of(path), names, len(boxes), _classes(value.get("categories"), boxes))
+
+
+def _classes(categories: Any, boxes: list[dict[str, Any]]) -> list[str]:
+    """Names in the order of the ids, without a category that only groups others, as Roboflow writes one."""
+    known = [item for item in categories or [] if isinstance(item, dict)]
+    known.sort(key=lambda item: (isinstance(item.get("id"), str), item.get("id")))
+    used = {str(box.get("category_id")) for box in boxes}
+    return [
+        str(item.get("name"))
+        for item in known
+        if str(item.get("id")) in used
+        or not any(other.get("supercategory") == item.get("name") for other in known if other is not item)
+    ]
 
 
 def _has_box(item: Any) -> bool:

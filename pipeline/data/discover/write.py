@@ -15,6 +15,7 @@ WIDEST = 112  # characters of a line
 def profile_text(made: Discovery, name: str, root: Path) -> str:
     """The YAML of a profile, with comments that say what was found and what is assumed."""
     lines = [f"# {name}: {made.chosen.what}.", "# Written by `make new`; correct it where it is wrong."]
+    lines += [f"# {split}: {text}." for split in ("train", "test") if (text := made.summary(split))]
     lines += [f"# Not taken: {text}" for text in made.others]
     lines += [f"# WARNING: {text}" for text in made.warnings]
     folder = root.resolve()
@@ -51,7 +52,7 @@ def _lines(key: str, value: Any, comments: dict[str, str], place: str = "", dept
 
 def _classes(made: Discovery) -> list[str]:
     """One class per line, with its boxes of train."""
-    comment = made.comments.get("classes", "in the order of the file")
+    comment = made.comments.get("classes", "in the order of the file's ids")
     counts = made.counts()
     return [f"classes:  # {comment}"] + [
         f"  - {_flow(name)}  # {counts[name]} boxes" if name in counts else f"  - {_flow(name)}"

@@ -40,7 +40,7 @@ CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels")  # beside label fi
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where photos and labels lie, and what classes are called.
 
     classes: the file's ids -> labels. sources: folders of photos and text files that list photos.
@@ -63,8 +63,7 @@ def read_yolo(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes:
     PipelineError for a data.yaml whose folders or classes do not fit, for two photos with one label
     file, and where no photo has one.
     """
-    path = profile.path(spec.annotations)
-    layout = (_of_folder if path.is_dir() else _of_yaml)(path, profile, spec)
+    layout = layout_of(profile, spec)
     names = _photo_names(layout, profile, spec)
     sizes = complete_sizes(profile, spec, names, np.full((len(names), 2), np.nan)).tolist()
     images: list[Record] = [
@@ -82,7 +81,13 @@ def read_yolo(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes:
     return Raw(images, boxes, tuple(category_ids))
 
 
-def _of_folder(folder: Path, profile: Profile, spec: SplitSpec) -> _Layout:
+def layout_of(profile: Profile, spec: SplitSpec) -> Layout:
+    """What a split is made of. Raises PipelineError where one of its folders is missing."""
+    path = profile.path(spec.annotations)
+    return (_of_folder if path.is_dir() else _of_yaml)(path, profile, spec)
+
+
+def _of_folder(folder: Path, profile: Profile, spec: SplitSpec) -> Layout:
     """Label files without a data.yaml. Classes are in the order of a class list, else of the profile."""
     places = [folder] if folder == profile.root else [folder, folder.parent]
     lists = [place / name for place in places for name in CLASS_LISTS]
@@ -95,14 +100,14 @@ def _of_folder(folder: Path, profile: Profile, spec: SplitSpec) -> _Layout:
         if not source.exists():
             raise PipelineError(profile.missing("folder or list of photos", source))
     classes = match_classes(list(enumerate(names)), profile, found or folder)
-    return _Layout(classes, sources, profile.root, mirror=folder)
+    return Layout(classes, sources, profile.root, mirror=folder)
 
 
-def _of_yaml(path: Path, profile: Profile, spec: SplitSpec) -> _Layout:
+def _of_yaml(path: Path, profile: Profile, spec: SplitSpec) -> Layout:
     if not path.is_file():
         raise PipelineError(profile.missing("annotation file", path))
     data = read_yaml(path, "correct it")
-    classes = match_classes(_class_names(data.get("names"), path), profile, path)
+    classes = match_classes(class_names(data.get("names"), path), profile, path)
     base = path.parent / str(data.get("path") or ".")
     if not base.is_dir():  # the folder that it had on another machine
         base = path.parent
@@ -119,10 +124,10 @@ def _of_yaml(path: Path, profile: Profile, spec: SplitSpec) -> _Layout:
         cells = int(points[0]) * int(points[1])
     except (TypeError, ValueError, IndexError, KeyError):
         raise PipelineError(f"{shown(path)}: kpt_shape {points}: expected two numbers") from None
-    return _Layout(classes, sources, base, row_length=5 + cells if cells else 0)
+    return Layout(classes, sources, base, row_length=5 + cells if cells else 0)
 
 
-def _class_names(names: Any, path: Path) -> list[tuple[int, str]]:
+def class_names(names: Any, path: Path) -> list[tuple[int, str]]:
     """`names` of a data.yaml, a list or a mapping of ids."""
     pairs = list(enumerate(names)) if isinstance(names, list) else []
     pairs = list(names.items()) if isinstance(names, dict) else pairs
@@ -155,7 +160,7 @@ def _places(data: dict[Any, Any], key: str, base: Path, photos: Path, path: Path
         yield next((place for place in places if place.is_relative_to(photos)), places[0])
 
 
-def _photo_names(layout: _Layout, profile: Profile, spec: SplitSpec) -> list[str]:
+def _photo_names(layout: Layout, profile: Profile, spec: SplitSpec) -> list[str]:
     """Names of all photos relative to the folder `photos`, each once, sorted."""
     folder = profile.path(spec.photos)
     names: list[str] = []
@@ -180,7 +185,7 @@ def _photo_names(layout: _Layout, profile: Profile, spec: SplitSpec) -> list[str
 
 
 def _label_files(
-    names: list[str], layout: _Layout, profile: Profile, spec: SplitSpec, findings: Findings
+    names: list[str], layout: Layout, profile: Profile, spec: SplitSpec, findings: Findings
 ) -> list[Path | None]:
     """The label file of each photo, None where there is none; files without a photo are findings."""
     photos = profile.path(spec.photos)
@@ -234,7 +239,7 @@ def _numbers(cells: list[str]) -> list[float] | None:
 
 
 def _read_labels(
-    path: Path | None, layout: _Layout, profile: Profile, findings: Findings
+    path: Path | None, layout: Layout, profile: Profile, findings: Findings
 ) -> Iterator[tuple[str, int, Corners]]:
     """Name, label and corners (as shares of the photo) of each box of a label file; none without a file."""
     if path is None:
