@@ -237,6 +237,7 @@ def test_yolo_in_pixels_is_refused(tmp_path):
             r"list\.txt: row 2: /x/y",
         ),
         (rooted("train: list.txt\n") | {"list.txt": "images/train/a.jpg\n"}, "none of 1 photos has a label"),
+        (rooted("train: list.txt\n") | {"list.txt": "a" * 300}, "none of 1 photos has a label"),
         (rooted("kpt_shape: [many]\ntrain: images/train\n"), "kpt_shape .*: expected two numbers"),
         (YOLO | {"data.yaml": "train: images/train\nnames: [yes, no]\n"}, "class 0 is True, expected a text"),
         (YOLO | {"data.yaml": "train: images/train\nnames: {a: cat}\n"}, "class id 'a', expected a number"),
@@ -616,3 +617,12 @@ def test_cvat_that_is_refused(tmp_path, xml, message):
 
 def test_cvat_that_is_not_there(tmp_path):
     refused(profile_of(tmp_path, "cvat", {"annotations": "a.xml"}), r"no annotation file .*a\.xml: put")
+
+
+def test_a_name_too_long_for_a_file_is_that_of_a_missing_photo(tmp_path):
+    name = "a" * 300
+    xml = cvat((f'name="{name}" subset="x"', ""))
+    assert list(boxes_of(load_dataset(cvat_profile(tmp_path, xml), "train"))) == [name]
+    unsized = coco([], names=(name,)).replace(f'"width": {WIDTH}', '"width": 0')
+    profile = profile_of(write(tmp_path, {"a.json": unsized}), "coco", {"annotations": "a.json"})
+    refused(profile, "1 of 1 images would be left out")

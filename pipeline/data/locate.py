@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from os.path import exists  # False for a name that is too long, where pathlib raises
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.profile import Profile
@@ -25,10 +26,10 @@ def locate_photos(
     """
     folder = profile.path(spec.photos)
     paths = [folder / name for name in file_names]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    missing = [i for i, path in enumerate(paths) if not exists(path)]
     if not missing:
         return paths
-    own = {path for path in [*paths, *(folder / name for name in others)] if path.exists()}
+    own = {path for path in [*paths, *(folder / name for name in others)] if exists(path)}
     listing = _Listing(folder, own)
     found = {i: listing.stand_in(file_names[i], deeper=spec.columns is not None) for i in missing}
     times = Counter(found.values())

@@ -6,6 +6,7 @@ does not turn them.
 
 import math
 import xml.etree.ElementTree as ElementTree
+from os.path import exists
 
 from pipeline.data.findings import Findings
 from pipeline.data.formats.shapes import Corners, Shape, boxes_of_shapes, extent_of, plain_numbers
@@ -69,7 +70,7 @@ def read_cvat(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes:
 def _file_name(name: str, subset: str, profile: Profile, spec: SplitSpec) -> str:
     """A project's photos lie in a folder per subset."""
     photos = profile.path(spec.photos)
-    in_subset = bool(subset) and not (photos / name).exists() and (photos / subset / name).exists()
+    in_subset = bool(subset) and not exists(photos / name) and exists(photos / subset / name)
     return f"{subset}/{name}" if in_subset else name
 
 

@@ -10,7 +10,7 @@ import posixpath
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os.path import normpath
+from os.path import exists, isdir, isfile, normpath
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def _of_yaml(path: Path, profile: Profile, spec: SplitSpec) -> Layout:
     data = read_yaml(path, "correct it")
     classes = match_classes(class_names(data.get("names"), path), profile, path)
     base = path.parent / str(data.get("path") or ".")
-    if not base.is_dir():  # the folder that it had on another machine
+    if not isdir(base):  # the folder that it had on another machine
         base = path.parent
     if not spec.image_sets:
         splits = [key for key in ("train", "val", "valid", "test") if data.get(key)]
@@ -154,7 +154,7 @@ def _places(data: dict[Any, Any], key: str, base: Path, photos: Path, path: Path
                 f"{shown(path)}: no split '{key}'; expected a folder or a list of photos as in 'train:'"
             )
         names = [forward(entry), forward(entry).removeprefix("../")]
-        places = [Path(normpath(base / name)) for name in names if (base / name).exists()]
+        places = [Path(normpath(base / name)) for name in names if exists(base / name)]
         if not places:
             raise PipelineError(f"{shown(path)}: {key}: no {entry} below {base}; expected a folder of photos")
         yield next((place for place in places if place.is_relative_to(photos)), places[0])
@@ -176,7 +176,7 @@ def _photo_names(layout: Layout, profile: Profile, spec: SplitSpec) -> list[str]
             if line := forward(line).strip():
                 places = (source.parent,) if line.startswith("./") else (layout.lists_from, source.parent)
                 paths = [place / line for place in places]
-                photo = next((path for path in paths if path.is_file()), paths[0])
+                photo = next((path for path in paths if isfile(path)), paths[0])
                 try:
                     names.append(name_below(photo, folder))
                 except PipelineError as error:
