@@ -15,7 +15,7 @@ from pipeline.data.dataset import load_dataset, load_truth
 from pipeline.data.formats.labelme import OTHER_PHOTO
 from pipeline.data.formats.shapes import GROUPED, NO_NUMBERS, OUTLINED
 from pipeline.data.formats.yolo import BAD_ROW
-from pipeline.data.profile import Profile
+from pipeline.data.profile import Profile, load_profile
 from pipeline.data.specs import SplitSpec
 from pipeline.errors import PipelineError
 
@@ -626,3 +626,27 @@ def test_a_name_too_long_for_a_file_is_that_of_a_missing_photo(tmp_path):
     unsized = coco([], names=(name,)).replace(f'"width": {WIDTH}', '"width": 0')
     profile = profile_of(write(tmp_path, {"a.json": unsized}), "coco", {"annotations": "a.json"})
     refused(profile, "1 of 1 images would be left out")
+
+
+# Open Images: format csv
+
+
+def test_open_images_v7(tmp_path):
+    """Shares of the photo by column name, groups as crowds (-1: not known), sizes from photos in folders."""
+    files = {
+        "challenge-2019-classes-description-500.csv": "LabelName,DisplayName\n/m/0bt9lr,Dog\n"
+        '/m/01yrx,"Cat, tame"\n',
+        "challenge-2019-train-detection-bbox.csv": "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
+        "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside,XClick1X\n"
+        "1a,xclick,/m/01yrx,1,0.1,0.5,0.2,0.6,0,0,1,0,0,0.2\n"
+        "1a,activemil,/m/0bt9lr,1,0,1,0.02,0.98,-1,-1,-1,-1,-1,\n"
+        "2b,xclick,/m/0bt9lr,1,0.25,0.75,0.5,1,0,1,0,0,0,0.3\n",
+        "train/train_0/1a.jpg": None,
+        "train/train_1/2b.jpg": None,
+    }
+    profile = load_profile("openimages", write(tmp_path, files))
+    assert profile.classes == ("Dog", "Cat, tame")
+    assert boxes_of(load_dataset(profile, "train")) == {
+        "1a.jpg": [(0, 0, 1, 100, 49, 0), (1, 10, 10, 50, 30, 1)],
+        "2b.jpg": [(0, 25, 25, 75, 50, 0)],
+    }

@@ -105,7 +105,7 @@ def _check(profile: Profile, source: str) -> None:
 
 
 def read_classes(path: Path, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a file of `label,name` rows (without a header) calls the classes, and their names."""
+    """What a file of `label,name` rows calls the classes, and their names; Open Images V7 has a header."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -115,6 +115,7 @@ def read_classes(path: Path, where: str) -> tuple[tuple[str, ...], tuple[str, ..
         ) from None
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    rows = rows[1:] if rows[:1] == [["LabelName", "DisplayName"]] else rows
     for number, row in enumerate(rows, start=1):
         if len(row) != 2:
             raise PipelineError(f"{shown(path)}: row {number}: {len(row)} columns, expected label,name")
