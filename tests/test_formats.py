@@ -96,6 +96,7 @@ def test_yolo(tmp_path):
     train, test = load_dataset(profile, "train"), load_dataset(profile, "test")
     assert boxes_of(train) == YOLO_BOXES
     assert train.findings.kinds == {OUTLINED: ["labels/train/한글.txt:1"]}
+    assert train.findings.notes == ["1 of 6 photos have no label file, so no object"]
     assert train.category_ids == (1, 0)  # the file's ids of cat and dog
     assert boxes_of(test) == {"images/val/a b.jpg": []}
     assert boxes_of(load_truth(profile, "test")) == VAL_BOXES
@@ -432,11 +433,14 @@ def test_labelme_photos_elsewhere(tmp_path, image_path, size):
 
 
 def test_labelme_renamed_with_its_photo(tmp_path):
-    files = {"1.jpg": None, "2.jpg": None, "1.json": labelme("IMG_7.jpg"), "2.json": labelme("2.jpg")}
+    files = {f"{name}.jpg": None for name in "123"}
+    files |= {"1.json": labelme("IMG_7.jpg"), "2.json": labelme("2.jpg")}
     profile = profile_of(write(tmp_path, files), "labelme", {"annotations": "."})
     train = load_dataset(profile, "train")
     assert list(boxes_of(train)) == ["1.jpg", "2.jpg"]
     assert train.findings.kinds == {OTHER_PHOTO: ["1.json"]}
+    left_out = "1 photos without a json file are not annotated and left out, the first is 3.jpg"
+    assert train.findings.notes == [left_out]
     write(tmp_path, {"1.json": labelme("2.jpg")})  # a copy of the other's
     refused(profile, "file name '2.jpg' is there twice")
 
@@ -487,6 +491,7 @@ def test_a_faulty_shape_of_labelme(tmp_path, fault, kind):
     ("files", "message"),
     [
         ({"a.json": '{"shapes": ['}, r"a\.json: not a whole json file"),
+        ({"a.json": "1" * 5000}, r"a\.json: not a whole json file"),
         ({"a.json": "[]"}, "no shapes and imagePath; expected a LabelMe annotation"),
         ({"a.json": '{"shapes": []}'}, "no shapes and imagePath"),
         ({"a.json": '{"shapes": {}, "imagePath": "a.jpg"}'}, "no shapes and imagePath"),

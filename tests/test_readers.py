@@ -142,7 +142,10 @@ def test_a_doubled_box_is_dropped_but_not_one_of_another_class(recycle):
     assert {1, 1002} <= set(train.annotations["annotation_id"])
 
 
-@pytest.mark.parametrize("size", [{"width": 0}, {"height": None}, {"width": "wide"}, {"width": float("inf")}])
+@pytest.mark.parametrize(
+    "size",
+    [{"width": 0}, {"height": None}, {"width": "wide"}, {"width": float("inf")}, {"width": 10**400}],
+)
 def test_a_size_that_is_not_stated_is_read_from_the_photo(recycle, size):
     before = load()
     train = edited(recycle, lambda value: value["images"][2].update(size))

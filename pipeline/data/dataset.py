@@ -163,7 +163,7 @@ def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: 
     images = records.copy() if isinstance(records, pd.DataFrame) else pd.DataFrame.from_records(records)
     images["index"] = np.arange(len(images))
     names = images["file_name"]
-    stated = images[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    stated = _stated_sizes(images[["width", "height"]])
     sizes = complete_sizes(profile, spec, names.tolist(), stated)
     good = are_sizes(sizes)
     read = good & ~are_sizes(stated)
@@ -188,6 +188,15 @@ def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: 
         images["date_captured"] = None
     more = [name for name in images if name not in (*IMAGE_COLUMNS, "id", "position")]
     return images[[*IMAGE_COLUMNS, *more]]
+
+
+def _stated_sizes(cells: pd.DataFrame) -> NDArray[np.float64]:
+    """(images, 2) widths and heights, NaN for what is no number."""
+    try:
+        return cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+    except OverflowError:  # an integer that no float holds
+        too_large = cells.map(lambda value: isinstance(value, int) and value.bit_length() > 64)
+        return _stated_sizes(cells.mask(too_large))
 
 
 def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def read_json(path: Path, missing: str = "") -> Any:
     """The value of a json file. Raises PipelineError."""
     try:
         return json.loads(read_text(path, missing))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of 4,301 digits
         raise PipelineError(
             f"{shown(path)}: not a whole json file ({error}); copy or download it again"
         ) from None

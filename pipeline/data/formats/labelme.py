@@ -49,6 +49,7 @@ def read_labelme(profile: Profile, spec: SplitSpec, findings: Findings, with_box
                 found = [_shape(item, f"{called}#{i}", findings) for i, item in enumerate(shapes)]
                 kept = [shape for shape in found if shape is not None]
                 boxes += boxes_of_shapes(kept, len(images) - 1, profile, findings)
+    finder.note_others([image["file_name"] for image in images], findings)
     return Raw(images, boxes, tuple(range(len(profile.classes))))
 
 
@@ -83,6 +84,16 @@ class _PhotoFinder:
             return own[0]
         foreign = stated.startswith("../") or PureWindowsPath(image_path).anchor
         return in_place if foreign else stated
+
+    def note_others(self, file_names: list[str], findings: Findings) -> None:
+        """Note the photos beside those of json files that have none: nobody has looked at them yet."""
+        folders, known = {posixpath.dirname(name) for name in file_names}, set(file_names)
+        others = [n for n in self.names.values() if posixpath.dirname(n) in folders and n not in known]
+        if others:
+            findings.notes.append(
+                f"{len(others)} photos without a json file are not annotated and left out, the first is "
+                f"{others[0]}"
+            )
 
 
 def _shape(item: Any, identity: str, findings: Findings) -> Shape | None:

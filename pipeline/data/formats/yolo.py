@@ -212,6 +212,8 @@ def _label_files(
             f"{profile.path(spec.annotations)}: none of {len(names)} photos has a label file; expected "
             f"{base / wanted[0]} and so on"
         )
+    if bare := sum(label not in there for label in owners):
+        findings.notes.append(f"{bare} of {len(names)} photos have no label file, so no object")
     if len(whole) == len(layout.sources):  # a list names some of the photos
         alone = [path for label, path in there.items() if label not in owners and _holds_labels(path)]
         findings.lose("images", NO_PHOTO, *(path.relative_to(base).as_posix() for path in alone))
