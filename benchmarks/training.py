@@ -31,6 +31,7 @@ from pipeline.data.models import Overrides, find_model
 from pipeline.data.predictions import Meta, Predictions, make_predictions
 from pipeline.data.profile import load_profile
 from pipeline.ensembles.tables import Fusion, fuse_same_images
+from pipeline.inference.boxes import PhotoBoxes
 from pipeline.inference.detector import Detector
 from pipeline.inference.views import predict_views
 from pipeline.paths import PROJECT
@@ -230,15 +231,13 @@ def ours_tta(job: TrainJob, detector: Detector, views: str) -> Callable[[], int]
     images = job.train.images
     ids = images["image_id"].to_numpy(np.int32)
 
-    def table(found: Any, view: str) -> Predictions:
+    def table(boxes: PhotoBoxes, view: str) -> Predictions:
         meta = Meta("demo", "test", "", ids, np.zeros(len(ids), np.int32), "m", view, {})
-        raw = found.boxes
-        columns = [np.concatenate([getattr(boxes, key) for boxes in raw]) for key in ("labels", "scores")]
-        corners = np.concatenate([boxes.boxes_xyxy for boxes in raw])
-        return make_predictions(np.concatenate(found.ids), *columns, corners, meta, images)[0]
+        columns = boxes.labels, boxes.scores, boxes.boxes_xyxy
+        return make_predictions(ids[boxes.photo], *columns, meta, images)[0]
 
     def run() -> int:
-        found = predict_views(detector, job.train.photos, ids.tolist(), chosen)
+        found = predict_views(detector, job.train.photos, chosen)
         fused = fuse_same_images([table(found[view.name], view.name) for view in chosen], Fusion())
         return len(fused.meta.image_ids)
 

@@ -58,6 +58,13 @@ def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
     return process.returncode
 
 
+def cpu_count() -> int:
+    """CPUs of this process: those that its job was given (`thread_limits`), else all that it may run on."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(usable, int(limit)) if limit.isdigit() and int(limit) else usable
+
+
 def thread_limits(threads: int) -> Mapping[str, str]:
     """Environment that keeps the numeric libraries of a process to so many threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -17,22 +17,24 @@ from pipeline.errors import PipelineError
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 
+Side = int | Boxes  # one for all boxes, or (n,)
 
-def _hflip_boxes(b: Boxes, width: int, height: int) -> Boxes:
+
+def _hflip_boxes(b: Boxes, width: Side, height: Side) -> Boxes:
     return np.stack([width - b[:, 2], b[:, 1], width - b[:, 0], b[:, 3]], axis=1)
 
 
-def _vflip_boxes(b: Boxes, width: int, height: int) -> Boxes:
+def _vflip_boxes(b: Boxes, width: Side, height: Side) -> Boxes:
     return np.stack([b[:, 0], height - b[:, 3], b[:, 2], height - b[:, 1]], axis=1)
 
 
-def _turn_boxes(b: Boxes, width: int, height: int) -> Boxes:
+def _turn_boxes(b: Boxes, width: Side, height: Side) -> Boxes:
     """A counter-clockwise turn: (x, y) in width x height goes to (y, width - x)."""
     return np.stack([b[:, 1], width - b[:, 2], b[:, 3], width - b[:, 0]], axis=1)
 
 
 # A primitive action on the image, and the same on boxes given the size before it.
-_PRIMITIVES: dict[str, tuple[Callable[[Image], Image], Callable[[Boxes, int, int], Boxes]]] = {
+_PRIMITIVES: dict[str, tuple[Callable[[Image], Image], Callable[[Boxes, Side, Side], Boxes]]] = {
     "hflip": (lambda image: image[:, ::-1], _hflip_boxes),
     "vflip": (lambda image: image[::-1], _vflip_boxes),
     "turn": (np.rot90, _turn_boxes),
@@ -49,7 +51,7 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _SCALE = re.compile(r"scale(\d+(?:\.\d+)?)")
 
 
-def _chain_boxes(chain: tuple[str, ...], boxes: Boxes, width: int, height: int) -> Boxes:
+def _chain_boxes(chain: tuple[str, ...], boxes: Boxes, width: Side, height: Side) -> Boxes:
     for step in chain:
         boxes = _PRIMITIVES[step][1](boxes, width, height)
         if step == "turn":
@@ -66,15 +68,23 @@ class View:
     inverse: tuple[str, ...]
     scale: float = 1.0
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether width and height change places."""
+        return self.chain.count("turn") % 2 == 1
+
     def apply(self, image: Image) -> Image:
         """(h, w, 3) decoded photo -> the viewed photo, contiguous. The scale is the network's job."""
         for step in self.chain:
             image = _PRIMITIVES[step][0](image)
         return np.ascontiguousarray(image)
 
-    def undo_boxes(self, boxes_xyxy: Boxes, width: int, height: int) -> Boxes:
-        """(n, 4) pixels of the viewed photo -> pixels of the photo, which is width x height."""
-        if self.chain.count("turn") % 2:
+    def undo_boxes(self, boxes_xyxy: Boxes, width: Side, height: Side) -> Boxes:
+        """(n, 4) pixels of the viewed photo -> pixels of the photo, which is width x height.
+
+        The photo's sides may be float32 arrays (n,), when boxes are of several photos.
+        """
+        if self.is_turned:
             width, height = height, width
         return _chain_boxes(self.inverse, boxes_xyxy, width, height)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torchvision
 from every_backend import MODELS
+from prediction_oracle import detect_resized
 from torch import nn
 from torch.nn import functional
 
 from pipeline.data.models import Overrides, find_model
 from pipeline.errors import PipelineError
 from pipeline.inference import cost, speed
-from pipeline.inference.views import detect_resized
 from pipeline.training.backend import load_backend
 
 

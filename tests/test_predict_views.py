@@ -1,6 +1,8 @@
 """What predict makes of photos and views, beside the frameworks' own way with the same photos."""
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,15 +11,18 @@ import pytest
 import torch
 from every_backend import MODELS
 from numpy.typing import NDArray
+from PIL import Image as Pillow
+from prediction_oracle import detect_resized, predict_photos, resize
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
-from pipeline.inference.detector import cpu_batch
+from pipeline.inference.detector import Detections, Detector, cpu_batch
 from pipeline.inference.threads import detector_threads, shares
-from pipeline.inference.views import by_shape, detect_resized, predict_views, resize
+from pipeline.inference.views import predict_views
 from pipeline.training.backend import load_backend
-from pipeline.views import parse_views
+from pipeline.views import View, parse_views
 
 pytestmark = pytest.mark.usefixtures("every_backend")
 SHAPES = ((90, 130), (130, 90), (64, 64), (90, 130))
@@ -74,7 +79,7 @@ def torchvisions_own(detector: Any, image: NDArray[np.uint8], size: int) -> tupl
 
 
 def detect(detector: Any, images: list[NDArray[np.uint8]], scale: float) -> list[tuple[Any, Any]]:
-    """Boxes in pixels of the images, as `predict_views` brings them back, and scores."""
+    """Boxes in pixels of the images, and scores."""
     resized = [resize(detector, image, scale) for image in images]
     pairs = zip(resized, images, strict=True)
     factors = [np.array(small.shape[1::-1]) / image.shape[1::-1] for small, image in pairs]
@@ -105,32 +110,86 @@ def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: floa
         check_same(found, (boxes, scores), pixels=0.02)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_view_detects_in_what_it_shows(name: str, tmp_path: Any) -> None:
-    """The boxes of a view are those found in the viewed photo, brought back to the photo."""
-    from PIL import Image
+def saved(folder: Path, images: list[NDArray[np.uint8]]) -> list[Photo]:
+    result = []
+    for i, image in enumerate(images):
+        Pillow.fromarray(image).save(folder / f"{i}.png")
+        result.append(Photo(folder / f"{i}.png", image.shape[1], image.shape[0]))
+    return result
 
-    detector = built(name)
-    paths = []
-    for i, image in enumerate(photos()):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
-        paths.append(Photo(tmp_path / f"{i}.png", image.shape[1], image.shape[0]))
-    views = parse_views(["identity", "hflip", "rot90", "rot180+scale1.5", "vflip+rot270"])
-    found = predict_views(detector, paths, range(len(paths)), views)
+
+def check_equal(detector: Detector, photos: list[Photo], views: list[View]) -> int:
+    """Predicted boxes are the oracle's to the last bit, in the same order; returns how many they are."""
+    order = sorted(range(len(photos)), key=lambda i: (photos[i].height, photos[i].width))
+    found, count = predict_views(detector, photos, views), 0
+    assert list(found) == [view.name for view in views]
     for view in views:
-        for i, image in enumerate(photos()):
-            (raw,) = [
-                boxes
-                for ids, boxes in zip(found[view.name].ids, found[view.name].boxes, strict=True)
-                if len(ids) and ids[0] == i
-            ]
-            small = resize(detector, image, view.scale)
-            (alone,) = detect_resized(detector, [view.apply(small)], view.scale)
-            fx, fy = small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]
-            back = view.undo_boxes(alone.boxes_xyxy, small.shape[1], small.shape[0])
-            check_same((raw.boxes_xyxy, raw.scores), (back / [fx, fy, fx, fy], alone.scores), pixels=0.01)
-            assert (raw.boxes_xyxy[:, [0, 2]] <= image.shape[1] + 0.1).all()
-            assert (raw.boxes_xyxy[:, [1, 3]] <= image.shape[0] + 0.1).all()
+        boxes = found[view.name]
+        for i, expected in predict_photos(detector, photos, view, order).items():
+            rows = boxes.photo == i
+            for name in ("boxes_xyxy", "scores", "labels"):
+                ours, others = getattr(boxes, name)[rows], getattr(expected, name)
+                assert ours.dtype == others.dtype
+                np.testing.assert_array_equal(ours, others, strict=True)
+            count += int(rows.sum())
+        assert ((boxes.photo >= 0) & (boxes.photo < len(photos))).all()
+    return count
+
+
+VIEWS = parse_views(["identity", "hflip", "rot90", "rot180+scale1.5", "vflip+rot270", "scale0.7"])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On which sums are added up in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", MODELS)
+def test_boxes_are_those_of_each_photo_and_view_alone(name: str, tmp_path: Path) -> None:
+    assert check_equal(built(name), saved(tmp_path, photos()), VIEWS) > 100
+
+
+class Raw(Detector):
+    """Finds boxes that its pixels decide, some of them outside or marked as none."""
+
+    image_size, batch, device = 64, 3, "cpu"
+
+    def __init__(self, divisor: int, pad_centred: bool) -> None:
+        self.divisor, self.pad_centred = divisor, pad_centred
+        self.sizes: list[tuple[int, ...]] = []
+
+    def resized(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        factor = 64 * scale / max(height, width)
+        return round(height * factor), round(width * factor)
+
+    def padded(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        return -(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor
+
+    def detect(self, pixels: Tensor) -> Detections:
+        self.sizes.append(tuple(pixels.shape))
+        per_image = []
+        for image in pixels:
+            rng = torch.Generator().manual_seed(int(image.sum()))
+            corners = torch.rand(20, 4, generator=rng) * 140 - 20
+            scores = torch.rand(20, generator=rng) - 0.2
+            per_image.append((corners, scores, torch.randint(9, (20,), generator=rng)))
+        return Detections.of(per_image)
+
+    def clone(self) -> "Raw":
+        return Raw(self.divisor, self.pad_centred)
+
+
+@pytest.mark.parametrize(("divisor", "pad_centred"), [(1, False), (32, True), (48, False)])
+def test_boxes_are_undone_to_the_last_bit(divisor: int, pad_centred: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    sides = rng.integers(20, 200, (25, 2)).tolist() + [[100, 160]] * 5
+    images = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
+    assert check_equal(Raw(divisor, pad_centred), saved(tmp_path, images), VIEWS) > 1000
 
 
 def network_of(detector: Any) -> torch.nn.Module:
@@ -189,11 +248,6 @@ def test_threads_share_weights_and_the_cores_and_nothing_else(name: str) -> None
 )
 def test_threads_leave_no_core_out(threads: int, most: int, count: int, each: int) -> None:
     assert shares(threads, most) == (count, each)
-
-
-def test_batches_are_made_of_photos_of_one_shape() -> None:
-    assert by_shape(photos()) == [[0, 3], [1], [2]]
-    assert by_shape([]) == []
 
 
 @pytest.mark.parametrize(("side", "count"), [(64, 16), (320, 16), (640, 4), (1024, 2), (4096, 1)])

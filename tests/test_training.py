@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from every_backend import EXACT, MODELS, SCRATCH
+from prediction_oracle import detect_resized, resize
 
 from pipeline import cost, ensemble, evaluate, folds, predict, submission, train
 from pipeline.data import demo
@@ -24,7 +25,6 @@ from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run, only_one
 from pipeline.errors import PipelineError
-from pipeline.inference.views import detect_resized, resize
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
 from pipeline.training.backend import load_backend, load_detector

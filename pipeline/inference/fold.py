@@ -15,8 +15,9 @@ from pipeline.data.profile import Profile
 from pipeline.data.runs import Run
 from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
+from pipeline.inference.boxes import PhotoBoxes
 from pipeline.inference.detector import Detector
-from pipeline.inference.views import ViewBoxes, predict_views
+from pipeline.inference.views import predict_views
 from pipeline.paths import shown
 from pipeline.views import View
 
@@ -70,7 +71,7 @@ def predict_fold(
     detector = load(run)
     ids = images["image_id"].to_numpy(np.int32)
     label = f"{run.model} {run.folder.name} {split_name}"
-    results = predict_views(detector, photos, ids.tolist(), todo, label)
+    results = predict_views(detector, photos, todo, label)
     for view in todo:
         boxes = results[view.name]
         facts = {"device": detector.device, "seconds": round(boxes.seconds, 2), "versions": detector.versions}
@@ -97,15 +98,9 @@ def up_to_date(path: Path, made: dict[str, Any], image_digest: str) -> bool:
     )
 
 
-def _write(path: Path, boxes: ViewBoxes, meta: Meta, images: pd.DataFrame) -> None:
-    table, counts = make_predictions(
-        np.concatenate([*boxes.ids, np.empty(0)]),
-        np.concatenate([*(part.labels for part in boxes.boxes), np.empty(0)]),
-        np.concatenate([*(part.scores for part in boxes.boxes), np.empty(0)]).clip(0, 1),
-        np.concatenate([*(part.boxes_xyxy for part in boxes.boxes), np.empty((0, 4))]),
-        meta,
-        images,
-    )
+def _write(path: Path, boxes: PhotoBoxes, meta: Meta, images: pd.DataFrame) -> None:
+    ids, scores = meta.image_ids[boxes.photo], boxes.scores.clip(0, 1)
+    table, counts = make_predictions(ids, boxes.labels, scores, boxes.boxes_xyxy, meta, images)
     meta.made["boxes"] = counts
     write_predictions(path, table)
     dropped = f", {counts['without area']} without area dropped" if counts["without area"] else ""

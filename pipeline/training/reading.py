@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from pipeline.data.photos import load_photo
-from pipeline.inference.views import resize_to
+from pipeline.inference.pixels import resize_to
 from pipeline.training.job import PhotoSet
 from pipeline.training.options import AugmentOptions
 from pipeline.training.seeds import epoch_seed
