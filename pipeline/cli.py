@@ -1,6 +1,7 @@
 """What every stage's command line shares: its arguments' names, lists, make's variables, and how it ends."""
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.names import number, whole_number
 
 FROM_MAKE = "--from-make"  # the first argument in every recipe of the Makefile
 YES, NO = ("1", "yes", "true"), ("0", "no", "false")
@@ -184,10 +186,35 @@ def add_views(arguments: argparse.ArgumentParser) -> None:
     add_list(arguments, "--views", default=["identity"], help=example)
 
 
+def add_whole(arguments: Any, *flags: str, least: int = 1, most: int = 2**31 - 1, **options: Any) -> None:
+    """Add an option that is a whole number from `least` to `most`; None where it is not given."""
+
+    def parse(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (value := whole_number(text.strip())) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} to {most}")
+
+    arguments.add_argument(*flags, type=parse, **options)
+
+
+def add_number(arguments: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
+    """Add an option that is a finite number."""
+    arguments.add_argument(*flags, type=number, **options)
+
+
+def add_seed(arguments: argparse.ArgumentParser) -> None:
+    add_whole(arguments, "--seed", least=0, default=0, help="of all that is random (0)")
+
+
+def add_image_size(arguments: argparse.ArgumentParser) -> None:
+    add_whole(arguments, "--image-size", help="pixels, the longer side")
+
+
 def add_settings(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument("--epochs", type=int, default=None)
-    arguments.add_argument("--image-size", type=int, default=None, help="pixels, the longer side")
-    arguments.add_argument("--batch", type=int, default=None, help="photos a step")
+    add_whole(arguments, "--epochs")
+    add_image_size(arguments)
+    add_whole(arguments, "--batch", help="photos a step")
     add_list(
         arguments,
         "--set",

@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         "--allow-losses", action="store_true", help="go on where more than a tenth of the boxes are dropped"
     )
     group = arguments.add_mutually_exclusive_group()
-    group.add_argument("--fold", type=int, default=None)
+    cli.add_whole(group, "--fold", least=0)
     group.add_argument("--folds", type=Path, default=None, metavar="CSV")
     options = arguments.parse_args(argv)
     for path in (options.source, options.target):
@@ -159,8 +159,6 @@ def main(argv: list[str] | None = None) -> None:
             f"{shown(options.source)}: a prediction table says itself what it is; leave out --model, "
             "--view, --box, --fold and --folds"
         )
-    if options.fold is not None and options.fold < 0:
-        raise PipelineError(f"fold {options.fold}: expected a number from 0")
     profile = load_profile(options.competition, options.root)
     dataset = load_dataset(profile, "train" if options.split == "oof" else "test")
     findings = Findings(shown(options.source))

@@ -78,10 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_models(arguments, needed=False)
     cli.add_folds(arguments)
     cli.add_device(arguments)
-    arguments.add_argument("--image-size", type=int, default=None, help="for a model that is not trained")
+    cli.add_image_size(arguments)
     options = arguments.parse_args(argv)
-    if options.image_size is not None and options.image_size < 1:
-        raise PipelineError(f"image_size {options.image_size}: expected at least 1")
     profile = load_profile(options.competition, options.root)
     if not options.model:
         show(model_table(profile.name))

@@ -30,14 +30,14 @@ def main(argv: list[str] | None = None) -> None:
     default = Fusion()
     arguments.add_argument("--method", default=default.method, help="wbf, nms, soft_nms or nmw")
     arguments.add_argument("--conf-type", default=default.conf_type, help=", ".join(CONF_TYPES))
-    arguments.add_argument("--iou", type=float, default=default.iou)
-    arguments.add_argument("--skip", type=float, default=default.skip, help="score floor")
+    cli.add_number(arguments, "--iou", default=default.iou)
+    cli.add_number(arguments, "--skip", default=default.skip, help="score floor")
     arguments.add_argument(
         "--allows-overflow", action="store_true", help="avg: count every box of a cluster, not one a source"
     )
     arguments.add_argument("--soft", default=default.soft, help="soft_nms: linear or gaussian")
-    arguments.add_argument("--sigma", type=float, default=default.sigma, help="soft_nms, gaussian")
-    arguments.add_argument("--weights", type=float, nargs="+", default=None)
+    cli.add_number(arguments, "--sigma", default=default.sigma, help="soft_nms, gaussian")
+    cli.add_number(arguments, "--weights", nargs="+")
     arguments.add_argument("-o", "--output", type=Path, default=None)
     options = arguments.parse_args(argv)
     if options.tables and options.ensemble:

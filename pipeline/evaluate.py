@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         "--ensemble", default="", help="default, where no model and no file is named: final"
     )
     arguments.add_argument("--split", choices=("oof", "test"), default="oof", help="with --model")
-    arguments.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    cli.add_seed(arguments)
     arguments.add_argument("-o", "--output", "--out", type=Path, default=None, help="metrics.json to write")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)

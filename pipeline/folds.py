@@ -42,8 +42,8 @@ def show(path: Path, card: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
-    arguments.add_argument("--k", "--folds", type=int, default=5, help="number of folds (5)")
-    arguments.add_argument("--seed", type=int, default=0)
+    cli.add_whole(arguments, "--k", "--folds", least=0, default=5, help="number of folds (5)")
+    cli.add_seed(arguments)
     cli.add_list(arguments, "--strategy", allowed=list(STRATEGIES), default=["boxes"])
     cli.add_list(
         arguments,

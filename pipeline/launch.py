@@ -74,15 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_models(arguments)
     cli.add_folds(arguments, "folds")
     cli.add_settings(arguments)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--workers", type=int, default=None, help="processes that read photos, a job")
+    cli.add_seed(arguments)
+    cli.add_whole(arguments, "--workers", least=0, help="processes that read photos, a job")
     arguments.add_argument("--device", default=None, help="cpu trains without GPUs where there are some")
-    arguments.add_argument(
-        "--gpus", type=float, default=None, help="GPUs of each job, instead of the config's"
-    )
-    arguments.add_argument(
-        "--nodes", type=int, default=None, help="nodes that may have a job's GPUs together"
-    )
+    cli.add_number(arguments, "--gpus", help="GPUs of each job, instead of the config's")
+    cli.add_whole(arguments, "--nodes", help="nodes that may have a job's GPUs together")
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
     cli.add_views(arguments)
     options = arguments.parse_args(argv)

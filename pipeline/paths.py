@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.names import check_name
+
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
 ENSEMBLES = "ensembles"  # beside the models' folders, so that no model has this name
@@ -37,25 +39,21 @@ def shown(path: Path) -> str:
 
 
 def folds_csv(competition: str) -> Path:
-    return home() / "folds" / competition / "folds.csv"
+    return home() / "folds" / check_name("competition", competition) / "folds.csv"
 
 
 def runs_dir(competition: str) -> Path:
-    return home() / "runs" / competition
+    return home() / "runs" / check_name("competition", competition)
 
 
 def run_dir(competition: str, model: str, fold: int | str) -> Path:
     """Folder of one trained model; `fold` is a number, or "full" for the model of all photos."""
-    return runs_dir(competition) / model / ("full" if fold == "full" else f"fold{fold}")
-
-
-def table_path(run: Path, split: str, view: str) -> Path:
-    """Prediction table of one view beside the checkpoint that made it."""
-    return run / split / f"{view}.parquet"
+    folder = "full" if fold == "full" else f"fold{fold}"
+    return runs_dir(competition) / check_name("model", model) / folder
 
 
 def ensemble_dir(competition: str, name: str) -> Path:
-    return runs_dir(competition) / ENSEMBLES / name
+    return runs_dir(competition) / ENSEMBLES / check_name("ensemble", name)
 
 
 def jobs_dir(competition: str) -> Path:
@@ -63,8 +61,12 @@ def jobs_dir(competition: str) -> Path:
     return runs_dir(competition) / "jobs"
 
 
+def submissions_dir(competition: str) -> Path:
+    return home() / "submissions" / check_name("competition", competition)
+
+
 def submission_csv(competition: str, name: str) -> Path:
-    return home() / "submissions" / competition / f"{name}.csv"
+    return submissions_dir(competition) / f"{check_name('ensemble', name)}.csv"
 
 
 def ledger_csv() -> Path:
@@ -74,7 +76,7 @@ def ledger_csv() -> Path:
 
 def sent_csv(competition: str, digest: str) -> Path:
     """The copy of a submitted file, which stays when the file is written anew."""
-    return home() / "submissions" / competition / "sent" / f"{digest}.csv"
+    return submissions_dir(competition) / "sent" / f"{check_name('digest', digest)}.csv"
 
 
 def weights_dir() -> Path:

@@ -16,6 +16,7 @@ from pipeline import cli
 from pipeline.data.dataset import load_dataset
 from pipeline.data.profile import Profile, load_profile
 from pipeline.errors import PipelineError
+from pipeline.names import is_name, number
 from pipeline.paths import file_digest, ledger_csv, shown, submission_csv
 from pipeline.submissions.card import card_lines, read_card
 from pipeline.submissions.check import check_submission, verdict
@@ -77,7 +78,7 @@ def record_score(profile: Profile, path: Path, public: str, private: str, messag
     """Write the scores that a site gave to a file into the ledger and the card."""
     for name, text in (("public", public), ("private", private)):
         try:
-            good = not text or -1e9 < float(text) < 1e9
+            good = not text or -1e9 < number(text) < 1e9
         except ValueError:
             good = False
         if not good:
@@ -123,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--message", default="", help="what the site and the ledger keep with it")
     arguments.add_argument("--again", action="store_true", help="send a file that the site already has")
     arguments.add_argument("--kernel", default="", help="code competition: owner/name of the notebook")
-    arguments.add_argument("--kernel-version", "--version", type=int, default=0)
-    arguments.add_argument("--patience", type=float, default=1800, help="seconds to wait for the score")
+    cli.add_whole(arguments, "--kernel-version", "--version", least=0, default=0)
+    cli.add_number(arguments, "--patience", default=1800, help="seconds to wait for the score")
     arguments.add_argument("--public", default="", help="score: what the site said")
     arguments.add_argument("--private", default="")
     options = arguments.parse_args(argv)
@@ -135,7 +136,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{shown(path)}: no such submission; make submission COMP={profile.name} writes it"
         )
     code = profile.site.code and options.action == "submit"
-    if code and (options.kernel.count("/") != 1 or options.kernel_version < 1):
+    is_kernel = list(map(is_name, options.kernel.split("/"))) == [True, True]
+    if code and not (is_kernel and options.kernel_version):
         raise PipelineError(
             f"'{profile.name}' is a code competition: expected KERNEL=owner/name VERSION=3, the notebook's "
             "version whose output is submitted"

@@ -22,24 +22,15 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_folds(arguments)
     cli.add_device(arguments)
     cli.add_settings(arguments)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--gpus", type=int, default=1, help="GPUs that train it together")
-    arguments.add_argument(
-        "--nodes", type=int, default=1, help="machines of the cluster of RAY_ADDRESS that may have them"
+    cli.add_seed(arguments)
+    cli.add_whole(arguments, "--gpus", default=1, help="GPUs that train it together")
+    cli.add_whole(
+        arguments, "--nodes", default=1, help="machines of the cluster of RAY_ADDRESS that may have them"
     )
-    arguments.add_argument("--workers", type=int, default=None, help="processes that read photos")
-    arguments.add_argument(
-        *("--wait",),
-        type=float,
-        default=0,
-        metavar="S",
-        help="seconds to wait for another process that trains it",
-    )
+    cli.add_whole(arguments, "--workers", least=0, help="processes that read photos")
+    cli.add_number(arguments, "--wait", default=0, help="seconds to wait for another process that trains it")
     arguments.add_argument("--overwrite", action="store_true", help="train anew over an old run")
     options = arguments.parse_args(argv)
-    for key in ("epochs", "image_size", "batch", "gpus", "nodes"):
-        if (value := getattr(options, key)) is not None and value < 1:
-            raise PipelineError(f"{key} {value}: expected at least 1")
     if options.nodes > options.gpus:
         raise PipelineError(f"nodes {options.nodes}, gpus {options.gpus}: expected a GPU for each node")
     models = [find_model(name) for name in options.model]

@@ -31,12 +31,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_competition(arguments)
     arguments.add_argument("files", nargs="*", type=Path, metavar="FILE.parquet")
     arguments.add_argument("--ensemble", default="", help="default, where no file is named: final")
-    arguments.add_argument("--budget", type=float, default=300, help="seconds for all of it (300)")
-    arguments.add_argument("--trials", type=int, default=None, help="candidates a set of images (no limit)")
-    arguments.add_argument(
-        "--partitions", type=int, default=5, help="partitions where folds are not parts (5)"
-    )
-    arguments.add_argument("--seed", type=int, default=0)
+    cli.add_number(arguments, "--budget", default=300, help="seconds for all of it (300)")
+    cli.add_whole(arguments, "--trials", help="candidates a set of images (no limit)")
+    cli.add_whole(arguments, "--partitions", default=5, help="partitions where folds are not parts (5)")
+    cli.add_seed(arguments)
     arguments.add_argument("-o", "--output", "--out", type=Path, default=None, metavar="DIR")
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
@@ -44,11 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("expected out-of-fold prediction tables, or --ensemble, one of them")
     if options.files and options.output is None:
         raise PipelineError("expected OUT=DIR (-o DIR), the folder for tuned.json and oof.parquet")
-    counts = (options.partitions, 1 if options.trials is None else options.trials)
-    if not 0 < options.budget < float("inf") or min(counts) < 1:
-        raise PipelineError("expected --budget, --trials and --partitions above 0, and a finite budget")
-    if not 0 <= options.seed < 2**31:
-        raise PipelineError(f"--seed {options.seed}: expected 0 to {2**31 - 1}")
+    if options.budget <= 0:
+        raise PipelineError(f"--budget {options.budget}: expected seconds above 0")
     tuning = TuneOptions(options.budget, options.trials, options.partitions, options.seed)
     if options.files:
         tables = [read_predictions(path) for path in options.files]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.names import check_name
 
 Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
@@ -48,7 +49,7 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rot180": (("turn",) * 2, ("turn",) * 2),
     "rot270": (("turn",) * 3, ("turn",)),
 }
-_SCALE = re.compile(r"scale(\d+(?:\.\d+)?)")
+_SCALE = re.compile(r"scale([0-9]+(?:\.[0-9]+)?)")
 
 
 def _chain_boxes(chain: tuple[str, ...], boxes: Boxes, width: Side, height: Side) -> Boxes:
@@ -103,9 +104,10 @@ def parse_view(name: str) -> View:
         else:
             known = ", ".join(ACTIONS)
             raise PipelineError(
-                f"view '{name}': '{part}' is not an action; expected {known} or scale<0.1..10>, joined by '+'"
+                f"view {name[:60]!r}: {part[:60]!r} is not an action; expected {known} or scale<0.1..10>, "
+                "joined by '+'"
             )
-    return View(name, chain, inverse, scale)
+    return View(check_name("view", name), chain, inverse, scale)
 
 
 def parse_views(names: Iterable[str]) -> list[View]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
-BASE = {"pipeline", "boxes", "cli", "cluster", "errors", "locks", "paths", "processes", "views"}
+BASE = {"pipeline", "boxes", "cli", "cluster", "errors", "locks", "names", "paths", "processes", "views"}
 # What each part may import besides itself and the base; stages may import every part.
 PARTS = {
     "kernels": set(),

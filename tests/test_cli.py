@@ -15,7 +15,7 @@ from pipeline.data.predictions import write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, table_path
+from pipeline.paths import file_digest
 
 PROJECT = Path(__file__).resolve().parent.parent
 # Found by the interpreter at its start, before anything else is imported.
@@ -63,9 +63,9 @@ def test_from_annotations_to_a_submission_without_a_framework(recycle, home, sta
         ids = [int(row[0]) for row in rows if int(row[2]) == fold]
         held_out = train.images[train.images["image_id"].isin(ids)]
         table = tiny.table(train, tiny.guesses(held_out, fold), image_ids=ids, fold=fold)
-        write_predictions(table_path(run, "oof", "identity"), table)
+        write_predictions(tiny.table_path(run, "oof", "identity"), table)
         write_predictions(
-            table_path(run, "test", "identity"), tiny.table(test, tiny.guesses(test.images, fold))
+            tiny.table_path(run, "test", "identity"), tiny.table(test, tiny.guesses(test.images, fold))
         )
     csv = home / "submissions/recycle/final.csv"
     for name, arguments in (
@@ -222,7 +222,10 @@ def test_a_stage_that_make_did_not_start_ignores_its_variables(monkeypatch):
         ({"MODEL": "m", "FOLD": "1", "FOLDS": "2"}, "error: FOLD=1 and FOLDS=2: give one of the two; "),
         ({"MODEL": "m", "OVERWRITE": "perhaps"}, "error: OVERWRITE=perhaps: expected 1 or 0; "),
         ({"MODEL": "m", "SPLIT": "oof train"}, "error: argument --split: 'train': expected oof, test; "),
-        ({"MODEL": "m", "EPOCHS": "ten"}, "error: argument --epochs: invalid int value: 'ten'; "),
+        (
+            {"MODEL": "m", "EPOCHS": "ten"},
+            "error: argument --epochs: 'ten': expected a whole number from 1 to ",
+        ),
     ],
 )
 def test_a_wrong_variable_is_one_line(monkeypatch, capsys, variables, message):

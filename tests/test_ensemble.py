@@ -20,7 +20,7 @@ from pipeline.ensembles.fuse_tuned import fuse_tuned
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, fuse_same_images
 from pipeline.ensembles.tuned import read_tuned
 from pipeline.errors import PipelineError
-from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv, table_path
+from pipeline.paths import ensemble_dir, file_digest, folds_csv, runs_dir, submission_csv
 from pipeline.tuning import nested
 
 FINAL = {"members": "all", "method": "wbf", "iou": 0.5}
@@ -69,7 +69,7 @@ def runs(recycle, write_yaml):
                         view=view,
                         folds_digest=split.digest,
                     )
-                    write_predictions(table_path(run_of(model, fold), name, view), table)
+                    write_predictions(tiny.table_path(run_of(model, fold), name, view), table)
     return train, test
 
 
@@ -82,7 +82,7 @@ def make(*options):
 
 def tables_of(split, fold, models=MODELS):
     return [
-        read_predictions(table_path(run_of(model, fold), split, view))
+        read_predictions(tiny.table_path(run_of(model, fold), split, view))
         for model in sorted(models)
         for view in models[model]
     ]
@@ -141,7 +141,7 @@ def test_chosen_members_and_weights(runs, write_yaml):
     oof, _, card = make()
     assert card["models"] == ["small", "large"]
     parts = [
-        read_predictions(table_path(run_of(m, 0), "oof", v))
+        read_predictions(tiny.table_path(run_of(m, 0), "oof", v))
         for m, v in (("small", "hflip"), ("large", "identity"))
     ]
     expected = fuse_same_images(parts, Fusion(iou=0.5), [3, 1])
@@ -178,7 +178,7 @@ def test_a_fold_without_any_model_is_said(runs, capsys):
 @pytest.mark.parametrize("split", ["oof", "test"])
 def test_a_missing_view_says_what_to_make(runs, write_yaml, split):
     write_yaml(members=[{"model": "small", "views": ["identity", "hflip"]}])
-    table_path(run_of("small", 1), split, "hflip").unlink()
+    tiny.table_path(run_of("small", 1), split, "hflip").unlink()
     message = (
         rf"small/fold1: view 'hflip' is not predicted on {split}; make predict COMP=recycle MODEL=small "
         rf"FOLD=1 SPLIT={split} VIEWS=hflip"
@@ -217,7 +217,7 @@ def rewritten(path, **changes):
 )
 @pytest.mark.parametrize("which", [("small", 0), ("large", 2)])
 def test_a_table_that_does_not_belong_is_refused(runs, which, changes, message):
-    rewritten(table_path(run_of(*which), "oof", "identity"), **changes)
+    rewritten(tiny.table_path(run_of(*which), "oof", "identity"), **changes)
     with pytest.raises(PipelineError, match=message):
         make()
     assert not ensemble_dir("recycle", "final").exists()
@@ -238,7 +238,7 @@ def test_a_run_that_was_trained_on_another_split_is_refused(runs):
 
 
 def test_an_empty_member_is_refused(runs):
-    path = table_path(run_of("small", 0), "oof", "hflip")
+    path = tiny.table_path(run_of("small", 0), "oof", "hflip")
     meta = read_predictions(path).meta
     train, _ = runs
     write_predictions(
@@ -395,7 +395,7 @@ def test_a_tuned_ensemble_is_used_and_its_nested_score_is_the_one_told(runs, cap
     parts = []
     for fold in range(3):
         sources = [
-            read_predictions(table_path(run_of(m.model, fold), "test", m.view)) for m in ensemble.members
+            read_predictions(tiny.table_path(run_of(m.model, fold), "test", m.view)) for m in ensemble.members
         ]
         boxes = fuse_tuned(ensemble, sources, sizes, 10)
         saved = read_predictions(ensemble_dir("recycle", "final") / "test_folds" / f"fold{fold}.parquet")
@@ -406,7 +406,7 @@ def test_a_tuned_ensemble_is_used_and_its_nested_score_is_the_one_told(runs, cap
 
 def test_an_ensemble_tuned_on_other_boxes_or_another_split_is_not_used(runs, capsys):
     folder = tuned(capsys)
-    path = table_path(run_of("small", 1), "oof", "hflip")
+    path = tiny.table_path(run_of("small", 1), "oof", "hflip")
     before = path.read_bytes()
     table = read_predictions(path)
     table.meta.made["seconds"] = 1.0

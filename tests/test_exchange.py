@@ -346,7 +346,6 @@ def test_a_table_cut_to_some_images_becomes_a_csv_of_those(recycle, home, capsys
     ("arguments", "message"),
     [
         (["s.csv", "out.txt"], r"out\.txt: suffix '\.txt', expected \.parquet, \.json, \.csv"),
-        (["s.csv", "out.parquet", "--fold", "-2"], "fold -2: expected a number from 0"),
         (["a.parquet", "out.csv", "--model", "m"], "a prediction table says itself what it is; leave out"),
         (["a.parquet", "out.csv", "--fold", "0"], "a prediction table says itself what it is; leave out"),
         (["oof.parquet", "out.csv"], "made for another image table"),

@@ -97,9 +97,3 @@ def test_a_model_that_is_not_trained_is_measured_and_not_written(
         assert "FPS at batch 1" in rates and "float32" in rates
         assert note.strip() == "fold0 is not trained: random weights, timed on noise, nothing written"
     assert not (home / "runs").exists()
-
-
-@pytest.mark.parametrize("size", ["0", "-64"])
-def test_a_size_without_a_pixel_is_refused(home: Path, size: str) -> None:
-    with pytest.raises(PipelineError, match=rf"image_size {size}: expected at least 1"):
-        stage.main(["--competition", "recycle", "--model", "yolov5n", "--image-size", size])

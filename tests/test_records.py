@@ -362,7 +362,7 @@ def test_a_card_names_files_beside_it_alone(home: Path) -> None:
     path = written_card()
     for name in ("../../../etc/passwd", "/etc/passwd", "..", "", "a\\b"):
         tiny.edit_json(path, lambda card, name=name: card.update(checkpoint=name))
-        with pytest.raises(PipelineError, match="checkpoint: expected the name of a file in the same folder"):
+        with pytest.raises(PipelineError, match="checkpoint: expected a name, not a path"):
             RUN.card()
 
 

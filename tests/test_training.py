@@ -276,7 +276,6 @@ def test_without_weights_a_backbone_is_thawed_and_one_line_says_so(
         (["--model", "yolov5n", "--fold", "2"], r"fold '2': expected 0 to 1, or FOLD=folds"),
         (["--model", "yolov5n", "--fold=-1"], r"fold '-1': expected 0 to 1"),
         (["--model", "yolov5n", "--fold", "0", "--root", "/nowhere"], r"no data folder .*ROOT=<folder>"),
-        (["--model", "yolov5n", "--fold", "0", "--epochs", "0"], r"epochs 0: expected at least 1"),
         (["--model", "yolov5n", "--fold", "0", "--set", "lr0"], r"option 'lr0': expected key=value"),
         (["--model", "yolov5n", "--fold", "0", "--device", "cuda:7"], r"device 'cuda:7': torch sees \d GPUs"),
     ],

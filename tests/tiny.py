@@ -91,6 +91,11 @@ def run_card(run: Run, **changes: Any) -> RunCard:
     return RunCard(**values | changes)
 
 
+def table_path(folder: Path, split: str, view: str) -> Path:
+    """Where the prediction table of a view is in a run's folder."""
+    return folder / split / f"{view}.parquet"
+
+
 def write_card(run: Run, **changes: Any) -> Path:
     """Write a run's card without a training; returns the run's folder."""
     run.write_card(run_card(run, **changes))

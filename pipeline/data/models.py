@@ -1,14 +1,15 @@
 """Model configs: one file per model, its name the file's stem, its backend the folder in configs/."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.data.records import parse_yaml, read_yaml
 from pipeline.errors import PipelineError
+from pipeline.names import number, whole_number
 from pipeline.paths import CONFIGS, shown, text_digest
 
 # Where each backend's class is; imported when a model of its folder is used, and not before.
@@ -56,10 +57,7 @@ def read_yaml_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
     Raises PipelineError with the file for text that is no YAML, and for keys that are not among `keys`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise PipelineError(f"{shown(path)}: {' '.join(str(error).split())[:200]}") from None
+    values = read_yaml(path)
     base = values.pop("_base_", None)
     if unknown := sorted(set(values) - set(keys)):
         raise PipelineError(f"{shown(path)}: unknown key '{unknown[0]}'; known: _base_, {', '.join(keys)}")
@@ -92,13 +90,19 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
         key, sign, value = pair.partition("=")
         if not sign or not key:
             raise PipelineError(f"option '{pair}': expected key=value")
-        try:
-            options[key] = float(value)
-            if options[key].is_integer() and value.lstrip("+-").isdigit():
-                options[key] = int(value)
-        except ValueError:
-            options[key] = yaml.safe_load(value)
+        options[key] = _option(pair, value)
     return options
+
+
+def _option(pair: str, value: str) -> Any:
+    for kind in (whole_number, number):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    try:
+        float(value)
+    except ValueError:
+        return parse_yaml(value, f"option '{pair}'", "correct it")
+    raise PipelineError(f"option '{pair}': expected a finite number in the digits 0 to 9")
 
 
 def config_digest(resolved: dict[str, Any]) -> str:

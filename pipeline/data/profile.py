@@ -17,6 +17,7 @@ from pipeline.data.metric import MetricSpec, parse_metric
 from pipeline.data.records import STRICT, read_yaml_record
 from pipeline.data.specs import Losses, SiteSpec, SplitSpec, SubmissionSpec, box_fields
 from pipeline.errors import PipelineError
+from pipeline.names import check_name
 from pipeline.paths import CONFIGS, home, shown
 
 
@@ -57,7 +58,7 @@ def profile_names() -> list[str]:
 
 
 def profile_path(name: str) -> Path:
-    return CONFIGS / "competitions" / f"{name}.yaml"
+    return CONFIGS / "competitions" / f"{check_name('competition', name)}.yaml"
 
 
 def load_profile(name: str, root: str | Path | None = None) -> Profile:

@@ -19,6 +19,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
 from pipeline.errors import PipelineError
+from pipeline.names import is_name
 from pipeline.paths import shown, text_digest, write_text
 
 LONGEST_LINE, LONGEST_SOURCE, LONGEST_VALUE = 300, 130, 50  # characters
@@ -57,14 +58,14 @@ def _fold(value: Any) -> int | str:
     raise ValueError("expected the number of a fold, from 0, or full")
 
 
-def _file_name(value: str) -> str:
-    if value in ("", ".", "..") or set(value) & {"/", "\\"} or not value.isprintable() or len(value) > 60:
-        raise ValueError("expected the name of a file in the same folder")
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError("expected a name, not a path")
     return value
 
 
 Fold = Annotated[int | str, PlainValidator(_fold)]  # "full": one model trained on all photos
-FileName = Annotated[str, AfterValidator(_file_name)]
+Name = Annotated[str, AfterValidator(_name)]  # of a file in the same folder, or what becomes one
 
 
 def read_record(path: Path, model: type[AnyRecord], remedy: str) -> AnyRecord:
@@ -121,20 +122,24 @@ def read_yaml_record(
     return as_record(read_yaml(path, remedy), model, shown(path), remedy)
 
 
-def read_yaml(path: Path, remedy: str) -> dict[Any, Any]:
-    """A YAML file that holds a mapping; raises PipelineError as `read_record`."""
-    source = shown(path)
+def read_yaml(path: Path, remedy: str = "correct it") -> dict[str, Any]:
+    """The mapping that a YAML file holds; raises PipelineError as `read_record`."""
+    values = parse_yaml(_read_bytes(path, remedy), shown(path), remedy)
+    if not isinstance(values, dict | None):
+        _refuse(shown(path), f"expected a mapping of keys to values, found {_found(values)}", remedy)
+    return values or {}
+
+
+def parse_yaml(raw: bytes | str, source: str, remedy: str) -> Any:
+    """The value of a YAML text of plain values, without tags and doubled keys; raises PipelineError."""
     try:
-        values = yaml.load(_read_bytes(path, remedy).decode("utf-8-sig"), _Loader)
+        return yaml.load(raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw, _Loader)
     except UnicodeDecodeError as error:
         _refuse(source, f"not a text in UTF-8 (byte {error.start})", remedy)
     except RecursionError:
         _refuse(source, "not YAML: nested too deep", remedy)
     except (yaml.YAMLError, ValueError) as error:
         _refuse(source, f"not YAML: {' '.join(str(error).split())}", remedy)
-    if not isinstance(values, dict | None):
-        _refuse(source, f"expected a mapping of keys to values, found {_found(values)}", remedy)
-    return values or {}
 
 
 def write_record(path: Path, record: Record | Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.data.records import FileName, Fold, Record
+from pipeline.data.records import Fold, Name, Record
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -69,9 +69,9 @@ class RunCard(JobDescription):
     """card.json, written last: where it is, the run is whole. Runs made earlier lack the later keys."""
 
     classes: tuple[str, ...]
-    checkpoint: FileName
+    checkpoint: Name
     checkpoint_digest: str
-    config: FileName
+    config: Name
     best_epoch: Count
     framework_map50: float
     pretrained: str = ""

@@ -12,6 +12,7 @@ from pipeline.data.records import read_json, read_record, write_record
 from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
+from pipeline.names import is_name
 from pipeline.paths import ENSEMBLES, file_digest, run_dir, runs_dir, shown
 
 CARD, JOB = "card.json", "job.json"
@@ -104,8 +105,8 @@ class Run:
 
 def run_of(folder: Path) -> Run | None:
     """The run that a folder below runs/<competition>/<model>/ is; None for another folder."""
-    match = re.fullmatch(r"fold(\d+)|full", folder.name)
-    if match is None or folder.parent.name == ENSEMBLES:
+    match = re.fullmatch(r"fold(0|[1-9][0-9]*)|full", folder.name)
+    if match is None or folder.parent.name == ENSEMBLES or not is_name(folder.parent.name):
         return None
     return Run(folder.parent.parent.name, folder.parent.name, int(match[1]) if match[1] else "full")
 
@@ -124,11 +125,9 @@ def find_runs(competition: str, model: str | None = None) -> list[Run]:
 
 def need_runs(competition: str, model: str) -> list[Run]:
     """The trained folds of one model; raises PipelineError that says what to make."""
-    runs = find_runs(competition, model)
+    runs, first = find_runs(competition, model), Run(competition, model, 0)
     if not runs:
-        raise PipelineError(
-            f"{shown(runs_dir(competition) / model)}: no trained fold; {Run(competition, model, 0).command()}"
-        )
+        raise PipelineError(f"{shown(first.folder.parent)}: no trained fold; {first.command()}")
     return runs
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from pipeline.data.records import STRICT, Record, read_yaml_record
+from pipeline.data.records import STRICT, Name, Record, read_yaml_record
 from pipeline.ensembles.tables import FUSION_KEYS, Fusion
 from pipeline.errors import PipelineError
+from pipeline.names import check_name
 from pipeline.paths import CONFIGS
 
 BY_MODEL = attrgetter("model")
@@ -18,7 +19,7 @@ BY_MODEL = attrgetter("model")
 class MemberChoice(Record):
     """A model as an ensemble's YAML names it; without `views` it takes part with all of them."""
 
-    model: str
+    model: Name
     views: Annotated[list[str], Field(min_length=1)] | None = None
     weight: Annotated[float, Field(gt=0)] = 1.0
 
@@ -50,7 +51,7 @@ class EnsembleConfig(Fusion):
 
 def read_ensemble(name: str) -> EnsembleConfig:
     """An ensemble of this checkout; raises PipelineError that names the key."""
-    path = CONFIGS / "ensembles" / f"{name}.yaml"
+    path = CONFIGS / "ensembles" / f"{check_name('ensemble', name)}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise PipelineError(f"no ensemble '{name}'; there are: {known}")

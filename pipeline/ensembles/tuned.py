@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import dataclasses as typed
 
 from pipeline.data.ensemble_card import NestedScore, SourceTable
-from pipeline.data.records import STRICT, FileName, Record, read_record, write_record
+from pipeline.data.records import STRICT, Name, Record, read_record, write_record
 from pipeline.ensembles.calibration import Calibration
 from pipeline.ensembles.tables import Fusion, describe
 from pipeline.errors import PipelineError
@@ -74,7 +74,7 @@ class TuningRecord(Record):
 
 
 class _Trees(Record):
-    file: FileName
+    file: Name
     digest: str
 
 

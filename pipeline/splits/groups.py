@@ -22,6 +22,7 @@ from pipeline.data.photos import photos_of
 from pipeline.data.profile import Profile
 from pipeline.data.text import read_table
 from pipeline.errors import PipelineError
+from pipeline.names import number
 from pipeline.paths import shown
 
 Ints = NDArray[np.int64]
@@ -152,9 +153,9 @@ def _same(values: pd.Series) -> Ints:
 
 def _number(name: str, option: str, default: float) -> float:
     try:
-        value = float(option) if option else float(default)
+        value = number(option) if option else default
     except ValueError:
         value = -1
-    if not 0 <= value < float("inf"):
+    if value < 0:
         raise PipelineError(f"groups {name}:{option}: expected a number from 0")
     return value

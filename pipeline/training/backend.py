@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def select_device(device: str | None, gpus: int = 1) -> str:
         return device
     index = device.removeprefix("cuda").removeprefix(":") or "0"
     count = torch.cuda.device_count()
-    if not index.isdigit() or int(index) >= count:
+    if not re.fullmatch("[0-9]+", index) or int(index) >= count:
         raise PipelineError(
             f"device '{device}': torch sees {count} GPUs; expected cpu or cuda:<index> (make doctor)"
         )

@@ -16,7 +16,7 @@ from pipeline.paths import file_digest, shown, sync_folder
 
 KEPT = 2
 LAST, BEST = "last", "best"
-_NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})")
+_NAME = re.compile(r"(?P<kind>[a-z]+)-(?P<epoch>[0-9]{5})-(?P<digest>[0-9a-f]{16})")
 
 
 class Checkpoints:

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import Field, model_validator
 
 from pipeline.data.models import ModelConfig, Overrides
-from pipeline.data.records import Record, parse_record
-from pipeline.errors import PipelineError
+from pipeline.data.records import Record, parse_record, read_yaml
 from pipeline.paths import shown
 
 Count = Annotated[int, Field(ge=1)]
@@ -89,9 +87,7 @@ def config_of(kind: type[AnyConfig], values: dict[str, Any], source: str) -> Any
 
 def read_over_base(path: Path) -> dict[str, Any]:
     """A YAML file over its `_base_` (a path beside it); mappings merge, other values replace."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(values, dict):
-        raise PipelineError(f"{shown(path)}: expected a mapping of keys to values")
+    values = read_yaml(path)
     base = values.pop("_base_", None)
     return _merged(read_over_base(path.parent / base), values) if base else values
 
