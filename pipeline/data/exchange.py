@@ -81,8 +81,13 @@ def checked_boxes(
 
 
 def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes:
-    """Read a COCO results json: a list of {image_id, category_id, bbox x y w h, score}."""
+    """Read a COCO results json: a list of {image_id, category_id, bbox x y w h, score}.
+
+    Or the annotations of a COCO file, each with a score.
+    """
     items = read_json(Path(path))
+    if isinstance(items, dict):
+        items = items.get("annotations")
     if not isinstance(items, list):
         raise PipelineError(f"{shown(path)}: expected a list of detections (COCO results)")
     labels = {category: label for label, category in enumerate(dataset.category_ids)}
