@@ -239,6 +239,7 @@ def test_yolo_in_pixels_is_refused(tmp_path):
         ),
         (rooted("train: list.txt\n") | {"list.txt": "images/train/a.jpg\n"}, "none of 1 photos has a label"),
         (rooted("train: list.txt\n") | {"list.txt": "a" * 300}, "none of 1 photos has a label"),
+        (rooted("train: list.txt\n") | {"list.txt": "a" * 300 + "/a.jpg"}, "none of 1 photos has a label"),
         (rooted("kpt_shape: [many]\ntrain: images/train\n"), "kpt_shape .*: expected two numbers"),
         (YOLO | {"data.yaml": "train: images/train\nnames: [yes, no]\n"}, "class 0 is True, expected a text"),
         (YOLO | {"data.yaml": "train: images/train\nnames: {a: cat}\n"}, "class id 'a', expected a number"),

@@ -205,6 +205,7 @@ def _label_files(
         for pattern, labels in (("**/*.txt", tops), ("*.txt", wanted))
         for folder in {posixpath.dirname(label) for label in labels}
         for form in dict.fromkeys((folder, *(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))))
+        if isdir(base / form)
         for path in sorted((base / form).glob(pattern))
     }
     if not any(label in there for label in owners):
