@@ -33,6 +33,7 @@ from pipeline.data.models import read_yaml_config
 from pipeline.data.photos import Photo, fault_of, load_photo, photo_size
 from pipeline.data.predictions import KEY, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.records import DIGEST
 from pipeline.data.split import read_split
 from pipeline.ensembles import config as ensembles
 from pipeline.paths import PROJECT, folds_csv, home
@@ -503,6 +504,9 @@ def prediction_table() -> Kind:
 def table_of_others() -> Kind:
     """A table without a digest, damaged in its values: what is read is what plain pyarrow reads."""
     path, read = a_table("others")
+    arrow = pq.read_table(path)
+    text = json.dumps({key: v for key, v in json.loads(arrow.schema.metadata[KEY]).items() if key != DIGEST})
+    pq.write_table(arrow.replace_schema_metadata({KEY: text}), path)
 
     def by_hand() -> Any:
         arrow = pq.read_table(path)
@@ -511,7 +515,7 @@ def table_of_others() -> Kind:
         columns = arrow.to_pydict()
         boxes = [list(box) for box in zip(*(columns[k] for k in ("x1", "y1", "x2", "y2")), strict=True)]
         values = [*(columns[k] for k in ("image_id", "label", "score")), boxes]
-        kept = {key: meta[key] for key in meta if key not in ("format", "digest")} | {"folds": folds}
+        kept = {key: meta[key] for key in meta if key != "format"} | {"folds": folds}
         return values, json.dumps(kept, sort_keys=True)
 
     return Kind(path, read, by_hand, style="parquet")
@@ -566,7 +570,6 @@ def damage_table(rng: Any, data: bytes) -> bytes:
         changed = pa.table(list(columns.values()), schema=pa.schema(fields))
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         changed = arrow
-    meta = {key: value for key, value in meta.items() if key != b"digest"}
     sink = io.BytesIO()
     pq.write_table(changed.replace_schema_metadata(meta), sink)
     return sink.getvalue()
