@@ -14,8 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline import cli
-from pipeline.data.predictions import read_predictions, write_predictions
+from pipeline.data.predictions import write_predictions
 from pipeline.data.records import as_record
+from pipeline.data.runs import read_table
 from pipeline.ensembles.tables import FUSION_KEYS, Fusion, fuse_and_join
 from pipeline.errors import PipelineError
 from pipeline.fusion.wbf import CONF_TYPES
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     values = {name: getattr(options, name) for name in FUSION_KEYS}
     fusion = as_record(values, Fusion, "options", "correct it")
-    tables = [read_predictions(path) for path in options.tables]
+    tables = [read_table(path) for path in options.tables]
     result = fuse_and_join(tables, fusion, options.weights, options.output.stem, release=True)
     write_predictions(options.output, result)
     for line in result.meta.made.get("repairs", []):

@@ -18,10 +18,10 @@ from typing import Any
 from pipeline import cli
 from pipeline.data.costs import cost_lines, model_cost
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
-from pipeline.data.predictions import Predictions, check_belongs, not_scored, read_predictions
+from pipeline.data.predictions import Predictions, check_belongs, not_scored
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.records import write_record
-from pipeline.data.runs import Run, need_runs
+from pipeline.data.runs import Run, need_runs, read_table
 from pipeline.data.split import read_split
 from pipeline.ensembles.results import ensemble_tables, model_tables
 from pipeline.errors import PipelineError
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.model:
         tables, output = tables_of_models(profile, options)
     elif options.files:
-        tables = {str(path): read_predictions(path) for path in options.files}
+        tables = {str(path): read_table(path) for path in options.files}
         if len({path.stem for path in options.files}) == len(options.files):
             tables = {path.stem: table for path, table in zip(options.files, tables.values(), strict=True)}
         output = options.files[0].with_name("metrics.json")

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
-from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
+from pipeline.data.runs import read_table
 from pipeline.errors import PipelineError
 from pipeline.paths import ensemble_dir, shown
 from pipeline.tuning.print_report import show_report
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError(f"--budget {options.budget}: expected seconds above 0")
     tuning = TuneOptions(options.budget, options.trials, options.partitions, options.seed)
     if options.files:
-        tables = [read_predictions(path) for path in options.files]
+        tables = [read_table(path) for path in options.files]
         folder = options.output
     else:
         name = options.ensemble or "final"

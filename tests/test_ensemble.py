@@ -68,6 +68,7 @@ def runs(recycle, write_yaml):
                         model=model,
                         view=view,
                         folds_digest=split.digest,
+                        checkpoint_digest="?",
                     )
                     write_predictions(tiny.table_path(run_of(model, fold), name, view), table)
     return train, test
@@ -447,6 +448,40 @@ def test_a_member_is_known_by_its_run_whatever_its_table_says(runs, capsys):
     assert ["small/identity", "theirs/identity"] in report["copies"]
     make()
     assert "tuned: by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"made": {"checkpoint_digest": "12ab"}},
+            r"made by checkpoint 12ab, but card\.json of its run says \?",
+        ),
+        ({"model": "large"}, "made by model large, but card.json of its run says small"),
+        ({"folds": np.full(4, 2, np.int32)}, "made by fold 2, but card.json of its run says 1"),
+    ],
+)
+def test_a_table_that_the_runs_card_does_not_describe_is_refused(runs, tmp_path, changes, message):
+    path = Run("recycle", "small", 1).table_path("oof", "identity")
+    table = read_predictions(path)
+    for key, value in changes.items():
+        setattr(table.meta, key, value)
+    write_predictions(path, table)
+    message += "; make predict COMP=recycle MODEL=small FOLD=1 SPLIT=oof VIEWS=identity$"
+    other = Run("recycle", "large", 1).table_path("oof", "identity")
+    fused = tmp_path / "fused.parquet"
+    for stage, options in (
+        (ensemble, ["--ensemble", "final"]),
+        (ensemble, [str(path), str(other), "-o", str(fused)]),
+        (evaluate, ["--model", "small"]),
+        (evaluate, [str(path)]),
+    ):
+        with pytest.raises(PipelineError, match="small/fold1/oof/identity.parquet: " + message):
+            stage.main(options)
+    assert not fused.exists()
+    mine = shutil.copy(path, tmp_path / "mine.parquet")  # without a run it is a table like any other
+    ensemble.main([str(mine), str(other), "-o", str(fused)])
+    assert fused.exists()
 
 
 def test_members_of_an_ensemble_need_the_same_folds(runs):

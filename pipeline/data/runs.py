@@ -100,7 +100,31 @@ class Run:
         return self.folder / split / f"{view}.parquet"
 
     def table(self, split: str, view: str) -> Predictions:
-        return read_predictions(self.table_path(split, view))
+        """A view's boxes. Raises PipelineError for a damaged table, and as `check_made_by` does."""
+        table = read_predictions(self.table_path(split, view))
+        self.check_made_by(table)
+        return table
+
+    def check_made_by(self, table: Predictions) -> None:
+        """Raise PipelineError for a table of another model, fold or checkpoint than the run's card states.
+
+        A table that names no checkpoint was made elsewhere, and is taken for what its folder says.
+        """
+        checkpoint = table.meta.made.get("checkpoint_digest")
+        if checkpoint is None or not self.is_trained:
+            return
+        card = self.card()
+        folds = [card.fold] if card.fold == "full" else sorted(set(table.meta.folds.tolist()))
+        for name, found, expected in (
+            ("model", table.meta.model, card.model),
+            ("fold", ",".join(map(str, folds)), str(card.fold)),
+            ("checkpoint", checkpoint, card.checkpoint_digest),
+        ):
+            if found != expected:
+                again = self.command("predict", SPLIT=table.meta.split, VIEWS=table.meta.view)
+                raise PipelineError(
+                    f"{table.name}: made by {name} {found}, but {CARD} of its run says {expected}; {again}"
+                )
 
 
 def run_of(folder: Path) -> Run | None:
@@ -109,6 +133,16 @@ def run_of(folder: Path) -> Run | None:
     if match is None or folder.parent.name == ENSEMBLES or not is_name(folder.parent.name):
         return None
     return Run(folder.parent.parent.name, folder.parent.name, int(match[1]) if match[1] else "full")
+
+
+def read_table(path: Path) -> Predictions:
+    """A prediction table from anywhere; one in a run's folder is compared with the run's card."""
+    table = read_predictions(path)
+    folder = path.resolve().parent.parent
+    run = run_of(folder)
+    if run is not None and run.folder == folder:
+        run.check_made_by(table)
+    return table
 
 
 def all_runs(competition: str, model: str | None = None) -> list[Run]:
