@@ -5,12 +5,14 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.errors import PipelineError
 from pipeline.names import number, whole_number
+from pipeline.startup import SHORT, STOPPED
 
 FROM_MAKE = "--from-make"  # the first argument in every recipe of the Makefile
 YES, NO = ("1", "yes", "true"), ("0", "no", "false")
@@ -225,40 +227,61 @@ def add_settings(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-# What a disk can have against being written to; other errors of the system are ours and keep their traceback.
-DISK = {
+# What the machine can have against a stage; other errors of the system are ours and keep their traceback.
+SYSTEM = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "larger than a file may be here",
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "no permission to write there",
+    errno.EIO: "the disk does not answer as it should",
+    errno.ESTALE: "the network's disk has lost it",
+    errno.ENOMEM: "not enough memory",
+    **SHORT,
 }
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a stage and end with the status that it returns, if any.
 
-    A user's mistake or a full disk is one line on stderr and status 1, Ctrl-C is status 130; other
-    errors of one line state their own (see `errors`).
+    A user's mistake, a full disk or output that nobody reads is one line on stderr and status 1, Ctrl-C is
+    status 130; other errors of one line state their own (see `errors`).
     """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the imports are done
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # a terminal that cannot show a name
     try:
-        if status := main():
-            sys.exit(status)
+        status = main()
+        sys.stdout.flush()  # only now may it show that nobody reads it
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+        _end(f"error: {error}", error.status)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(
-            f"error: {error.filename or 'a file'}: {DISK[error.errno]}; mend that and run the same command "
-            "again: what was written whole is kept",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _end("stopped: what it prints is not read any more; the same command goes on from here", 1)
+    except MemoryError:
+        _end(f"error: {SYSTEM[errno.ENOMEM]}; the same command goes on from here", 1)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _end(STOPPED, 130)
+    except OSError as error:
+        no_folder = "No usable temporary directory" in str(error)  # errno is that of a missing file
+        if error.errno not in SYSTEM and not no_folder:
+            raise
+        fault = "no folder for temporary files; set TMPDIR" if no_folder else SYSTEM[error.errno or 0]
+        name = "" if no_folder else f"{error.filename or 'a file, or what it prints'}: "
+        _end(
+            f"error: {name}{fault}; mend that and run the same command again: what was written whole is kept",
+            1,
+        )
+    if status:
+        sys.exit(status)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    """Say why the stage ends, and drop what can no longer be printed."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
