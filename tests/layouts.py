@@ -210,6 +210,56 @@ def train_json_and_sample(root: Path) -> None:
     text(root / "sample_submission.csv", "PredictionString,image_id", *rows)
 
 
+def labelme_json(root: Path, folder: str, part: str) -> None:
+    for stem, boxes in CONTENT[part]:
+        shapes = [
+            {"label": CLASSES[label], "shape_type": "rectangle", "points": [[x, y], [x + w, y + h]]}
+            for label, (x, y, w, h) in boxes
+        ]
+        sizes = {"imageWidth": WIDTH, "imageHeight": HEIGHT, "imageData": None}
+        tiny.write_json(
+            root / folder / f"{stem}.json", {"shapes": shapes, "imagePath": f"{stem}.jpg"} | sizes
+        )
+
+
+def labelme(root: Path) -> None:
+    for part in ("train", "test"):
+        photos(root, "{part}", (part,))
+        labelme_json(root, part, part)
+
+
+def labelme_apart_from_photos(root: Path) -> None:
+    photos(root, "images", ("train",))
+    labelme_json(root, "labels", "train")
+
+
+def cvat_xml(parts: tuple[str, ...], subsets: bool) -> str:
+    images = ""
+    for part in parts:
+        subset = f' subset="{part.capitalize()}"' if subsets else ""
+        for stem, boxes in CONTENT[part]:
+            shapes = "".join(
+                f'<box label="{CLASSES[label]}" xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}"/>'
+                for label, (x, y, w, h) in boxes
+            )
+            size = f'width="{WIDTH}" height="{HEIGHT}"'
+            images += f'<image id="0" name="{stem}.jpg"{subset} {size}>{shapes}</image>'
+    labels = "".join(f"<label><name>{name}</name></label>" for name in CLASSES)
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    return f'<?xml version="1.0" encoding="utf-8"?><annotations>{meta}{images}</annotations>'
+
+
+def cvat(root: Path) -> None:
+    photos(root, "images", ("train",))
+    text(root / "annotations.xml", cvat_xml(("train",), subsets=False))
+
+
+def cvat_project(root: Path) -> None:
+    for part in ("train", "test"):
+        photos(root, f"images/{part.capitalize()}", (part,))
+    text(root / "annotations.xml", cvat_xml(("train", "test"), subsets=True))
+
+
 # Layout -> its writer, the parts that are for training, and those for testing.
 LAYOUTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] = {
     "coco": (coco, ("train",), ("test",)),
@@ -224,6 +274,10 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...
     "csv of corners": (csv_of_corners, ("train",), ("test",)),
     "kaggle csv": (kaggle_csv, ("train",), ("test",)),
     "open images": (open_images, ("train",), ("test",)),
+    "labelme": (labelme, ("train",), ("test",)),
+    "labelme apart from photos": (labelme_apart_from_photos, ("train",), ()),
+    "cvat": (cvat, ("train",), ()),
+    "cvat project": (cvat_project, ("train",), ("test",)),
     "train.json and test folder": (train_json_and_test_folder, ("train",), ("test",)),
     "train.json and sample": (train_json_and_sample, ("train",), ("test",)),
 }

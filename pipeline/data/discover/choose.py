@@ -13,6 +13,7 @@ from pipeline.data.discover.candidate import Candidate
 from pipeline.data.discover.coco import find_coco
 from pipeline.data.discover.csv import add_sizes, find_csv, read_tables, sizes_files
 from pipeline.data.discover.listing import Listing, list_folder, part_of
+from pipeline.data.discover.shapes import find_cvat, find_labelme
 from pipeline.data.discover.submission import Sample, describe_sample, find_sample
 from pipeline.data.discover.voc import find_voc
 from pipeline.data.discover.yolo import find_yolo
@@ -23,7 +24,13 @@ from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
 HELD_OUT = 0.2  # share of train that serves as the test set where there is none
-FINDERS: tuple[Callable[[Listing], list[Candidate]], ...] = (find_coco, find_voc, find_yolo)
+FINDERS: tuple[Callable[[Listing], list[Candidate]], ...] = (
+    find_coco,
+    find_voc,
+    find_yolo,
+    find_labelme,
+    find_cvat,
+)
 
 
 @dataclass
@@ -99,7 +106,7 @@ def _nothing_found(listing: Listing) -> PipelineError:
     ]
     return PipelineError(
         f"{shown(listing.root)}: no annotations found ({reasons[0]}); expected COCO json, VOC xml, a CSV "
-        "with boxes, or a data.yaml of YOLO"
+        "with boxes, YOLO labels, LabelMe json or CVAT xml"
     )
 
 

@@ -1,12 +1,11 @@
 """YOLO labels in a folder: by a data.yaml, or as text files beside or opposite the photos."""
 
-from collections import Counter
-from dataclasses import dataclass, field
 from os.path import basename, dirname
 from typing import Any
 
 from pipeline.data.discover.candidate import VALIDATION, Candidate
-from pipeline.data.discover.listing import Listing, part_of, shared_parts
+from pipeline.data.discover.folders import LabelFolder, of_parts
+from pipeline.data.discover.listing import Listing, shared_parts
 from pipeline.data.formats.yolo import CLASS_LISTS, class_names, layout_of
 from pipeline.data.profile import Profile
 from pipeline.data.records import read_yaml
@@ -17,21 +16,10 @@ from pipeline.errors import PipelineError
 LEAST = 5  # cells of a row: a class and four numbers
 
 
-@dataclass
-class Labels:
-    """A folder of label files and the folder of their photos."""
-
-    path: str
-    part: str
-    stems: list[str] = field(default_factory=list)
-    rows: Counter[int] = field(default_factory=Counter)  # by class
-    photos: str = "."
-
-
 def find_yolo(listing: Listing) -> list[Candidate]:
     """Each data.yaml as a candidate; where there is none, the folders of label files as one."""
     folders = _label_folders(listing)
-    boxes = sum(labels.rows.total() for labels in folders)
+    boxes = sum(labels.counts.total() for labels in folders)
     files = listing.with_suffix(".yaml", ".yml")
     candidates = [found for path in files if (found := _of_yaml(listing, path, boxes)) is not None]
     return candidates or _of_folders(listing, folders)
@@ -75,9 +63,9 @@ def _is_there(listing: Listing, found: Candidate, key: str, data: dict[Any, Any]
     return bool(sources)
 
 
-def _label_folders(listing: Listing) -> list[Labels]:
+def _label_folders(listing: Listing) -> list[LabelFolder]:
     """Folders of text files that are named as photos and hold rows of numbers."""
-    folders: dict[str, Labels] = {}
+    folders: dict[str, LabelFolder] = {}
     for path in listing.with_suffix(".txt"):
         stem, place = same_text(photo_stem(basename(path)).removesuffix(".txt")), dirname(path) or "."
         if stem not in listing.photos_by_stem or basename(path) in CLASS_LISTS:
@@ -87,42 +75,25 @@ def _label_folders(listing: Listing) -> list[Labels]:
         except PipelineError:
             continue
         if all(len(row) >= LEAST and row[0].isascii() and row[0].isdigit() for row in rows):
-            labels = folders.setdefault(place, Labels(place, part_of(place)))
+            labels = folders.setdefault(place, LabelFolder(place))
             labels.stems.append(stem)
-            labels.rows.update(int(row[0]) for row in rows)
-    found = [labels for labels in folders.values() if labels.rows]
+            labels.counts.update(int(row[0]) for row in rows)
+    found = [labels for labels in folders.values() if labels.counts]
     for labels in found:
-        labels.photos = listing.photos_folder(labels.stems, labels.part, labels.path)[0]
+        labels.find_photos(listing)
     return found
 
 
-def _of_folders(listing: Listing, folders: list[Labels]) -> list[Candidate]:
-    parts = {
-        part: [labels for labels in folders if labels.part == part] for part in ("train", "val", "test", "")
-    }
-    best = {
-        part: max(several, key=lambda one: one.rows.total()) for part, several in parts.items() if several
-    }
-    train = best.get("train") or best.get("") or best.get("val") or best.get("test")
-    if train is None:
+def _of_folders(listing: Listing, folders: list[LabelFolder]) -> list[Candidate]:
+    made = of_parts("yolo", "YOLO labels in {}", folders)
+    if made is None:
         return []
-    test = next((best[part] for part in ("test", "val") if part in best and best[part] is not train), None)
-    found = Candidate("yolo", f"YOLO labels in {train.path}", train.rows.total(), _split(train))
-    if test is not None:
-        found.test = _split(test) | {"truth": test.path}
-        if test.part == "val":
-            found.comments["test"] = VALIDATION
+    found, (train, *_) = made
     _name_classes(found, listing, train, folders)
-    unused = [labels for labels in folders if labels not in (train, test)]
-    found.notes += [f"YOLO labels in {labels.path}: {labels.rows.total()} boxes" for labels in unused]
     return [found]
 
 
-def _split(labels: Labels) -> dict[str, Any]:
-    return {"annotations": labels.path, "photos": labels.photos}
-
-
-def _name_classes(found: Candidate, listing: Listing, train: Labels, folders: list[Labels]) -> None:
+def _name_classes(found: Candidate, listing: Listing, train: LabelFolder, folders: list[LabelFolder]) -> None:
     lists = [path for path in listing.files if basename(path) in CLASS_LISTS]
     if lists:
         path = max(lists, key=lambda path: shared_parts(path, train.path))
@@ -131,6 +102,6 @@ def _name_classes(found: Candidate, listing: Listing, train: Labels, folders: li
         ]
         found.comments["classes"] = f"in the order of {path}"
     else:
-        last = max(max(labels.rows) for labels in folders)
+        last = max(max(labels.counts) for labels in folders)
         found.classes = [f"class {number}" for number in range(last + 1)]
         found.comments["classes"] = "assumed: no file names them; give names, in this order"
