@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
+from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detections, Detector, cpu_batch
 from pipeline.inference.threads import detector_threads, shares
 from pipeline.inference.views import predict_views
@@ -190,6 +191,34 @@ def test_boxes_are_undone_to_the_last_bit(divisor: int, pad_centred: bool, tmp_p
     sides = rng.integers(20, 200, (25, 2)).tolist() + [[100, 160]] * 5
     images = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
     assert check_equal(Raw(divisor, pad_centred), saved(tmp_path, images), VIEWS) > 1000
+
+
+class Cramped(Raw):
+    """Has memory for so many pixels at once."""
+
+    memory = 64 * 64
+
+    def detect(self, pixels: Tensor) -> Detections:
+        if len(pixels) * pixels.shape[2] * pixels.shape[3] > self.memory:
+            self.sizes.append(tuple(pixels.shape))
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 3 GiB")
+        return super().detect(pixels)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_out_of_memory_predicting_goes_on_with_half(tmp_path: Path, capsys: Any) -> None:
+    images = [np.full((64, 64, 3), level, np.uint8) for level in range(7)]
+    roomy, cramped = Raw(1, False), Cramped(1, False)
+    expected, found = (
+        predict_views(detector, saved(tmp_path, images), VIEWS[:2])["hflip"] for detector in (roomy, cramped)
+    )
+    np.testing.assert_array_equal(found.photo, expected.photo)
+    np.testing.assert_array_equal(found.boxes_xyxy, expected.boxes_xyxy)
+    assert [size[0] for size in cramped.sizes] == [3] + [1] * 14  # that three are too many is seen once
+    said = capsys.readouterr().out
+    assert said == "out of memory with 3 images of 64 x 64 pixels at once; going on with 1\n"
+    with pytest.raises(PipelineError, match="out of memory with 1 images of 96 x 96 pixels"):
+        predict_views(cramped, saved(tmp_path, images), parse_views(["scale1.5"]))
 
 
 def network_of(detector: Any) -> torch.nn.Module:

@@ -19,6 +19,7 @@ from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import LostProcessError, NoMemoryError, PipelineError
+from pipeline.inference.memory import is_out_of_memory
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
 from pipeline.training import recovery
@@ -419,7 +420,7 @@ def test_of_what_several_processes_met_the_cause_is_raised(
     killed = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
     error = cause_of(job, [touch, killed, cause], "report")
     assert type(error) is raised and str(error) == str(cause)
-    assert recovery.is_out_of_memory(error) == ("memory" in str(cause))
+    assert is_out_of_memory(error) == ("memory" in str(cause))
     assert type(cause_of(job, [touch, killed], "")) is type(cause_of(job, [touch], "")) is LostProcessError
     full = WorkerHealthCheckFailedError("A worker health check failed.", OutOfMemoryError("killed"))
     assert type(cause_of(job, [touch, full], "")) is NoMemoryError

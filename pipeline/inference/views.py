@@ -4,24 +4,39 @@ A photo is read once for all views. Which views go through the network together 
 `batches`; on a CPU batches go through it side by side, see `threads`.
 """
 
+import gc
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from pipeline.data.photos import Photo
+from pipeline.errors import PipelineError
 from pipeline.inference.batches import Batch, batches_by_view
 from pipeline.inference.boxes import Download, PhotoBoxes, in_photos
 from pipeline.inference.detector import Detector
+from pipeline.inference.memory import is_out_of_memory
 from pipeline.inference.pixels import HostPixels
 from pipeline.inference.reading import read_ahead
 from pipeline.inference.threads import DetectorThreads, detector_threads
 from pipeline.views import View
 
 READ_AHEAD = 2  # batches of photos
+Detected = tuple[Batch, Download, float]  # and the seconds that it took
+
+
+class Limit:
+    """The most pixels that fit into a batch, as far as it is known."""
+
+    pixels = 2**62
+
+    def images(self, area: int) -> int:
+        """How many images of so many pixels."""
+        return max(self.pixels // area, 1)
 
 
 def predict_views(
@@ -49,15 +64,15 @@ def detect_views(
     order = [photos[i] for i in dict.fromkeys(image.photo for batch in batches for image in batch.images)]
     reader = read_ahead(order, pixels.read, pixels.bytes_of, READ_AHEAD * detector.batch)
     parts: dict[str, list[PhotoBoxes]] = {view.name: [PhotoBoxes.none()] for view in views}
-    under_way: deque[tuple[Batch, Future[tuple[Download, float]]]] = deque()
+    limit = Limit()
+    under_way: deque[Future[list[Detected]]] = deque()
 
     def take() -> None:
-        batch, future = under_way.popleft()
-        download, seconds = future.result()
-        for view, boxes in in_photos(batch, download.boxes(), photos, seconds / workers.count).items():
-            parts[view.name].append(boxes)
-        if bar is not None:
-            bar.update(len(batch.images))
+        for batch, download, seconds in under_way.popleft().result():
+            for view, boxes in in_photos(batch, download.boxes(), photos, seconds / workers.count).items():
+                parts[view.name].append(boxes)
+            if bar is not None:
+                bar.update(len(batch.images))
 
     held: dict[int, Any] = {}
     for k, batch in enumerate(batches):
@@ -65,7 +80,7 @@ def detect_views(
             if image.photo not in held:
                 held[image.photo] = next(reader)
         of_batch = {image.photo: held[image.photo] for image in batch.images}
-        under_way.append((batch, workers.submit(_detect, pixels, batch, of_batch)))
+        under_way.append(workers.submit(_detect, pixels, batch, of_batch, limit))
         for position in of_batch:
             if last[position] == k:
                 del held[position]
@@ -77,8 +92,31 @@ def detect_views(
 
 
 def _detect(
-    detector: Detector, pixels: HostPixels, batch: Batch, photos: Mapping[int, Any]
-) -> tuple[Download, float]:
-    began = time.monotonic()
-    download = Download(detector.detect(pixels.batch(batch, photos).to(detector.device)))
-    return download, time.monotonic() - began
+    detector: Detector, pixels: HostPixels, batch: Batch, photos: Mapping[int, Any], limit: Limit
+) -> list[Detected]:
+    """Detect in a batch, in halves where memory runs out; what did not fit once is not tried again."""
+    results: list[Detected] = []
+    area = batch.size[0] * batch.size[1]
+    waiting = batch.parts(limit.images(area))
+    while waiting:
+        part = waiting.pop(0)
+        count = len(part.images)
+        began = time.monotonic()
+        try:
+            found = detector.detect(pixels.batch(part, photos).to(detector.device))
+            results.append((part, Download(found), time.monotonic() - began))
+            continue
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0][:100]
+        text = f"out of memory with {count} images of {batch.size[1]} x {batch.size[0]} pixels at once"
+        if count == 1:
+            raise PipelineError(f"{text}; leave out views of a large scale, or DEVICE=cpu ({reason})")
+        limit.pixels = min(limit.pixels, area * (count // 2))
+        tqdm.write(f"{text}; going on with {limit.images(area)}")
+        waiting = [smaller for large in (part, *waiting) for smaller in large.parts(limit.images(area))]
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return results

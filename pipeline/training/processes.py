@@ -35,10 +35,11 @@ from typing import Any
 from pipeline.cluster import connected
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import LostProcessError, NoMemoryError, PipelineError
+from pipeline.inference.memory import is_out_of_memory
 from pipeline.processes import thread_limits
 from pipeline.training.fit import fit_here
 from pipeline.training.job import TrainJob
-from pipeline.training.recovery import LossNotFiniteError, is_out_of_memory
+from pipeline.training.recovery import LossNotFiniteError
 
 RESOURCES = "PIPELINE_PROCESS"  # environment: what each process reserves, by Ray's names, as JSON
 OUTPUT = "process{rank}.log"  # in the scratch folder

@@ -16,15 +16,9 @@ import torch
 from pipeline.data.records import read_record, write_record
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
+from pipeline.inference.memory import is_out_of_memory
 
 FILE = "recovery.json"
-# What a GPU says, besides OutOfMemoryError, when its libraries find no memory.
-MEMORY_WORDS = (
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
-    "unable to find an engine",
-)
 
 
 class LossNotFiniteError(PipelineError):
@@ -77,10 +71,6 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
         gc.collect()  # the failed attempt's tensors; its frames went with the exception
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 
 def scale_steps(optimizer: torch.optim.Optimizer, factor: float) -> None:

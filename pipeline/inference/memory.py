@@ -1,0 +1,15 @@
+"""Memory that runs out on a device."""
+
+import torch
+
+# What a GPU says, besides OutOfMemoryError, when its libraries find no memory.
+MEMORY_WORDS = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "unable to find an engine",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
