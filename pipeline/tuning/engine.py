@@ -9,11 +9,9 @@ from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, RootModel
 
 from pipeline.boxes import Boxes
 from pipeline.data.metric import MetricSpec
-from pipeline.data.records import parse_record
 from pipeline.ensembles.calibration import Calibration, fit_calibration
 from pipeline.ensembles.fuse_tuned import (
     pack_sources,
@@ -22,7 +20,7 @@ from pipeline.ensembles.fuse_tuned import (
 from pipeline.ensembles.tuned import TunedEnsemble, TunedMember
 from pipeline.errors import PipelineError
 from pipeline.fusion import Fused, Packed, fuse
-from pipeline.paths import shown, write_text
+from pipeline.paths import shown, text_digest, write_text
 from pipeline.scoring.metrics import Scored, correctness, score
 from pipeline.scoring.truth import Truth
 from pipeline.tuning.candidates import Candidate
@@ -30,12 +28,6 @@ from pipeline.tuning.members import Member
 from pipeline.tuning.parts import Partition, inner_weights, part_weights
 
 Values = NDArray[np.float64]
-
-
-class JournalLine(RootModel[tuple[str, list[float | None]]]):
-    """A candidate's key and its values; null for one that was not asked for."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 _PACKED_KEPT = 3
@@ -206,6 +198,7 @@ class Engine:
 class Journal:
     """The values so far, one line per candidate, so that an interrupted search goes on from there.
 
+    A line is a candidate's key, its values (null where not evaluated), a tab and the digest of these two.
     The file is held open: another search in the same folder, of other data, replaces it by a file of
     its own, and neither reads the other's values.
     """
@@ -223,13 +216,18 @@ class Journal:
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
             if lines[0] == json.dumps(self.header, sort_keys=True):
-                for line in lines[1:]:
-                    try:
-                        key, values = parse_record(line, JournalLine, shown(self.path), "tune again").root
-                    except PipelineError:
-                        continue  # the line that a kill cut off; it is scored again
-                    if len(values) == n_rows:
-                        known[key] = np.array([np.nan if v is None else v for v in values], np.float64)
+                written = [line.rpartition("\t") for line in lines[1:] if line]
+                whole = [text for text, _, digest in written if digest == text_digest(text)]
+                known = {
+                    key: np.array([np.nan if v is None else v for v in values], np.float64)
+                    for key, values in map(json.loads, whole)
+                    if len(values) == n_rows
+                }
+                if damaged := len(written) - len(whole):
+                    print(
+                        f"  note: {shown(self.path)}: {damaged} lines cut off or damaged; what they held is "
+                        "scored again"
+                    )
         self.resumed = len(known)
         try:
             if not known:
@@ -244,7 +242,8 @@ class Journal:
     def add(self, key: str, values: Values) -> None:
         if self._file is not None:
             row = [None if np.isnan(v) else float(v) for v in values]
-            self._file.write(json.dumps([key, row]) + "\n")
+            text = json.dumps([key, row])
+            self._file.write(f"{text}\t{text_digest(text)}\n")
             self._file.flush()
 
     def close(self) -> None:
