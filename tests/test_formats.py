@@ -7,6 +7,7 @@ Photos are 100 x 50 pixels, so that shares are read off at once; VOC, CSV and mo
 import json
 import re
 import unicodedata
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -16,7 +17,7 @@ from pipeline.data.formats.labelme import OTHER_PHOTO
 from pipeline.data.formats.shapes import GROUPED, NO_NUMBERS, OUTLINED
 from pipeline.data.formats.yolo import BAD_ROW
 from pipeline.data.profile import Profile, load_profile
-from pipeline.data.specs import SplitSpec
+from pipeline.data.specs import ColumnSpec, SplitSpec
 from pipeline.errors import PipelineError
 
 WIDTH, HEIGHT = 100, 50
@@ -324,6 +325,27 @@ def test_roboflow_coco(tmp_path):
     assert train.category_ids == (2, 1)
     assert "category 'pets' groups others and has no box: no class" in train.findings.notes
     assert boxes_of(load_truth(profile, "test")) == {"a.jpg": [(0, 1, 2, 4, 6, 0)], "b.jpg": []}
+
+
+@pytest.mark.parametrize("name", ["../b.jpg", "x/../../b.jpg", "/etc/b.jpg", "C:\\b.jpg", "..\\b.jpg"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    """In every format whose files name photos; LabelMe's photos are looked for by the last part."""
+    write(
+        tmp_path,
+        {"a.json": coco([], names=(name,)), "t/b.json": coco([], names=(name,)), "t.csv": f"file\n{name}\n"},
+    )
+    several = {"annotations": ".", "image_sets": ("t/b.json",)}
+    columns = ColumnSpec(image="file", file="{file}", size=(WIDTH, HEIGHT))
+    profiles = [
+        profile_of(tmp_path, "coco", {"annotations": "a.json"}),
+        profile_of(tmp_path, "coco", several),
+        cvat_profile(tmp_path, cvat((f'name="{name}"', ""))),
+        profile_of(tmp_path, "csv", {"annotations": "t.csv", "columns": columns}),
+    ]
+    for profile in profiles:
+        refused(profile, "leads out of the photos' folder; correct it, or say outside: true in the profile")
+    meant = replace(profiles[0], outside=True)
+    assert list(boxes_of(load_dataset(meant, "train"))) == [name.replace("\\", "/")]
 
 
 def test_a_group_of_categories_with_a_box_is_a_class(tmp_path):

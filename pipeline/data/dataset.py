@@ -21,7 +21,7 @@ from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
 from pipeline.data.specs import Losses
-from pipeline.data.text import find_key, forward, same_text
+from pipeline.data.text import find_key, forward, leads_outside, same_text
 from pipeline.data.units import doubts_of
 from pipeline.errors import PipelineError
 from pipeline.paths import shown, text_digest
@@ -163,6 +163,11 @@ def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: 
     images = records.copy() if isinstance(records, pd.DataFrame) else pd.DataFrame.from_records(records)
     images["index"] = np.arange(len(images))
     names = images["file_name"]
+    if not profile.outside and (outside := names[names.map(leads_outside)]).size:
+        raise PipelineError(
+            f"{findings.source}: file name '{outside.iloc[0]}' leads out of the photos' folder; correct it, "
+            "or say outside: true in the profile if that is meant"
+        )
     stated = _stated_sizes(images[["width", "height"]])
     sizes = complete_sizes(profile, spec, names.tolist(), stated)
     good = are_sizes(sizes)

@@ -37,6 +37,7 @@ class Profile:
     inclusive: bool = False  # VOC: xmax and ymax name the last pixel inside (the VOC devkit's way)
     xyxy: bool = False  # COCO: bbox holds corners, x1 y1 x2 y2
     accept_losses: Losses | None = None
+    outside: bool = False  # names of photos may be absolute, or lead out of their folder by ..
     submission: SubmissionSpec = SubmissionSpec()
     site: SiteSpec = SiteSpec()
 

@@ -136,6 +136,11 @@ def forward(name: str) -> str:
     return name.replace("\\", "/")
 
 
+def leads_outside(name: str) -> bool:
+    """Whether a name with forward slashes is absolute, here or on Windows, or holds a step up."""
+    return name[:1] == "/" or name[1:3] == ":/" or (".." in name and ".." in name.split("/"))
+
+
 def photo_suffix(name: str) -> str:
     """The suffix of a photo's name, as it is written; "" where the name has none."""
     suffix = splitext(name)[1]

@@ -1,7 +1,7 @@
 """COCO json."""
 
 from pathlib import Path
-from posixpath import normpath
+from posixpath import join
 from typing import Any
 
 from pipeline.data.findings import Findings
@@ -16,7 +16,7 @@ from pipeline.data.formats.shapes import (
 )
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record, as_list
-from pipeline.data.text import as_flag, find_key, forward, read_json, same_text
+from pipeline.data.text import as_flag, find_key, forward, leads_outside, read_json, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -35,12 +35,12 @@ def read_coco(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes:
     boxes: list[Record] = []
     for name in spec.image_sets:
         part = _read_file(folder / name, profile, findings, with_boxes, called=f"{name}#")
-        prefix = name_below((folder / name).parent, profile.path(spec.photos))
+        beside = name_below((folder / name).parent, profile.path(spec.photos))
+        prefix = "" if beside == "." else beside
         boxes += [box | {"image": box["image"] + len(images)} for box in as_list(part.boxes)]
-        images += [
-            image | {"id": None, "file_name": normpath(f"{prefix}/{image['file_name']}")}
-            for image in as_list(part.images)
-        ]
+        for image in as_list(part.images):
+            own = image["file_name"]
+            images.append(image | {"id": None, "file_name": own if leads_outside(own) else join(prefix, own)})
     return Raw(images, boxes, part.category_ids)
 
 
