@@ -19,9 +19,11 @@ from torch import Tensor
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
+from pipeline.inference.batches import WAITING, Batch, batches_by_size, full_at
 from pipeline.inference.detector import Detections, Detector, cpu_batch
-from pipeline.inference.threads import detector_threads, shares
-from pipeline.inference.views import predict_views
+from pipeline.inference.pixels import HostPixels
+from pipeline.inference.threads import DetectorThreads, detector_threads, shares
+from pipeline.inference.views import detect_views, predict_views
 from pipeline.training.backend import load_backend
 from pipeline.views import View, parse_views
 
@@ -191,6 +193,73 @@ def test_boxes_are_undone_to_the_last_bit(divisor: int, pad_centred: bool, tmp_p
     sides = rng.integers(20, 200, (25, 2)).tolist() + [[100, 160]] * 5
     images = [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides]
     assert check_equal(Raw(divisor, pad_centred), saved(tmp_path, images), VIEWS) > 1000
+
+
+class Seen(Raw):
+    """Keeps what it is given."""
+
+    def detect(self, pixels: Tensor) -> Detections:
+        self.given: list[Tensor] = [*getattr(self, "given", []), *pixels]
+        return super().detect(pixels)
+
+
+@pytest.mark.parametrize(("divisor", "pad_centred"), [(1, False), (32, True)])
+def test_resizing_on_the_device_gives_opencvs_pixels_but_for_rounding(
+    divisor: int, pad_centred: bool, tmp_path: Path
+) -> None:
+    """Of each view of each photo, with its border; in batches that are mixed of views."""
+    rng = np.random.default_rng(6)
+    sides = [(100, 160), (160, 100), (64, 64), (64, 64), (37, 90)]
+    coarse = [rng.integers(0, 256, (9, 9, 3), np.uint8) for _ in sides]
+    images = [cv2.resize(c, side[::-1]) for c, side in zip(coarse, sides, strict=True)]
+    listed = saved(tmp_path, images)
+    detector = Seen(divisor, pad_centred)
+    views = [*VIEWS, *parse_views(["hflip+rot90", "scale2"])]
+    detect_views(detector, listed, views, DetectorThreads([detector]), on_device=True)
+    batches = batches_by_size(detector, listed, views)
+    order = [image for batch in batches for image in batch.images]
+    assert len(order) == len(set(order)) == len(listed) * len(views)
+    assert max(len({image.view for image in batch.images}) for batch in batches) > 1
+    pixels = HostPixels(detector, [1.0, 1.5, 0.7, 2.0])
+    photos = {i: pixels.read(photo) for i, photo in enumerate(listed)}
+    equal = []
+    for image, given in zip(order, detector.given, strict=True):
+        (expected,) = pixels.batch(Batch([image]), photos)
+        apart = (given.int() - expected.int()).abs()
+        assert apart.shape == (3, *image.padded) and apart.max() <= 1
+        equal.append(float((apart == 0).double().mean()))
+    assert np.mean(equal) > 0.8
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", MODELS)
+def test_boxes_of_mixed_batches_are_those_of_a_view_alone(name: str, tmp_path: Path) -> None:
+    """Of pixels that need no resizing, which rounds otherwise on a device."""
+    sides = [(64, 64)] * 3 + [(64, 40)] * 2
+    rng = np.random.default_rng(8)
+    listed = saved(tmp_path, [rng.integers(0, 256, (*side, 3), np.uint8) for side in sides])
+    detector = built(name)
+    workers = DetectorThreads([detector])
+    apart, together = (detect_views(detector, listed, VIEWS[:3], workers, None, on) for on in (False, True))
+    for view in VIEWS[:3]:
+        for i in range(len(listed)):
+            of_photo = [(of[view.name], of[view.name].photo == i) for of in (apart, together)]
+            pairs = [(boxes.boxes_xyxy[rows], boxes.scores[rows]) for boxes, rows in of_photo]
+            assert len(pairs[0][1]) > 0
+            check_same(pairs[0], pairs[1], pixels=0.02)
+
+
+def test_batches_of_a_device_are_filled_and_hold_nothing_up() -> None:
+    detector = Raw(32, True)
+    photos = [Photo(Path(), *((64, 64) if i % 10 else (64, 40 + i))) for i in range(100)]
+    batches = batches_by_size(detector, photos, VIEWS)
+    assert all(image.padded == batch.size for batch in batches for image in batch.images)
+    filled = [len(batch.images) / full_at(detector, batch.size) for batch in batches]
+    assert max(filled) == 1 and np.mean(np.array(filled) == 1) > 0.9
+    last = {image.photo: k for k, batch in enumerate(batches) for image in batch.images}
+    first = {image.photo: k for k, batch in reversed(list(enumerate(batches))) for image in batch.images}
+    waiting = [sum(first[i] <= k < last[i] for i in first) for k in range(len(batches))]
+    assert max(waiting) <= 2 * WAITING * detector.batch
 
 
 class Cramped(Raw):

@@ -91,12 +91,17 @@ def batches_by_size(detector: Detector, photos: Sequence[Photo], views: Sequence
             since.setdefault(image.padded, count)
             of_size.append(image)
             if len(of_size) >= full_at(detector, image.padded):
-                batches.append(Batch(waiting.pop(image.padded)))
+                batches.append(_of_kinds(waiting.pop(image.padded)))
                 del since[image.padded]
         for size in [size for size in since if count - since[size] >= WAITING * detector.batch]:
-            batches.append(Batch(waiting.pop(size)))
+            batches.append(_of_kinds(waiting.pop(size)))
             del since[size]
-    return batches + [Batch(images) for images in waiting.values()]
+    return batches + [_of_kinds(images) for images in waiting.values()]
+
+
+def _of_kinds(images: list[ViewedPhoto]) -> Batch:
+    """A batch in which images that are resized and turned alike follow each other."""
+    return Batch(sorted(images, key=lambda image: (image.view.name, image.resized)))
 
 
 def full_at(detector: Detector, size: Size) -> int:

@@ -7,8 +7,9 @@ A photo is read once for all views. Which views go through the network together 
 import gc
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,16 +17,17 @@ from tqdm import tqdm
 
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
-from pipeline.inference.batches import Batch, batches_by_view
+from pipeline.inference.batches import Batch, batches_by_size, batches_by_view
 from pipeline.inference.boxes import Download, PhotoBoxes, in_photos
 from pipeline.inference.detector import Detector
 from pipeline.inference.memory import is_out_of_memory
-from pipeline.inference.pixels import HostPixels
+from pipeline.inference.pixels import DevicePixels, HostPixels
 from pipeline.inference.reading import read_ahead
 from pipeline.inference.threads import DetectorThreads, detector_threads
 from pipeline.views import View
 
 READ_AHEAD = 2  # batches of photos
+Pixels = HostPixels | DevicePixels
 Detected = tuple[Batch, Download, float]  # and the seconds that it took
 
 
@@ -55,14 +57,20 @@ def detect_views(
     views: Sequence[View],
     workers: DetectorThreads,
     bar: "tqdm[Any] | None" = None,
+    on_device: bool | None = None,
 ) -> dict[str, PhotoBoxes]:
-    """The boxes of each view by its name, in pixels of the photos, not clipped to them."""
-    batches = batches_by_view(detector, photos, views)
-    pixels = HostPixels(detector, list(dict.fromkeys(view.scale for view in views)))
+    """The boxes of each view by its name, in pixels of the photos, not clipped to them.
+
+    on_device: whether photos are resized there, and batches made for it; by default on a GPU.
+    """
+    on_device = detector.device != "cpu" if on_device is None else on_device
+    batches = (batches_by_size if on_device else batches_by_view)(detector, photos, views)
+    kind = DevicePixels if on_device else HostPixels
+    pixels: Pixels = kind(detector, list(dict.fromkeys(view.scale for view in views)))
     last = {image.photo: k for k, batch in enumerate(batches) for image in batch.images}
     # dict.fromkeys: positions in the order of their first use
     order = [photos[i] for i in dict.fromkeys(image.photo for batch in batches for image in batch.images)]
-    reader = read_ahead(order, pixels.read, pixels.bytes_of, READ_AHEAD * detector.batch)
+    reader: Iterator[Any] = read_ahead(order, pixels.read, pixels.bytes_of, READ_AHEAD * detector.batch)
     parts: dict[str, list[PhotoBoxes]] = {view.name: [PhotoBoxes.none()] for view in views}
     limit = Limit()
     under_way: deque[Future[list[Detected]]] = deque()
@@ -76,9 +84,9 @@ def detect_views(
 
     held: dict[int, Any] = {}
     for k, batch in enumerate(batches):
-        for image in batch.images:
+        for image in chain.from_iterable(other.images for other in batches[k : k + 1 + pixels.ahead]):
             if image.photo not in held:
-                held[image.photo] = next(reader)
+                held[image.photo] = pixels.upload(next(reader))
         of_batch = {image.photo: held[image.photo] for image in batch.images}
         under_way.append(workers.submit(_detect, pixels, batch, of_batch, limit))
         for position in of_batch:
@@ -92,7 +100,7 @@ def detect_views(
 
 
 def _detect(
-    detector: Detector, pixels: HostPixels, batch: Batch, photos: Mapping[int, Any], limit: Limit
+    detector: Detector, pixels: Pixels, batch: Batch, photos: Mapping[int, Any], limit: Limit
 ) -> list[Detected]:
     """Detect in a batch, in halves where memory runs out; what did not fit once is not tried again."""
     results: list[Detected] = []
