@@ -394,6 +394,12 @@ def test_the_config_of_a_run_is_data(home: Path) -> None:
     written_card()
     (RUN.folder / "config.json").write_text('{"model": {"type": "RetinaNet"}}')
     assert RUN.config() == {"model": {"type": "RetinaNet"}}
+    write_record(RUN.folder / "config.json", {"score_thr": 0.1})
+    assert RUN.config() == {"score_thr": 0.1}
+    path = RUN.folder / "config.json"
+    path.write_text(path.read_text().replace("0.1", "0.9"))
+    with pytest.raises(PipelineError, match=r"config\.json: changed since it was written: record_digest is "):
+        RUN.config()
     (RUN.folder / "config.json").write_text("[1]")
     with pytest.raises(PipelineError, match=r"config\.json: expected a mapping of keys to values, found a "):
         RUN.config()
