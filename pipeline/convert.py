@@ -28,6 +28,7 @@ from pipeline.data.exchange import read_coco_results, write_coco_results
 from pipeline.data.findings import Findings
 from pipeline.data.formats.results import read_results_folder
 from pipeline.data.formats.write import WRITERS, Part, write_folder
+from pipeline.data.outputs import check_output
 from pipeline.data.photos import photos_of
 from pipeline.data.predictions import (
     SPLITS,
@@ -42,7 +43,7 @@ from pipeline.data.profile import Profile, load_profile, with_box
 from pipeline.data.split import check_fold, read_split
 from pipeline.data.text import read_table
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, folds_csv, shown
+from pipeline.paths import file_digest, folds_csv, ledger_csv, shown
 from pipeline.submissions.reader import read_submission
 from pipeline.submissions.writer import write_submission
 
@@ -226,6 +227,9 @@ def main(argv: list[str] | None = None) -> None:
             "--view, --box, --fold and --folds"
         )
     profile = load_profile(options.competition, options.root)
+    if not options.to:
+        inputs = [options.source, *filter(None, [options.folds]), folds_csv(profile.name), ledger_csv()]
+        check_output(options.target, [*inputs, *profile.files], profile.root)
     dataset = load_dataset(profile, "train" if options.split == "oof" else "test")
     findings = Findings(shown(options.source))
     folds = read_folds(options.folds, dataset) if options.folds else options.fold

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline import cli
+from pipeline.data.outputs import check_output
 from pipeline.data.predictions import write_predictions
 from pipeline.data.records import as_record
 from pipeline.data.runs import read_table
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     for path, count in Counter(file.resolve() for file in options.tables).items():
         if count > 1:
             raise PipelineError(f"{shown(path)}: is there twice; give it a weight instead")
+    check_output(options.output, options.tables)
     if options.weights is not None and len(options.weights) != len(options.tables):
         raise PipelineError(
             f"{len(options.weights)} weights for {len(options.tables)} tables; expected one each"

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline import cli
 from pipeline.data.costs import cost_lines, model_cost
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
+from pipeline.data.outputs import check_output
 from pipeline.data.predictions import Predictions, check_belongs, not_scored
 from pipeline.data.profile import Profile, load_profile
 from pipeline.data.records import write_record
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     profile = load_profile(options.competition, options.root)
     if sum(map(bool, (options.files, options.model, options.ensemble))) > 1:
         raise PipelineError("expected prediction tables, or --model, or --ensemble, one of them")
+    if options.output:
+        check_output(options.output, [*options.files, *profile.files], profile.root)
     if options.model:
         tables, output = tables_of_models(profile, options)
     elif options.files:

@@ -265,3 +265,37 @@ def test_folds_are_numbers_or_all_of_them(values, folds):
 def test_what_is_no_fold_is_refused(value, message):
     with pytest.raises(PipelineError, match=message):
         cli.parse_folds(["0", value], 5)
+
+
+def test_no_result_replaces_what_is_read_or_kept(recycle, home):
+    """Neither by its name nor through a link: an input, a run's table, the competition's annotations."""
+    test = load_dataset(load_profile("recycle"), "test")
+    run = Run("recycle", "cascade_swin", 0)
+    tiny.write_card(run)
+    own = run.table_path("test", "identity")
+    tables = [home / "a.parquet", home / "b.parquet"]
+    for path in (*tables, own):
+        write_predictions(path, tiny.table(test, tiny.guesses(test.images, 1)))
+    (home / "link.parquet").symlink_to(tables[1])
+    (home / "link.json").symlink_to(recycle / "train.json")
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    fuse = [str(path) for path in tables]
+    for target, message in (
+        (tables[0], r"a\.parquet: is read too, as .*a\.parquet; give the result another name"),
+        (home / "link.parquet", r"link\.parquet: is read too, as .*b\.parquet"),
+        (own, r"identity\.parquet: belongs to .*fold0, as its card\.json says"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            ensemble.main([*fuse, "-o", str(target)])
+    for target, message in (
+        (recycle / "train.json", r"train\.json: is read too"),
+        (home / "link.json", r"link\.json: is read too, as .*recycle/train\.json"),
+        (tables[0], r"a\.parquet: is read too"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            convert.main([fuse[0], str(target), "--split", "test"])
+    with pytest.raises(PipelineError, match=r"test\.json: is read too"):
+        evaluate.main([*fuse, "-o", str(recycle / "test.json")])
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    convert.main([fuse[0], str(home / "new.json"), "--split", "test"])
+    convert.main([fuse[0], str(home / "new.json"), "--split", "test"])  # its own result it replaces

@@ -49,6 +49,13 @@ class Profile:
         return f"no {what} {path}: put {self.where} into {self.root}, or say where it lies with ROOT=<folder>"
 
     @property
+    def files(self) -> list[Path]:
+        """The files and folders that the profile names; links may lead out of root."""
+        names = [self.train.annotations, self.test.annotations, self.test.truth, self.classes_file]
+        names += [self.submission.sample, self.submission.others]
+        return [self.path(name) for name in names if name]
+
+    @property
     def holds_out(self) -> bool:
         """Whether a part of train serves as the test set, because the test set is not there."""
         return bool(self.test.holdout) and not self.path(self.test.annotations).exists()
