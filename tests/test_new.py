@@ -199,6 +199,31 @@ def test_a_folder_without_annotations_is_an_error_and_nothing_is_written(make_ne
     assert not (tmp_path / WRITTEN).exists()
 
 
+def test_ids_and_lists_of_any_kind_are_one_line(make_new, tmp_path):
+    root = tiny.write_coco(tmp_path / "data", n_train=3)
+    ids = [None, "a", 1.5, [1], {}, True, 2, 3, 4, 5]
+
+    def change(value):
+        for category, identity in zip(value["categories"], ids, strict=True):
+            category["id"] = identity
+
+    tiny.edit_json(root / "train.json", change)
+    with pytest.raises(PipelineError, match=r"train\.json: category 0: expected id and name"):
+        make_new(root)
+    tiny.edit_json(root / "train.json", lambda value: value.update(annotations=5, categories="x"))
+    with pytest.raises(PipelineError, match="no annotations found"):
+        make_new(tmp_path / "data")
+
+
+def test_a_csv_without_sizes_and_photos_is_described_with_a_warning(make_new, tmp_path):
+    competitions.rsna(tmp_path / "data")
+    made = make_new(tmp_path / "data")
+    assert made.train.columns.box == ("x", "y", "width", "height")
+    text = (tmp_path / WRITTEN).read_text()
+    assert "# WARNING: " in text
+    assert "images without a size" in text
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", "a b", "한국"])
 def test_a_name_is_a_name_and_no_path(home, name):
     with pytest.raises(PipelineError, match=r"COMP=.*expected a name of letters and digits, as mycomp"):

@@ -49,7 +49,7 @@ class Discovery:
     def summary(self, split: str) -> str:
         """Images, boxes, photos and sizes of a split in one line; "" where it cannot be read yet."""
         dataset = self.train if split == "train" else self.test
-        if dataset is None:
+        if dataset is None or dataset.images.empty:
             return ""
         there, images = self.photos[split]
         sizes = dataset.images.value_counts(["width", "height"])
@@ -85,7 +85,7 @@ def discover(root: Path, name: str) -> Discovery:
     if chosen.test is None:
         _find_test(chosen, listing, sample, sizes_files(tables))
     made = Discovery(_values(chosen, name), chosen.comments, chosen, others, warnings=listing.unreadable)
-    _read(made, name, root)
+    _read(made, name, root, bool(listing.photos))
     _describe_submission(made, sample)
     profile = _profile(made.values, name, root)
     for dataset in filter(None, (made.train, made.test)):
@@ -151,14 +151,16 @@ def _profile(values: dict[str, Any], name: str, root: Path) -> Profile:
     return complete_profile(as_record(values, Profile, source, "say it in the profile"), name, root, source)
 
 
-def _read(made: Discovery, name: str, root: Path) -> None:
+def _read(made: Discovery, name: str, root: Path, has_photos: bool) -> None:
     """Read both splits as every stage will, as the boxes' numbers fit the photos; adjusts the values."""
     try:
         train = load_dataset(_profile(made.values, name, root), "train", strict=False)
     except PipelineError as error:
-        if not made.chosen.boxes:
+        if (
+            has_photos or not made.chosen.boxes
+        ):  # else its sizes may be those of photos that are not there yet
             raise
-        made.warnings.append(str(error))
+        made.warnings.append(_reason(made, name, root, error))
         return
     if train.findings.refusals:
         other = copy.deepcopy(made.values)
@@ -192,10 +194,19 @@ def _read(made: Discovery, name: str, root: Path) -> None:
         made.values["test"].pop("truth", None)
 
 
+def _reason(made: Discovery, name: str, root: Path, error: PipelineError) -> str:
+    """Why train cannot be read: what every stage says, which may know more than `error`."""
+    try:
+        load_dataset(_profile(made.values, name, root), "train")
+    except PipelineError as refusal:
+        return str(refusal)
+    return str(error)
+
+
 def _describe_submission(made: Discovery, sample: Sample | None) -> None:
     """The keys of `submission`, from the sample where there is one."""
     comments: dict[str, str]
-    if sample is None or made.test is None:
+    if sample is None:
         label = "{label} " if len(made.chosen.classes) > 1 else ""
         values: dict[str, Any] = {
             "header": ["PredictionString", "image_id"],
@@ -204,7 +215,9 @@ def _describe_submission(made: Discovery, sample: Sample | None) -> None:
         }
         comments = dict.fromkeys(values, "assumed")
     else:
-        values, comments = describe_sample(sample, made.test.images, made.chosen.classes)
+        values, comments = describe_sample(
+            sample, None if made.test is None else made.test.images, made.chosen.classes
+        )
     if made.chosen.train.get("columns", {}).get("normalized"):
         values["normalized"], comments["normalized"] = True, "assumed: as the boxes of train"
     made.values["submission"] = values

@@ -92,15 +92,15 @@ def _look(listing: Listing, path: str) -> CocoFile | None:
     images = [image for image in value["images"] if isinstance(image, dict) and "file_name" in image]
     if not images:
         return None
-    boxes = [item for item in value.get("annotations") or [] if _has_box(item)]
+    boxes = [item for item in _items(value.get("annotations")) if _has_box(item)]
     names = [str(image["file_name"]) for image in images]
     return CocoFile(path, part_of(path), names, len(boxes), _classes(value.get("categories"), boxes))
 
 
 def _classes(categories: Any, boxes: list[dict[str, Any]]) -> list[str]:
     """Names in the order of the ids, without a category that only groups others, as Roboflow writes one."""
-    known = [item for item in categories or [] if isinstance(item, dict)]
-    known.sort(key=lambda item: (isinstance(item.get("id"), str), item.get("id")))
+    known = [item for item in _items(categories) if isinstance(item, dict)]
+    known.sort(key=lambda item: (not isinstance(item.get("id"), (int, float)), _order(item.get("id"))))
     used = {str(box.get("category_id")) for box in boxes}
     return [
         str(item.get("name"))
@@ -108,6 +108,14 @@ def _classes(categories: Any, boxes: list[dict[str, Any]]) -> list[str]:
         if str(item.get("id")) in used
         or not any(other.get("supercategory") == item.get("name") for other in known if other is not item)
     ]
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _order(identity: Any) -> Any:
+    return identity if isinstance(identity, (int, float)) else str(identity)
 
 
 def _has_box(item: Any) -> bool:

@@ -126,7 +126,8 @@ def describe(table: pd.DataFrame, path: str, listing: Listing) -> Columns | None
 
 def _file_of_columns(table: pd.DataFrame, listing: Listing) -> tuple[str, str] | None:
     """(template, folder) of photos that two columns name, as reef's video_{video_id}/{video_frame}.jpg."""
-    rows = table.iloc[:: max(1, len(table) // 50)].to_dict(orient="records")
+    plain_names = [column for column in table.columns if re.fullmatch(r"\w+", str(column))]
+    rows = table.iloc[:: max(1, len(table) // 50)][plain_names].to_dict(orient="records")
     for path in (path for cell in rows[0].values() for path in listing.photos_by_stem.get(cell, ())):
         folder, _, name = dirname(path).rpartition("/")
         for of_name, of_folder in itertools.permutations(rows[0], 2):

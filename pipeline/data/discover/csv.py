@@ -147,7 +147,7 @@ def _ids_of(table: pd.DataFrame, label: str, counts: Counter[str]) -> tuple[str,
         cells = table.loc[names.isin(list(counts)), column]
         if column == label or not cells.str.fullmatch(r"\d+", na=False).all():
             continue
-        pairs = set(zip(names[cells.index], cells.astype(int), strict=True))
+        pairs = set(zip(names[cells.index], map(int, cells), strict=True))
         if len(pairs) == len(counts) == len({number for _, number in pairs}):
             return column, dict(pairs)
     return None

@@ -54,15 +54,15 @@ def find_sample(tables: dict[str, pd.DataFrame]) -> Sample | None:
 
 
 def describe_sample(
-    sample: Sample, images: pd.DataFrame, classes: Sequence[str]
+    sample: Sample, images: pd.DataFrame | None, classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The keys of `submission` that a sample states for a table of test images, and comments on them."""
+    """The keys of `submission` that a sample states for the test images (None: not known), and comments."""
     values: dict[str, Any] = {"header": list(map(str, sample.table.columns))}
     comments: dict[str, str] = {}
     values |= {"image_column": sample.key, "boxes_column": sample.boxes}
     listed = set(map(same_text, sample.ids))
     ends = "_image" if all(key.endswith(("_image", "_study")) for key in listed) else ""
-    rows = list(images.itertuples(index=False))
+    rows = [] if images is None else list(images.itertuples(index=False))
     fitting = [
         template + ends
         for template, key in KEYS.items()
@@ -70,7 +70,13 @@ def describe_sample(
     ]
     values["image"] = fitting[0] if fitting else "{stem}"
     if not fitting:
-        comments["image"] = f"assumed: {sample.path} names other images than the test set"
+        why = (
+            "the test images are not known yet"
+            if images is None
+            else "it names other images than the test set"
+        )
+        comments["image"] = f"assumed: {why}"
+        values |= {"sample": sample.path} if images is None else {}
         return values, comments
     cells = [cell.split() for cell in sample.table[sample.boxes].drop_duplicates().tolist() if cell.strip()]
     values["box"], comments["box"] = _box(cells, classes)
