@@ -1,6 +1,11 @@
 """The exceptions that a stage shows to its user as a single line."""
 
 
+def printable(text: str) -> str:
+    """A text on one line of a terminal: other characters than printable ones are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class PipelineError(Exception):
     """A mistake in the user's input: one line that says file, row or id, what was expected, what to do."""
 

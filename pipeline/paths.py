@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.names import check_name
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -158,6 +159,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_inside(folder: Path, path: Path) -> Path:
+    """The path, which lies in a folder of a run; raises PipelineError where a link leads out of it.
+
+    The folder itself may be a link, as to a larger disk.
+    """
+    if path.resolve().is_relative_to(folder.resolve()):
+        return path
+    name = f"{shown(folder)}/{path.relative_to(folder)}"
+    raise PipelineError(f"{name}: a link that leads out of the run's folder; put a copy there")
 
 
 def file_digest(path: Path) -> str:

@@ -169,7 +169,7 @@ def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError) as error:
-        raise PipelineError(f"{shown(model.path)}: option not taken: {error}") from None
+        raise PipelineError(f"{shown(model.path)}: option not taken: {str(error)[:150]}") from None
     check_types(cfg._cfg_dict, shown(model.path))
 
 

@@ -11,12 +11,14 @@ import contextlib
 import copy
 import gc
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.backends import ultralytics_setup
 
@@ -40,10 +42,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's dictionary, built from known classes only; raises PipelineError."""
     try:
         checkpoint: dict[str, Any] = torch_safe_load(path, safe_only=True)[0]
-        return checkpoint
+        network = checkpoint.get("ema") or checkpoint.get("model")
     except Exception as error:  # whatever its unpickler makes of damaged or foreign bytes
-        reason = " ".join(str(error).split())[:200]
+        reason = re.sub(r"\s+", " ", str(error).encode("ascii", "ignore").decode())[:120]
         raise PipelineError(f"{shown(path)}: not a whole checkpoint of plain weights ({reason})") from None
+    if not isinstance(network, nn.Module):
+        raise PipelineError(f"{shown(path)}: not a checkpoint of ultralytics: it holds no network")
+    return checkpoint
 
 
 def without_optimizer(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.names import is_name
 from pipeline.paths import shown, text_digest, write_text
 
@@ -299,5 +299,4 @@ def _refuse(source: str, text: str, remedy: str, cause: BaseException | None = N
         source = "..." + source[3 - LONGEST_SOURCE :]
     text = _cut(text, LONGEST_LINE - len(source) - len(remedy) - 4)
     line = f"{source}: {text}; {remedy}"
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    raise PipelineError(_cut(line, LONGEST_LINE)) from cause
+    raise PipelineError(_cut(printable(line), LONGEST_LINE)) from cause

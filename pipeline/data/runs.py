@@ -1,6 +1,7 @@
 """Trained runs: runs/<competition>/<model>/fold<k>/, or full/ for the one model trained on all photos."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
 from pipeline.names import is_name
-from pipeline.paths import ENSEMBLES, file_digest, run_dir, runs_dir, shown
+from pipeline.paths import ENSEMBLES, check_inside, file_digest, run_dir, runs_dir, shown
 
 CARD, JOB = "card.json", "job.json"
 
@@ -29,6 +30,21 @@ class Run:
     @property
     def folder(self) -> Path:
         return run_dir(self.competition, self.model, self.fold)
+
+    def inside(self, name: str) -> Path:
+        """A file of the folder; raises PipelineError where a link leads out, as somebody else's might."""
+        return check_inside(self.folder, self.folder / name)
+
+    def check_links(self) -> None:
+        """Raise PipelineError for a link that a training would write through, out of the folder.
+
+        The staged photos, below work/data, are links of our own and are laid out anew.
+        """
+        for folder, folders, files in os.walk(self.folder):
+            for name in [*folders, *files]:
+                check_inside(self.folder, Path(folder, name))
+            if Path(folder) == self.folder / "work":
+                folders[:] = [name for name in folders if name != "data"]
 
     @property
     def is_trained(self) -> bool:
@@ -48,14 +64,14 @@ class Run:
         """What the training came to; raises PipelineError when it is not done or its card is damaged."""
         if not self.is_trained:
             raise PipelineError(f"{shown(self.folder)}: not trained yet; {self.command()}")
-        return read_record(self.folder / CARD, RunCard, self._remedy)
+        return read_record(self.inside(CARD), RunCard, self._remedy)
 
     def write_card(self, card: RunCard) -> None:
         write_record(self.folder / CARD, card)
 
     def job(self) -> JobDescription | None:
         """What the training was asked to be; None before it has begun."""
-        path = self.folder / JOB
+        path = self.inside(JOB)
         return read_record(path, JobDescription, self._remedy) if path.is_file() else None
 
     def write_job(self, job: JobDescription) -> None:
@@ -69,17 +85,17 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / self.card().checkpoint
+        return self.inside(self.card().checkpoint)
 
     def is_whole(self) -> bool:
         """Whether the checkpoint is there and is the one that the card describes."""
         card = self.card()
-        path = self.folder / card.checkpoint
+        path = self.inside(card.checkpoint)
         return path.is_file() and file_digest(path) == card.checkpoint_digest
 
     def config(self) -> dict[str, Any]:
         """The resolved config, which is data. Raises PipelineError for a run that saved it as code."""
-        path = self.folder / self.card().config
+        path = self.inside(self.card().config)
         if path.suffix != ".json":
             raise PipelineError(
                 f"{shown(path)}: trained before configs were saved as JSON; {self.command(OVERWRITE=1)}"
@@ -88,7 +104,7 @@ class Run:
 
     def tables(self, split: str) -> dict[str, Path]:
         """The prediction tables of a split (oof or test) by the name of their view; identity first."""
-        paths = sorted((self.folder / split).glob("[!.]*.parquet"), key=lambda path: path.stem)
+        paths = sorted(self.inside(split).glob("[!.]*.parquet"), key=lambda path: path.stem)
         return {path.stem: path for path in sorted(paths, key=lambda path: path.stem != "identity")}
 
     def views(self, split: str) -> list[str]:
@@ -97,7 +113,7 @@ class Run:
 
     def table_path(self, split: str, view: str) -> Path:
         """Where the prediction table of a view is, or will be."""
-        return self.folder / split / f"{view}.parquet"
+        return self.inside(f"{split}/{view}.parquet")
 
     def table(self, split: str, view: str) -> Predictions:
         """A view's boxes. Raises PipelineError for a damaged table, and as `check_made_by` does."""

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import printable
+
 SHOWN = 20  # rows of a kind
 
 
@@ -50,7 +52,7 @@ class Report:
         if isinstance(places, np.ndarray) and places.dtype == np.bool_:
             indices = np.flatnonzero(places).tolist()
         if len(indices):
-            first = tuple(_printable(describe(int(place))) for place in indices[:SHOWN])
+            first = tuple(printable(describe(int(place))) for place in indices[:SHOWN])
             faults.append(Fault(what, len(indices), first))
 
     def lines(self) -> list[str]:
@@ -62,8 +64,3 @@ class Report:
                 head, *rest = fault.lines()
                 lines += [f"{word}: {head}", *rest]
         return lines + [f"note: {note}" for note in self.notes]
-
-
-def _printable(text: str) -> str:
-    """Line ends and the like as escapes: a message is one line, whatever the file holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -146,6 +146,8 @@ def saved_model(run: Run) -> SavedModel:
 
 def load_backend(name: str) -> Backend:
     """Import a backend; raises PipelineError that names the set-up command when a package is missing."""
+    if name not in BACKENDS:
+        raise PipelineError(f"no backend {name[:60]!r}; there are: {', '.join(BACKENDS)}")
     module, _, cls = BACKENDS[name].partition(":")
     try:
         backend: Backend = getattr(importlib.import_module(module), cls)()
@@ -162,7 +164,7 @@ def load_detector(run: Run, device: str | None = None) -> "Detector":
     try:
         detector = backend.load(saved_model(run), device)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:120]
         raise PipelineError(
             f"{shown(run.folder)}: its checkpoint and config make no detector ({reason}); "
             f"{run.command(OVERWRITE=1)}"

@@ -152,6 +152,7 @@ def train_fold(plan: Plan, overwrite: bool = False) -> None:
         shutil.rmtree(run.folder, ignore_errors=True)
     else:
         check_same_split(run, plan.description.folds_digest)
+    run.check_links()
     check_same_job(run, plan.description)
     set_damaged_aside(run)
     if run.is_trained:

@@ -2,13 +2,16 @@
 
 import contextlib
 import pickle
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
+from pipeline.paths import shown
 
 
 @contextlib.contextmanager
@@ -44,12 +47,20 @@ def load_tensors(file: Any, map_location: Any = "cpu", allowed: Sequence[Any] = 
             return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         what = "not a file of plain weights; not loaded"
-        raise PipelineError(f"{file}: {what} ({_reason(error)})") from None
+        raise PipelineError(f"{_name(file)}: {what} ({_reason(error)})") from None
     except OSError:
         raise
     except Exception as error:  # whatever its zip, tar and pickle readers make of damaged bytes
-        raise PipelineError(f"{file}: not a whole checkpoint ({_reason(error)})") from None
+        raise PipelineError(f"{_name(file)}: not a whole checkpoint ({_reason(error)})") from None
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())
+    if names := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", text):
+        return f"it names {printable(names[1][:60])}"
+    text = re.sub(r"^Weights only load failed.*?(trusted source|error message)\.", "", text).strip()
+    return printable(text[:120]) or type(error).__name__
+
+
+def _name(file: Any) -> str:
+    return shown(Path(file)) if isinstance(file, (str, Path)) else "a file"

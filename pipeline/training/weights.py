@@ -38,6 +38,7 @@ def find_weights(backend: "Backend", model: str, wanted: "WantedWeights") -> dic
 
 def _find(backend: "Backend", model: str, name: str, others: bool = False) -> str | None:
     if path := local_weights(name):
+        backend.read_checkpoint(path)  # raises, before anything begins, for what a framework would unpickle
         return str(path)
     try:
         return backend.download(name)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.data.discover.choose import Discovery
+from pipeline.errors import printable
 from pipeline.paths import home, write_text
 
 WIDEST = 112  # characters of a line
@@ -29,7 +30,7 @@ def profile_text(made: Discovery, name: str, root: Path) -> str:
         lines += _classes(made) if key == "classes" else list(_lines(key, value, made.comments))
     if "site" not in values:
         lines.append("# site: {api: kaggle, competition: <its name in its address>}")
-    return "\n".join(map(_printable, lines)) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def write_profile(path: Path, made: Discovery, name: str, root: Path) -> None:
@@ -66,7 +67,3 @@ def _flow(value: Any) -> str:
         value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
     )
     return text.removesuffix("\n").removesuffix("\n...").strip()
-
-
-def _printable(line: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
