@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, printable
 from pipeline.names import number, whole_number
 from pipeline.startup import SHORT, STOPPED
 
@@ -255,7 +255,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = main()
         sys.stdout.flush()  # only now may it show that nobody reads it
     except PipelineError as error:
-        _end(f"error: {error}", error.status)
+        _end(f"error: {printable(str(error))}", error.status)
     except BrokenPipeError:
         _end("stopped: what it prints is not read any more; the same command goes on from here", 1)
     except MemoryError:
