@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -20,7 +21,7 @@ from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
 from pipeline.inference.batches import WAITING, Batch, batches_by_size, full_at
-from pipeline.inference.detector import Detections, Detector, cpu_batch
+from pipeline.inference.detector import Detections, Detector, batch_on, cpu_batch, has_half
 from pipeline.inference.pixels import HostPixels
 from pipeline.inference.threads import DetectorThreads, detector_threads, shares
 from pipeline.inference.views import detect_views, predict_views
@@ -351,3 +352,23 @@ def test_threads_leave_no_core_out(threads: int, most: int, count: int, each: in
 @pytest.mark.parametrize(("side", "count"), [(64, 16), (320, 16), (640, 4), (1024, 2), (4096, 1)])
 def test_a_cpu_takes_as_many_photos_as_pixels_allow(side: int, count: int) -> None:
     assert cpu_batch(side, 16) == count
+
+
+@pytest.mark.parametrize(
+    ("side", "gib", "count"),
+    [(640, 16, 16), (640, 8, 8), (1024, 16, 6), (640, 140, 64), (64, 8, 64), (4096, 8, 1)],
+)
+def test_a_gpu_takes_as_many_photos_as_its_memory_allows(
+    monkeypatch: pytest.MonkeyPatch, side: int, gib: int, count: int
+) -> None:
+    memory = SimpleNamespace(total_memory=gib * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert batch_on("cuda:0", side, 16) == count
+
+
+@pytest.mark.parametrize(("capability", "half"), [((6, 1), False), ((7, 0), True), ((9, 0), True)])
+def test_half_precision_is_for_gpus_with_tensor_cores(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], half: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_half("cuda:0") == half and not has_half("cpu")

@@ -40,7 +40,7 @@ from pipeline.backends import mmdet_config, mmdet_runner
 from pipeline.backends.mmdet_config import dicts
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
-from pipeline.inference.detector import Detections, Detector, cpu_batch
+from pipeline.inference.detector import Detections, Detector, batch_on, has_half
 from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
@@ -149,8 +149,8 @@ class MMDetector(Detector):
 
     def __init__(self, cfg: Config, device: str, weights: Mapping[str, Tensor] | None = None) -> None:
         self.device, self.image_size = device, cfg.image_size
-        self.batch = 8 if device != "cpu" else cpu_batch(cfg.image_size, 8)
-        self.half = device != "cpu" and bool(cfg.amp)
+        self.batch = batch_on(device, cfg.image_size, 8)
+        self.half = bool(cfg.amp) and has_half(device)
         self.resizing, self.padding = _test_steps(cfg.test_pipeline)
         values = self.padding.get("pad_val", 0)
         values = values.get("img", 0) if isinstance(values, dict) else values

@@ -31,7 +31,7 @@ from pipeline.backends.ultralytics_trainer import read_checkpoint
 from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
 from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError
-from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, cpu_batch
+from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, batch_on, has_half
 from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown, weights_dir
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
@@ -174,11 +174,11 @@ class YoloDetector(Detector):
     pad_centred = True
 
     def __init__(self, model: Any, image_size: int, device: str) -> None:
-        self.model, self.device, self.half = model, device, device != "cpu"
+        self.model, self.device, self.half = model, device, has_half(device)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.stride = max(int(model.stride.max()), 32)
         self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
-        self.batch = 16 if device != "cpu" else cpu_batch(self.image_size, 16)
+        self.batch = batch_on(device, self.image_size, 16)
 
     def resized(self, height: int, width: int, scale: float) -> tuple[int, int]:
         side = max(round(self.image_size * scale / self.stride), 1) * self.stride

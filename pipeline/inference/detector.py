@@ -75,3 +75,19 @@ class Detector(ABC):
 def cpu_batch(image_size: int, most: int) -> int:
     """Images at once on a CPU: `most` of 320 pixels, fewer of larger ones; more only strain its caches."""
     return max(1, min(most, round(most * (320 / image_size) ** 2)))
+
+
+def batch_on(device: str, image_size: int, most: int) -> int:
+    """Images at once: on a CPU see `cpu_batch`; on a GPU of 16 GiB `most` of 640 pixels.
+
+    Fewer of larger images and with less memory, up to four times as many of smaller ones or with more.
+    """
+    if device == "cpu":
+        return cpu_batch(image_size, most)
+    memory = torch.cuda.get_device_properties(device).total_memory / (16 * 2**30)
+    return max(1, min(round(most * min(memory, 4) * (640 / image_size) ** 2), 4 * most))
+
+
+def has_half(device: str) -> bool:
+    """Whether a device is faster in float16: a GPU with tensor cores (compute capability 7 and more)."""
+    return device != "cpu" and torch.cuda.get_device_capability(device) >= (7, 0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
-from pipeline.inference.detector import Detector, cpu_batch
+from pipeline.inference.detector import Detector, batch_on, has_half
 from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
@@ -36,8 +36,8 @@ class NetworkDetector(Detector):
             if type(part) is nn.BatchNorm2d:
                 part.__class__ = _BatchNorm
         self.device, self.image_size = device, config.image_size
-        self.half = device != "cpu" and config.train.amp
-        self.batch = 16 if device != "cpu" else cpu_batch(config.image_size, 8)
+        self.half = config.train.amp and has_half(device)
+        self.batch = batch_on(device, config.image_size, 8)
         layout: Any = {"memory_format": torch.channels_last}  # oneDNN's convolutions and tensor cores like it
         self.module = module.to(device, **layout if device == "cpu" or self.half else {}).eval()
 
