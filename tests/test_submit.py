@@ -216,6 +216,32 @@ def test_the_site_says_no(kaggle, send, call, fault, message, last):
     assert (kaggle.submissions, ledger_csv().exists()) == ([], False)
 
 
+@pytest.mark.parametrize(
+    "answer", [[], "nothing", {"submissions": {}}, {"submissions": [[]]}, {"error": "busy"}, None]
+)
+def test_an_answer_that_is_no_list_of_submissions_is_not_an_empty_one(kaggle, send, answer):
+    """Else the file would be sent again, which costs one of the day's submissions."""
+    send()
+
+    def fault(handler):
+        handler.read()
+        handler.reply(200, answer if answer is not None else "\x1b[31m" * 9)
+        return True
+
+    kaggle.faults["ListSubmissions"] = [fault]
+    with pytest.raises(PipelineError, match=r"kaggle: (no clear answer|its client failed)") as refused:
+        send()
+    assert len(kaggle.submissions) == 1
+    assert str(refused.value).isprintable()
+
+
+def test_control_characters_of_the_site_do_not_reach_the_terminal(kaggle, send):
+    kaggle.faults["CreateSubmission"] = [status(400, "no \x1b[31m\x07\nway")]
+    with pytest.raises(PipelineError, match=r"refused .400: no  \[31m") as refused:
+        send()
+    assert str(refused.value).isprintable()
+
+
 def test_no_submission_left_today(kaggle, send):
     kaggle.left = 0
     with pytest.raises(PipelineError, match="no submission is left today by the site's count; nothing was s"):

@@ -24,6 +24,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import kaggle
     from requests.exceptions import RequestException
 
+    _check_answers()
     api = kaggle.api
     if "auth_method" not in api.config_values:
         return {
@@ -41,6 +42,34 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"fault": REFUSALS.get(status, "refused"), "reason": f"{status}: {reason}"}
     except ValueError as error:  # an answer that is no json
         return {"fault": "unclear", "reason": " ".join(str(error).split())[:300]}
+
+
+def _check_answers() -> None:
+    """Have the client refuse, as ValueError, what it would take for an empty list of submissions."""
+    from kagglesdk.kaggle_object import KaggleObject
+
+    def from_json(cls: Any, text: str) -> Any:
+        value = json.loads(text)
+        listed = value.get("submissions", []) if isinstance(value, dict) else None
+        if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+            raise ValueError(f"an answer of another form than expected: {text[:80]}")
+        known = {"submissions", "nextPageToken"} & set(value)
+        if cls.__name__ == "ApiListSubmissionsResponse" and value and not known:
+            raise ValueError(f"an answer without a list of submissions: {text[:80]}")
+        return cls.from_dict(value)
+
+    KaggleObject.from_json = classmethod(from_json)
+
+
+def _printable(value: Any) -> Any:
+    """What the site says, as a terminal can show it: no control characters in any text of an answer."""
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(c if c.isprintable() else " " for c in value)
+    return value
 
 
 def _call(api: Any, request: dict[str, Any]) -> dict[str, Any]:
@@ -69,12 +98,12 @@ def _as_json(item: Any) -> dict[str, Any]:
     return {
         "ref": str(item.ref),
         "status": item.status.name.lower(),
-        "message": item.description,
-        "error": item.error_description,
-        "file": item.file_name,
+        "message": str(item.description or ""),
+        "error": str(item.error_description or ""),
+        "file": str(item.file_name or ""),
         "bytes": item.total_bytes,
-        "public": item.public_score,
-        "private": item.private_score,
+        "public": str(item.public_score or ""),
+        "private": str(item.private_score or ""),
         "time": item.date.strftime("%Y-%m-%dT%H:%M:%SZ") if item.date else "",
     }
 
@@ -83,7 +112,7 @@ def main() -> None:
     answers = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # what the client prints
         for line in sys.stdin:
-            print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+            print(json.dumps(_printable(answer(json.loads(line)))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
