@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from every_backend import EXACT, MODELS, SCRATCH
 from prediction_oracle import detect_resized, resize
 
@@ -245,7 +246,7 @@ def test_pretrained_weights_come_from_the_local_folder_first(
 ) -> None:
     monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
     local = tmp_path / "resnet50-0676ba61.pth"
-    local.touch()
+    torch.save({}, local)
     backbone = started(job_of("faster_rcnn")).model.backbone
     assert backbone.init_cfg.checkpoint == str(local)
     assert backbone.frozen_stages == 1
