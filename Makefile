@@ -74,7 +74,7 @@ lint: full ## lint and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-torture: full ## damaged inputs for MINUTES=20, from where the last share stopped: [ONLY= FIRST=]
+torture: full ## damaged inputs, killed stages and hostile machines: MINUTES=20, going on from the last share [ONLY= FIRST=]
 	@PYTHONPATH=tests $(PY) -m torture --from-make
 bench: full ## time ours beside its peers, in one run: BENCH=folds,fusion,scoring,submissions
 	@$(PY) -m benchmarks --from-make

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from torture.inputs import KINDS
+from torture.stages import Stages
 from torture.state import BAD, State
+from torture.trials import judge
 from torture.tries import Found, Tries, Worker
 
 from pipeline.data import models, profile
@@ -65,8 +67,8 @@ def test_the_state_goes_on_and_adds_up(tmp_path: Path) -> None:
     assert any("ledger" in line and "3" in line for line in again.lines())
 
 
-def test_a_worker_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker()
+def test_a_worker_that_dies_is_a_finding(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
     try:
         worker.process.kill()
         following, found = worker.run("ledger", 5, 9, 1)
@@ -78,3 +80,27 @@ def test_a_worker_that_dies_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_outcomes_that_break_the_rule_have_a_column() -> None:
     assert set(BAD) >= {"traceback", "bad line", "third thing", "unseen", "hang", "crash"}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    made = Stages(tmp_path_factory.mktemp("stages"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("trial", ["killed", "small files only", "closed stdout"])
+def test_folds_survive(stages: Stages, trial: str) -> None:
+    outcomes, wrong = judge(stages, "folds", trial, 1)
+    assert outcomes and not wrong
+
+
+def test_what_is_lost_changed_or_left_over_is_told(stages: Stages) -> None:
+    stages.prepare("folds")
+    stages.reset("folds")
+    assert stages.difference("folds") == "lost: folds/demo/folds.csv"
+    assert stages.run("folds").status == 0 and stages.difference("folds") == ""
+    (stages.home / "folds/demo/.folds.7.tmp.csv").touch()
+    assert stages.difference("folds") == "left over: folds/demo/.folds.7.tmp.csv"
+    (stages.home / "folds/demo/folds.csv").write_text("image_id,file_name,fold,group\n")
+    assert "folds/demo/folds.csv" in stages.difference("folds")

@@ -1,16 +1,24 @@
 """Damaged inputs, killed stages and hostile machines, a share of MINUTES= at a time (20).
 
 Goes on where the last share stopped: runs/torture/state.json holds seeds, counts and findings. ONLY= names
-kinds of input or stages (parts of names); FIRST= is the first seed of a new state, for shares on several
-machines. Ends with status 1 where a finding is open.
+kinds of input, stages or trials by parts of their names; FIRST= is the first seed of a new state, for shares
+on several machines. Ends with status 1 where a finding is open.
 """
 
+import contextlib
+import itertools
+import os
+import re
+import tempfile
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline import cli
 from torture.inputs import KINDS
+from torture.stages import STAGES, Stages
 from torture.state import BAD, State
+from torture.trials import ONLY, TRIALS, judge
 from torture.tries import Worker
 
 SECONDS = 1.5  # of a kind of input at a time
@@ -19,7 +27,7 @@ SECONDS = 1.5  # of a kind of input at a time
 def main(argv: list[str] | None = None) -> int:
     arguments = cli.parser(__doc__)
     arguments.add_argument("--minutes", type=float, default=20)
-    cli.add_list(arguments, "--only", default=[], help="parts of the names of kinds or stages")
+    cli.add_list(arguments, "--only", default=[], help="parts of the names of inputs, stages or trials")
     arguments.add_argument("--first", type=int, default=0)
     options = arguments.parse_args(argv)
     state, began = State(), time.monotonic()
@@ -30,23 +38,61 @@ def main(argv: list[str] | None = None) -> int:
         "trials": 0,
     }
     state.values["shares"].append(share)
-    kinds = [name for name in KINDS if not options.only or any(part in name for part in options.only)]
+    kinds = [name for name in KINDS if chosen(name, options.only)]
+    pairs = [pair for pair in all_trials() if chosen(" ".join(pair), options.only)]
     end = began + 60 * options.minutes
-    worker = Worker()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(state.save)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=scratch())))
+        worker = stack.enter_context(contextlib.closing(Worker(folder)))
+        stages = stack.enter_context(contextlib.closing(Stages(folder)))
         recheck(state, worker)
-        while kinds and time.monotonic() < end:
+        while time.monotonic() < end and (kinds or pairs):
+            turn = time.monotonic()
             for name in kinds:
-                if time.monotonic() >= end:
-                    break
-                share["inputs"] += try_inputs(state, worker, name, options.first)
+                if time.monotonic() < end:
+                    share["inputs"] += try_inputs(state, worker, name, options.first)
+            turn = time.monotonic() + max(time.monotonic() - turn, 10)  # as long on trials
+            while pairs and time.monotonic() < min(turn, end):
+                try_stage(state, stages, *most_wanted(state, pairs), options.first)
+                share["trials"] += 1
                 share["minutes"] = round((time.monotonic() - began) / 60, 2)
+                state.save()
+            share["minutes"] = round((time.monotonic() - began) / 60, 2)
             state.save()
-    finally:
-        worker.close()
-        state.save()
     print("\n".join(state.lines()), flush=True)
     return int(any(found["open"] for found in state.values["findings"].values()))
+
+
+def chosen(name: str, only: list[str]) -> bool:
+    return not only or any(part in name for part in only)
+
+
+def all_trials() -> list[tuple[str, str]]:
+    """Every stage with every trial that it can have."""
+    pairs = itertools.product((name for name, stage in STAGES.items() if stage.kills), TRIALS)
+    return [(stage, trial) for stage, trial in pairs if stage in ONLY.get(trial, (stage,))]
+
+
+def most_wanted(state: State, pairs: list[tuple[str, str]]) -> tuple[str, str]:
+    """The trial of which the smallest part of what is wanted was done; six of each that is no kill."""
+
+    def part(pair: tuple[str, str]) -> float:
+        wanted = STAGES[pair[0]].kills if pair[1] == "killed" else 6
+        return state.trials(*pair, pair[1]) / wanted
+
+    return min(pairs, key=part)
+
+
+def try_stage(state: State, stages: Stages, stage: str, trial: str, first: int) -> None:
+    """Run one trial of a stage and note how its commands ended."""
+    number = first + state.trials(stage, trial)
+    outcomes, wrong = judge(stages, stage, trial, number)
+    for outcome in outcomes:
+        state.add_trial(stage, trial, outcome)
+    if wrong:
+        short = re.sub(r"[0-9a-f]{16}|[0-9]+", "N", wrong)[:110]
+        state.find(f"{stage}, {trial}", short, 1, number, wrong.encode(), wrong)
 
 
 def try_inputs(state: State, worker: Worker, name: str, first: int) -> int:
@@ -57,6 +103,11 @@ def try_inputs(state: State, worker: Worker, name: str, first: int) -> int:
     for key, (number, data, why) in found.examples.items():
         state.find(name, key, found.times[key], number, data, why)
     return following - start
+
+
+def scratch() -> str | None:
+    """Where scratch files go: into memory where there is a folder for that."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def recheck(state: State, worker: Worker) -> None:

@@ -49,9 +49,10 @@ class State:
         row[outcome] = row.get(outcome, 0) + 1
         return int(sum(row.values()))
 
-    def trials(self, stage: str, trial: str) -> int:
-        """How many trials of a kind a stage had."""
-        return int(sum(self.values["stages"].get(stage, {}).get(trial, {}).values()))
+    def trials(self, stage: str, trial: str, outcome: str = "") -> int:
+        """How many commands of a kind of trial a stage had; of kills those that were in time."""
+        row = self.values["stages"].get(stage, {}).get(trial, {})
+        return int(row.get(outcome, 0) if outcome == "killed" else sum(row.values()))
 
     def find(self, where: str, why: str, times: int, number: int, data: bytes = b"", said: str = "") -> None:
         """Note a finding, with the smallest input that shows it."""

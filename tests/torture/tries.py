@@ -7,10 +7,8 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -182,16 +180,16 @@ def _work(pipe: Any, at: Any, folder: str) -> None:
 class Worker:
     """A process that judges inputs; one that dies or hangs is a finding, and is replaced."""
 
-    def __init__(self) -> None:
-        shm = Path("/dev/shm")
-        self.folder = tempfile.mkdtemp(prefix="torture-", dir=shm if os.access(shm, os.W_OK) else None)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "inputs"
+        self.folder.mkdir()
         self.start()
 
     def start(self) -> None:
         context = mp.get_context("spawn")
         self.at = context.Value("q", -1)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.at, self.folder), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.at, str(self.folder)), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -214,4 +212,3 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.join()
-        shutil.rmtree(self.folder, ignore_errors=True)
