@@ -10,6 +10,8 @@ import json
 import os
 import platform
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -94,9 +96,9 @@ def _machine() -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files in a folder whose process is gone.
+    """Remove the temporary files and folders in a folder whose process is gone.
 
-    Of a process on another machine that is not known: its files go when they are a day old.
+    Of a process on another machine that is not known: they go when they are a day old.
     """
     for path in folder.glob(".*.tmp*"):
         if match := _TEMPORARY.fullmatch(path.name):
@@ -105,7 +107,7 @@ def sweep(folder: Path) -> None:
                 if time.time() - path.stat().st_mtime > _DAY or (
                     here and not _is_alive(int(match["process"]))
                 ):
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_alive(process: int) -> bool:
@@ -127,8 +129,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    temporary = path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path, path.suffix)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -140,6 +141,20 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`, which goes when the block ends or by `sweep`."""
+    name = _temporary(path, ".").name
+    with tempfile.TemporaryDirectory(prefix=name, dir=path.parent) as folder:
+        yield Path(folder)
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    """A name beside `path` by which `sweep` knows the process; sweeps that folder."""
+    sweep(path.parent)
+    return path.with_name(f".{path.stem}.{_machine()}-{os.getpid()}.tmp{suffix}")
 
 
 def sync_folder(folder: Path) -> None:

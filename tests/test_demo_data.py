@@ -1,6 +1,7 @@
 """The embedded competition: reproducible, valid COCO, and not to be solved by colour and size."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,24 @@ def test_the_slower_of_two_processes_keeps_the_photos_of_the_faster(
     demo.generate(root, seed=3, **SMALL)
     assert (root / "train.json").stat().st_mtime_ns == (small / "train.json").stat().st_mtime_ns
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    root, left = tmp_path / "demo", []
+
+    class Killed(BaseException):
+        pass
+
+    def leave(*_: Any) -> None:
+        left.extend(tmp_path.glob(".demo*"))
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_write_photos", leave)
+        with pytest.raises(Killed):
+            demo.generate(root, **SMALL)
+    (folder,) = left
+    gone = folder.with_name(folder.name.replace(f"-{os.getpid()}.", "-999999999."))
+    (gone / "new").mkdir(parents=True)
+    demo.generate(root, **SMALL)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["demo"]

@@ -7,7 +7,6 @@ root/hidden/test_truth.json    the test set's annotations, which no stage but th
 """
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.data.demo_scenes import Photo, render
 from pipeline.data.records import Record, read_record, write_record
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
+from pipeline.paths import scratch_folder
 
 VERSION = 4  # raise it when the same seed gives other photos or boxes
 STAMP = "demo.json"
@@ -47,8 +47,8 @@ def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80,
     _check_replaceable(root)
     before = _read_stamp(root)
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        new = Path(scratch) / "new"
+    with scratch_folder(root) as scratch:
+        new = scratch / "new"
         counts = {"train": n_train, "test": n_test}
         truth = {split: _write_photos(new, split, counts[split], seed, size) for split in SPLITS}
         _write_json(new / "train.json", truth["train"])
@@ -59,7 +59,7 @@ def generate(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80,
             if before != stamp and _read_stamp(root) == stamp:
                 return  # another process was faster, and its photos may be in use already
             if root.exists():
-                root.rename(Path(scratch) / "old")
+                root.rename(scratch / "old")
             new.rename(root)
 
 
