@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
                     share["inputs"] += try_inputs(state, worker, name, options.first)
             turn = time.monotonic() + max(time.monotonic() - turn, 10)  # as long on trials
             while pairs and time.monotonic() < min(turn, end):
-                try_stage(state, stages, *most_wanted(state, pairs), options.first)
+                try_stage(state, stages, *most_wanted(state, stages, pairs), options.first)
                 share["trials"] += 1
                 share["minutes"] = round((time.monotonic() - began) / 60, 2)
                 state.save()
@@ -74,12 +74,13 @@ def all_trials() -> list[tuple[str, str]]:
     return [(stage, trial) for stage, trial in pairs if stage in ONLY.get(trial, (stage,))]
 
 
-def most_wanted(state: State, pairs: list[tuple[str, str]]) -> tuple[str, str]:
-    """The trial of which the smallest part of what is wanted was done; six of each that is no kill."""
+def most_wanted(state: State, stages: Stages, pairs: list[tuple[str, str]]) -> tuple[str, str]:
+    """The trial on which least time was spent, those first of which less was done than is wanted."""
 
-    def part(pair: tuple[str, str]) -> float:
+    def part(pair: tuple[str, str]) -> tuple[bool, float]:
         wanted = STAGES[pair[0]].kills if pair[1] == "killed" else 6
-        return state.trials(*pair, pair[1]) / wanted
+        done = state.trials(*pair, pair[1]) / wanted
+        return done >= 1, done * stages.duration.get(pair[0], 5)
 
     return min(pairs, key=part)
 

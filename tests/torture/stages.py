@@ -173,7 +173,7 @@ class Stages:
         except subprocess.TimeoutExpired:
             status = None
         seconds = time.monotonic() - process.began
-        left = time.monotonic() + 10
+        left = time.monotonic() + 30  # Ray looks whether its driver lives now and then
         while status is not None and in_session(process.pid) and time.monotonic() < left:
             time.sleep(0.05)
         running = in_session(process.pid)

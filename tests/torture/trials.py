@@ -68,7 +68,7 @@ def on_a_disk(stages: Stages, stage: str, room: int | None) -> Ended:
     stages.reset(stage)
     blocks = os.statvfs(stages.home)
     used = (blocks.f_blocks - blocks.f_bfree) * blocks.f_frsize // 1024
-    mount("-o", f"remount,size={used + room}k" if room is not None else "remount,ro")
+    mount("-o", f"remount,size={max(used + room, 4)}k" if room is not None else "remount,ro")
     try:
         return stages.run(stage)
     finally:
