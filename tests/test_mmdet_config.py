@@ -15,6 +15,7 @@ from pipeline import folds
 from pipeline.data import demo
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
+from pipeline.data.records import write_record
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
 from pipeline.paths import CONFIGS, PROJECT
@@ -319,10 +320,10 @@ def test_a_runs_config_runs_no_code(
     write(TINY)
     run = trained()
     path = run.folder / "config.json"
-    config = json.loads(path.read_text())
+    config = run.config()
     config["custom_imports"] = {"imports": ["pkg"]}
     config["model"]["backbone"] = ATTACKS[attack]
-    path.write_text(json.dumps(config))
+    write_record(path, config)  # with a digest that is right
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pkg").mkdir()
     for name in ("__init__", "registry"):
