@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import PipelineError, one_line
 from pipeline.names import number, whole_number
 from pipeline.startup import SHORT, STOPPED
 
@@ -40,7 +40,7 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         """End with one line and status 2."""
-        self.exit(2, f"error: {' '.join(message.split())}; --help lists all options\n")
+        self.exit(2, one_line(f"error: {' '.join(message.split())}; --help lists all options") + "\n")
 
     def _make_options(self) -> list[str]:
         """make's variables as options; those of positional arguments become their defaults."""
@@ -255,7 +255,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = main()
         sys.stdout.flush()  # only now may it show that nobody reads it
     except PipelineError as error:
-        _end(f"error: {printable(str(error))}", error.status)
+        _end(f"error: {error}", error.status)
     except BrokenPipeError:
         _end("stopped: what it prints is not read any more; the same command goes on from here", 1)
     except MemoryError:
@@ -279,7 +279,7 @@ def run(main: Callable[[], int | None]) -> None:
 def _end(line: str, status: int) -> NoReturn:
     """Say why the stage ends, and drop what can no longer be printed."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
     try:
         sys.stdout.flush()
     except OSError:

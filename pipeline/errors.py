@@ -1,4 +1,21 @@
-"""The exceptions that a stage shows to its user as a single line."""
+"""The exceptions that a stage shows to its user as a single line, and what a line may hold."""
+
+LONGEST_LINE = 300  # characters
+HEAD = 200  # of a line that is cut: its beginning names the file, its end says what to do
+
+
+def one_line(text: object) -> str:
+    """A message as one line that a terminal can show, whatever names and values it quotes.
+
+    Line ends and what else is not printable become escapes, and a line of more than LONGEST_LINE
+    characters loses its middle.
+    """
+    return _cut(printable(_cut(str(text))))  # cut first, since it may quote megabytes
+
+
+def _cut(line: str) -> str:
+    tail = LONGEST_LINE - HEAD - len(" ... ")
+    return line if len(line) <= LONGEST_LINE else f"{line[:HEAD]} ... {line[-tail:]}"
 
 
 def printable(text: str) -> str:
@@ -10,6 +27,9 @@ class PipelineError(Exception):
     """A mistake in the user's input: one line that says file, row or id, what was expected, what to do."""
 
     status = 1  # of the stage that ends by it
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(one_line(text))
 
 
 class LostProcessError(PipelineError):

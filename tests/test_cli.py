@@ -14,7 +14,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.predictions import write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run
-from pipeline.errors import PipelineError
+from pipeline.errors import LONGEST_LINE, PipelineError, one_line
 from pipeline.paths import file_digest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -138,6 +138,20 @@ def test_how_a_stage_ends(capsys, error, status, line):
         cli.run(main)
     assert end.value.code == status
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\nb\x1b[2J\u202ec\ud800", "a\\nb\\x1b[2J\\u202ec\\ud800"),
+        ("쓰레기.jpg: no such photo", "쓰레기.jpg: no such photo"),
+        ("x" * 10**7 + "; restore it", "x" * 200 + " ... " + "x" * 83 + "; restore it"),
+        ("\n" * 10**7, "\\n" * 100 + " ... " + "n" + "\\n" * 47),
+    ],
+)
+def test_a_message_is_one_printable_line_whatever_it_quotes(text, line):
+    assert str(PipelineError(text)) == one_line(text) == line
+    assert line.isprintable() and len(line) <= LONGEST_LINE
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

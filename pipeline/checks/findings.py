@@ -14,6 +14,7 @@ from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.duplicates import NEAR, near_pairs
 from pipeline.data.photos import Photo, photos_of
 from pipeline.data.profile import Profile
+from pipeline.errors import one_line
 
 SPLITS = ("train", "test")
 SHOWN = 4  # names in the table; report.json has all
@@ -77,7 +78,8 @@ class Finding:
 
     def line(self) -> str:
         names = ", ".join(map(str, self.where[:SHOWN])) + (", ..." if len(self.where) > SHOWN else "")
-        return f"{len(self.where):6d}  {self.split:10}  {self.what}: {names}\n{'':20}{self.remedy}"
+        found = one_line(f"{len(self.where):6d}  {self.split:10}  {self.what}: {names}")
+        return f"{found}\n{'':20}{one_line(self.remedy)}"
 
 
 def all_findings(data: CheckedData) -> list[Finding]:

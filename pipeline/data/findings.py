@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, one_line
 
 SHOWN_IDS = 8
 SHOWN_NAMES = 3  # in an error
@@ -65,7 +65,7 @@ class Findings:
             names = ", ".join(str(item) for item in where[:SHOWN_IDS])
             more = f", ... {len(where) - SHOWN_IDS} more" if len(where) > SHOWN_IDS else ""
             result.append(f"{self.source}: {len(where)} {kind}: {names}{more}")
-        return result
+        return list(map(one_line, result))
 
     def show(self) -> None:
         for line in self.lines():

@@ -18,11 +18,11 @@ from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import LONGEST_LINE, PipelineError
 from pipeline.names import is_name
 from pipeline.paths import shown, text_digest, write_text
 
-LONGEST_LINE, LONGEST_SOURCE, LONGEST_VALUE = 300, 130, 50  # characters
+LONGEST_SOURCE, LONGEST_VALUE = 130, 50  # characters
 DIGEST = "record_digest"
 DIGEST_KEY = f'\n  "{DIGEST}": '
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's names of faults
@@ -298,5 +298,4 @@ def _refuse(source: str, text: str, remedy: str, cause: BaseException | None = N
     if len(source) > LONGEST_SOURCE:
         source = "..." + source[3 - LONGEST_SOURCE :]
     text = _cut(text, LONGEST_LINE - len(source) - len(remedy) - 4)
-    line = f"{source}: {text}; {remedy}"
-    raise PipelineError(_cut(printable(line), LONGEST_LINE)) from cause
+    raise PipelineError(f"{source}: {text}; {remedy}") from cause

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import printable
+from pipeline.errors import one_line
 
 SHOWN = 20  # rows of a kind
 
@@ -52,7 +52,7 @@ class Report:
         if isinstance(places, np.ndarray) and places.dtype == np.bool_:
             indices = np.flatnonzero(places).tolist()
         if len(indices):
-            first = tuple(printable(describe(int(place))) for place in indices[:SHOWN])
+            first = tuple(one_line(describe(int(place))) for place in indices[:SHOWN])
             faults.append(Fault(what, len(indices), first))
 
     def lines(self) -> list[str]:
@@ -62,5 +62,5 @@ class Report:
         for word, faults in kinds:
             for fault in faults:
                 head, *rest = fault.lines()
-                lines += [f"{word}: {head}", *rest]
-        return lines + [f"note: {note}" for note in self.notes]
+                lines += [one_line(f"{word}: {head}"), *rest]
+        return lines + [one_line(f"note: {note}") for note in self.notes]
