@@ -1,7 +1,7 @@
-"""PhotoCheck at a competition's data before training: annotations and photos side by side. Changes nothing.
+"""Look at a competition's data before training: annotations and photos side by side. Changes nothing.
 
 Reports what the readers refuse or repair, photos that cannot be used, odd boxes, near-duplicates
-within train and between train and test, the classes, and whether test photo_checks like train. Writes
+within train and between train and test, the classes, and whether test looks like train. Writes
 runs/<competition>/data/: report.json with every id, sheet.png with the faults, pairs.png with the
 near-duplicates. The status is 1 when training or prediction would stop at a photo or at the annotations.
 """
@@ -77,10 +77,10 @@ def show(data: CheckedData, card: dict[str, Any], findings: Sequence[Finding]) -
         )
     if findings:
         print("\n".join(finding.line() for finding in findings))
-    elif unseen := " and ".join(split for split in SPLITS if not card["photos_read"][split]):
-        print(f"nothing wrong was found in the annotations; photos of {unseen} were not checked")
-    else:
-        print("nothing wrong was found")
+    elif card["classes"]["all"]["boxes"]:  # else `main` says what is wrong
+        unseen = " and ".join(split for split in SPLITS if not card["photos_read"][split])
+        not_checked = f" in the annotations; photos of {unseen} were not checked" if unseen else ""
+        print(f"nothing wrong was found{not_checked}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"every other stage refuses the annotations: {refusal}")
     if fatal:
         print(f"{fatal} photos would stop a training or a prediction")
-    return 1 if fatal or refusals else 0
+    if not (learnable := card["classes"]["all"]["boxes"]):
+        print("every training would stop: no box of train can be learned")
+    return 1 if fatal or refusals or not learnable else 0
 
 
 if __name__ == "__main__":
