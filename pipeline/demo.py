@@ -27,6 +27,7 @@ from pipeline.data.sheet import draw_sheet
 from pipeline.ensembles.results import model_table
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, ensemble_dir, run_dir, runs_dir, shown, submission_csv
+from pipeline.processes import usable_cpus
 from pipeline.scoring import evaluate
 from pipeline.scoring.bootstrap import interval, resampled
 from pipeline.scoring.metrics import score
@@ -106,8 +107,7 @@ class _Child:
 
 def run_side_by_side(stage: str, commands: Sequence[Sequence[str]]) -> None:
     """Run a stage once for each list of arguments, all at the same time on a share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    children = [_Child(stage, command, max(cores // len(commands), 1)) for command in commands]
+    children = [_Child(stage, command, max(usable_cpus() // len(commands), 1)) for command in commands]
     try:
         for child in children:
             child.wait()

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline import cli
 from pipeline.paths import PROJECT
+from pipeline.processes import usable_cpus
 
 PYTHONS = ((3, 11), (3, 12))  # the versions that requirements.txt was resolved for
 PATIENCE = 180  # seconds that a framework may take to be imported and run once
@@ -211,8 +212,7 @@ def machine_rows() -> list[Row]:
         ),
         Row("platform", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}"),
     ]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows.append(Row("CPU cores", "ok", f"{cores} usable of {os.cpu_count()}"))
+    rows.append(Row("CPU cores", "ok", f"{usable_cpus()} usable of {os.cpu_count()}"))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use, or "max"
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():

@@ -8,7 +8,6 @@ to photos that need nothing of this, and repaired copies of the others (`stage_p
 
 import functools
 import io
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
+from pipeline.processes import usable_cpus
 
 EXIF_ORIENTATION = 0x0112
 ASPECT_TOLERANCE = 0.02  # a resized photo keeps its aspect within this, rounding included
@@ -145,8 +145,7 @@ def over_photos(work: Callable[[Photo], Answer], photos: Sequence[Photo], label:
 
     On threads: decoding and scaling release the GIL. An exception of `work` ends it.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         answers = pool.map(work, photos)
         return list(tqdm(answers, total=len(photos), desc=label, unit="photo", disable=None))
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from pipeline.data.photos import Photo
-from pipeline.processes import cpu_count
+from pipeline.processes import job_cpus
 
 AHEAD = 256 * 2**20  # bytes of photos that were read and not asked for yet
 Read = TypeVar("Read")
@@ -19,7 +19,7 @@ def read_ahead(
 
     size: the bytes that a photo takes once it is read. An exception of `read` comes in its photo's place.
     """
-    pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="reader")
+    pool = ThreadPoolExecutor(job_cpus(), thread_name_prefix="reader")
     under_way: deque[tuple[int, Future[Read]]] = deque()
     held = 0
     try:

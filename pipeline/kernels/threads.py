@@ -1,6 +1,5 @@
 """Chunks of images over plain threads: the kernels release the GIL."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.processes import usable_cpus
 
 _CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core delays no other
 
@@ -17,7 +17,7 @@ _CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core del
 def thread_count(threads: int | None) -> int:
     """`threads`, or as many as there are cores for this process."""
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return usable_cpus()
     if threads < 1:
         raise PipelineError(f"threads={threads}: expected 1 or more, or None for all cores")
     return threads
