@@ -40,7 +40,7 @@ from pipeline.data.predictions import (
     write_predictions,
 )
 from pipeline.data.profile import Profile, load_profile, with_box
-from pipeline.data.split import check_fold, read_split
+from pipeline.data.split import are_whole, check_fold, read_split
 from pipeline.data.text import read_table
 from pipeline.errors import PipelineError
 from pipeline.paths import file_digest, folds_csv, ledger_csv, shown
@@ -140,10 +140,11 @@ def read_folds(path: Path, dataset: Dataset) -> dict[int, int]:
         raise PipelineError(f"{shown(path)}: expected columns image_id (or file_name) and fold")
     ids = ids_of_rows(table, dataset, path)
     fold = pd.to_numeric(table["fold"], errors="coerce").to_numpy(np.float64)
-    if (bad := np.flatnonzero(~((fold >= 0) & (fold == np.round(fold))))).size:
+    if (bad := np.flatnonzero(~are_whole(fold, len(dataset.images)))).size:
         values = ",".join(map(str, table.iloc[bad[0]]))
         raise PipelineError(
-            f"{shown(path)}: row {bad[0] + 2}: expected a fold that is a whole number from 0; {values}"
+            f"{shown(path)}: row {bad[0] + 2}: expected a fold that is a whole number from 0 to "
+            f"{len(dataset.images) - 1}; {values}"
         )
     return dict(zip(ids.tolist(), fold.astype(int).tolist(), strict=True))
 

@@ -314,8 +314,11 @@ def test_oof_boxes_keep_their_own_split(recycle, home):
     ("text", "message"),
     [
         ("image_id,fold\n7,0\n", "1 of its images have no fold in --folds, the first is image id 2"),
-        ("image_id,fold\n7,0\n2,x\n", "row 3: expected a fold that is a whole number from 0; 2,x"),
-        ("image_id,fold\n7,0\n2,0.5\n", "row 3: expected a fold that is a whole number from 0; 2,0.5"),
+        ("image_id,fold\n7,0\n2,x\n", "row 3: expected a fold that is a whole number from 0 to 11; 2,x"),
+        ("image_id,fold\n7,0\n2,0.5\n", "row 3: expected a fold that is a whole number from 0 to 11; 2,0.5"),
+        ("image_id,fold\n7,0\n2,1e400\n", "row 3: expected a fold that is a whole number from 0"),
+        ("image_id,fold\n7,0\n2,inf\n", "row 3: expected a fold that is a whole number from 0"),
+        ("image_id,fold\n7,0\n2,2147483647\n", "row 3: expected a fold that is a whole number from 0"),
         ("image_id,fold\n7,0\n2,-1\n", "row 3: expected a fold that is a whole number from 0"),
         ("image_id,fold\n7,0\n2,\n", "row 3: expected a fold that is a whole number from 0"),
         ("image_id,fold\n7,0\n99,1\n", "row 3: image_id '99' is not in the train set"),

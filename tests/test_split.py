@@ -43,6 +43,12 @@ BROKEN = {
     "other name": (lambda t: t.assign(file_name="x.jpg"), "its 12 images are not the 12"),
     "half": (lambda t: t.assign(fold=0.5), "column fold: expected whole numbers from 0"),
     "negative": (lambda t: t.assign(fold=t["fold"] - 1), "column fold: expected whole numbers from 0"),
+    "infinite": (lambda t: t.assign(fold=float("inf")), "column fold: expected whole numbers from 0"),
+    "more folds than images": (
+        lambda t: t.assign(fold=2**31 - 1),
+        "column fold: expected whole numbers from 0",
+    ),
+    "infinite id": (lambda t: t.assign(image_id="1e400"), "column image_id: expected whole numbers from 0"),
     "text": (lambda t: t.assign(fold="a"), "column fold: expected whole numbers from 0"),
     "gap": (lambda t: t.assign(fold=t["fold"] * 2), "fold 1 has no image; make folds again"),
 }

@@ -27,6 +27,11 @@ class Split:
     path: Path
 
 
+def are_whole(numbers: NDArray[np.float64], limit: int) -> NDArray[np.bool_]:
+    """Which numbers are whole, from 0 and below a limit; not those that are NaN or infinite."""
+    return (numbers >= 0) & (numbers < limit) & (numbers == np.floor(numbers))
+
+
 def read_split(competition: str, train: Dataset) -> Split:
     """Read and check the split of a competition against its train images."""
     path = folds_csv(competition)
@@ -36,9 +41,10 @@ def read_split(competition: str, train: Dataset) -> Split:
     if list(table.columns) != COLUMNS:
         raise PipelineError(f"{shown(path)}: header {list(table.columns)}, expected {COLUMNS}")
     for name in ("image_id", "fold"):
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        if (numbers != np.floor(numbers)).any() or (numbers < 0).any():
-            raise PipelineError(f"{shown(path)}: column {name}: expected whole numbers from 0")
+        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64)
+        limit = len(table) if name == "fold" else 2**31
+        if not are_whole(numbers, limit).all():
+            raise PipelineError(f"{shown(path)}: column {name}: expected whole numbers from 0 to {limit - 1}")
         table[name] = numbers.astype(np.int64)
     table = table.sort_values("image_id").reset_index(drop=True)
     same = len(table) == len(train.images) and bool(
