@@ -4,8 +4,6 @@ A new format is one function and one entry in `WRITERS`. Boxes may have scores: 
 """
 
 import json
-import os
-import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from pipeline.data.findings import Findings
 from pipeline.data.photos import Photo, check_photos, stage_photos, staged_suffix
 from pipeline.data.text import photo_suffix, same_text
 from pipeline.errors import PipelineError
-from pipeline.paths import shown
+from pipeline.paths import scratch_folder, shown
 
 PIXEL_DIGITS = 3
 SHARE_DIGITS = 9  # 0.00001 pixels of a photo of 10,000
@@ -65,24 +63,22 @@ def write_folder(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise PipelineError(f"{shown(target)} is there already; choose another folder, or remove it first")
     findings = Findings(shown(target))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
     stems = _stems(pd.concat([part.images for part in parts.values()]), flat=format == "voc")
-    try:
-        named = {}
+    with scratch_folder(target) as scratch:
+        new, named = scratch / "new", {}
         for name, part in parts.items():
             kept = part.boxes[part.boxes["iscrowd"] == 0] if format in WITHOUT_CROWDS else part.boxes
             if crowds := len(part.boxes) - len(kept):
                 findings.notes.append(f"{crowds} crowds left out: as {format} they would be objects")
             images = part.images.assign(name=part.images["image_id"].map(stems))
-            below = temporary / PHOTO_FOLDERS[format].format(part=name)
+            below = new / PHOTO_FOLDERS[format].format(part=name)
             images["name"] = _link_photos(below, images["name"].tolist(), photos[name], findings)
             named[name] = Part(images, kept, part.classes, part.category_ids)
-        WRITERS[format](temporary, named)
+        WRITERS[format](new, named)
         if target.is_dir():
             target.rmdir()
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        new.rename(target)
     return findings
 
 
