@@ -52,18 +52,23 @@ def find_model(name: str) -> ModelConfig:
     return models[name]
 
 
-def read_yaml_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+def read_yaml_config(path: Path, keys: Sequence[str], leaves: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A leaf config over its `_base_` (a path beside it); the mapping `train` merges, other values replace.
 
-    Raises PipelineError with the file for text that is no YAML, and for keys that are not among `keys`.
+    leaves: the configs whose base it is. Raises PipelineError with the file for text that is no YAML, for
+    keys that are not among `keys`, and for bases in a circle.
     """
     values = read_yaml(path)
     base = values.pop("_base_", None)
-    if unknown := sorted(set(values) - set(keys)):
+    if unknown := [key for key in values if key not in keys]:
         raise PipelineError(f"{shown(path)}: unknown key '{unknown[0]}'; known: _base_, {', '.join(keys)}")
+    if base is not None and not (isinstance(base, str) and path.resolve() not in leaves):
+        raise PipelineError(f"{shown(path)}: _base_ {base!r}: expected the path of another config")
+    if not isinstance(values.get("train", {}), dict):
+        raise PipelineError(f"{shown(path)}: train: expected a mapping of keys to values")
     if base is None:
         return values
-    merged = read_yaml_config(path.parent / base, keys)
+    merged = read_yaml_config(path.parent / base, keys, (*leaves, path.resolve()))
     train = merged.get("train", {}) | values.pop("train", {})
     return merged | values | {"train": train}
 

@@ -8,8 +8,10 @@ The last key of a JSON record is the digest of all bytes before it, so that any 
 Records without it, which earlier versions wrote, are read with a note. What people write carries none.
 """
 
+import contextlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -22,6 +24,8 @@ from pipeline.errors import LONGEST_LINE, PipelineError
 from pipeline.names import is_name
 from pipeline.paths import shown, text_digest, write_text
 
+MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+MOST_UNPACKED = 10  # times the values of a YAML text
 LONGEST_SOURCE, LONGEST_VALUE = 130, 50  # characters
 DIGEST = "record_digest"
 DIGEST_KEY = f'\n  "{DIGEST}": '
@@ -100,7 +104,7 @@ def parse_json(raw: bytes | str, source: str, remedy: str) -> Any:
     try:
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
         return json.loads(
-            text, object_pairs_hook=_mapping, parse_constant=_no_number, parse_float=_finite_number
+            text, object_pairs_hook=as_mapping, parse_constant=_no_number, parse_float=_finite_number
         )
     except UnicodeDecodeError as error:
         _refuse(source, f"not a text in UTF-8 (byte {error.start})", remedy)
@@ -180,7 +184,8 @@ def _read_bytes(path: Path, remedy: str) -> bytes:
         _refuse(shown(path), f"not readable ({error.strerror})", remedy, error)
 
 
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def as_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object. Raises ValueError for a doubled key, else the last would win in silence."""
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -198,15 +203,49 @@ def _finite_number(text: str) -> float:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without doubled keys, of which the last would win in silence."""
+    """YAML without doubled keys, of which the last would win in silence.
+
+    Aliases are taken as long as they do not make much of little, as a few lines that unpack to fill the
+    memory do.
+    """
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        sizes: dict[int, float] = {}
+        if node is not None and _unpacked(node, sizes) > 1000 + MOST_UNPACKED * len(sizes):
+            raise _fault_at(node, "aliases (*) that repeat too much: write it out")
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if doubled := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key '{doubled[0]}' is there twice", node.start_mark
-            )
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
+        with contextlib.suppress(TypeError):  # a key that is a list: said below
+            for key, count in Counter(keys).items():
+                if count > 1:
+                    raise _fault_at(node, f"key '{key}' is there twice")
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half a character, as "\\ud83d"
+            raise _fault_at(node, f"{value!r} is no text in Unicode") from None
+        return value
+
+
+def _unpacked(node: Any, sizes: dict[int, float]) -> float:
+    """Values in a node, those of aliases as often as they are named; infinite for one that holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in node.value for part in pair] if pairs else node.value
+        scalar = isinstance(node, yaml.ScalarNode)
+        sizes[id(node)] = 1 + (0 if scalar else sum(_unpacked(part, sizes) for part in parts))
+    return sizes[id(node)]
+
+
+def _fault_at(node: Any, text: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
 def as_record(values: Any, model: type[AnyRecord], source: str, remedy: str) -> AnyRecord:
@@ -243,6 +282,8 @@ def _check_plain(value: Any) -> None:
             _check_plain(item)
     elif isinstance(value, float):
         _finite_number(str(value))
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{_found(value)}: a text with a null character")
     elif value is not None and not isinstance(value, (str, int)):
         raise ValueError(f"{value} is a {type(value).__name__}: put it in quotes for a text")
 
