@@ -7,6 +7,7 @@ from test_formats import write
 
 from pipeline.data.models import read_yaml_config
 from pipeline.data.records import parse_yaml
+from pipeline.data.specs import SubmissionSpec
 from pipeline.errors import PipelineError
 
 # YAML
@@ -58,3 +59,22 @@ def test_a_model_config_that_is_refused(tmp_path, text, message):
     root = write(tmp_path / "x", {"m.yaml": text, "n.yaml": "_base_: ./m.yaml"})
     with pytest.raises(PipelineError, match=message):
         read_yaml_config(root / "m.yaml", ("model", "train"))
+
+
+# Profiles
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["{stem.__class__}", "{stem[0]}", "{image_id!r}", "{position:999999999}", "{0}", "{", "{stem:5d}"],
+)
+def test_a_key_of_submissions_that_is_refused(image):
+    with pytest.raises(
+        PipelineError, match=r"submission.image .*: expected {file_name}, {stem}, {image_id} or"
+    ):
+        SubmissionSpec(image=image)
+
+
+@pytest.mark.parametrize("image", ["{file_name}", "{stem}_x", "{image_id:06d}", "{position}-{stem}"])
+def test_a_key_of_submissions(image):
+    assert SubmissionSpec(image=image).image == image

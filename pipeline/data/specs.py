@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 CORNER_FIELDS = ("x1", "y1", "x2", "y2")
 SIZE_FIELDS = ("x", "y", "w", "h")
 BOX_FIELDS = ("label", "score", *CORNER_FIELDS, *SIZE_FIELDS)
+KEY_FIELD = re.compile(r"\{(file_name|stem|(image_id|position)(:0?[0-9]{1,2}d?)?)\}")
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -87,13 +88,11 @@ class SubmissionSpec:
                 f"submission.header {list(self.header)} lacks '{self.image_column}' or '{self.boxes_column}'"
             )
         box_fields(self)
-        try:
-            self.image.format(file_name="", stem="", image_id=0, position=0)
-        except (KeyError, ValueError, IndexError, AttributeError):
+        if set("{}") & set(KEY_FIELD.sub("", self.image)):
             raise PipelineError(
                 f"submission.image '{self.image}': expected {{file_name}}, {{stem}}, {{image_id}} or "
-                "{position}"
-            ) from None
+                "{position}, a number with leading zeros as {position:06d}"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

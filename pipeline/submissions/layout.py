@@ -28,10 +28,15 @@ def image_keys(profile: Profile, images: pd.DataFrame) -> list[str]:
     """What a submission calls each image, in the order of the table."""
     template = profile.submission.image
     columns = (images["file_name"].tolist(), images["file_id"].tolist(), images["position"].tolist())
-    keys = [
-        template.format(file_name=name, stem=photo_stem(name), image_id=image_id, position=position)
-        for name, image_id, position in zip(*columns, strict=True)
-    ]
+    try:
+        keys = [
+            template.format(file_name=name, stem=photo_stem(name), image_id=image_id, position=position)
+            for name, image_id, position in zip(*columns, strict=True)
+        ]
+    except ValueError:  # digits for an id that is a text
+        raise PipelineError(
+            f"competition '{profile.name}': submission.image '{template}': ids are no numbers"
+        ) from None
     if len(set(keys)) < len(keys):
         raise PipelineError(f"competition '{profile.name}': submission.image names several images alike")
     return keys
