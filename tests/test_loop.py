@@ -285,6 +285,15 @@ def test_a_whole_detectors_weights_fit_but_for_the_classes(
         take_fitting(detector.module, tmp_path / "foreign.pth")
 
 
+@pytest.mark.parametrize("held", [[1, 2], torch.zeros(3), "text", {}, {"bias": "text", 7: torch.zeros(2)}])
+def test_a_file_that_holds_no_weights(tmp_path: Path, held: Any) -> None:
+    torch.save(held, tmp_path / "a.pth")
+    module = nn.Linear(3, 2)
+    for take in (take_fitting, lambda module, path: take_in_order(module, path, "")):
+        with pytest.raises(PipelineError, match=r"a\.pth: (expected a mapping of names|none of its weights)"):
+            take(module, tmp_path / "a.pth")
+
+
 CLASSIFIERS = {
     "tv_faster_rcnn_v2": ("resnet50", lambda net: nn.Sequential(*list(net.children())[:-2])),
     "tv_faster_rcnn_mobile": ("mobilenet_v3_large", lambda net: net.features),

@@ -11,7 +11,7 @@ from pipeline.training.safe_load import load_tensors
 
 def take_fitting(module: nn.Module, path: Path) -> None:
     """Load the weights of a file that fit by name and shape."""
-    _take(module, load_tensors(path), path)
+    _take(module, _weights_of(path), path)
 
 
 def take_in_order(module: nn.Module, path: Path, prefix: str) -> None:
@@ -21,14 +21,21 @@ def take_in_order(module: nn.Module, path: Path, prefix: str) -> None:
     last layers.
     """
     named: dict[str, Tensor] = {}
-    theirs = iter(load_tensors(path).items())
-    name, value = next(theirs)
+    theirs = list(_weights_of(path).items())
     for own, weight in module.state_dict().items():
+        name, value = theirs[len(named)] if len(named) < len(theirs) else ("", weight)
         same = own.rpartition(".")[2] == name.rpartition(".")[2] and weight.shape == value.shape
         if own.startswith(prefix) and same:
             named[own] = value
-            name, value = next(theirs, ("", value))
     _take(module, named, path)
+
+
+def _weights_of(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name. Raises PipelineError for a file that holds something else."""
+    weights = load_tensors(path)
+    if not isinstance(weights, Mapping):
+        raise PipelineError(f"{path.name}: expected a mapping of names to weights; download it again")
+    return {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
 
 
 def _take(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
