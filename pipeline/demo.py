@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import cli
+from pipeline.cpus import usable_cpus
 from pipeline.data import demo as generator
 from pipeline.data.dataset import Dataset, load_dataset, load_truth
 from pipeline.data.ensemble_card import read_ensemble_card
@@ -27,7 +28,6 @@ from pipeline.data.sheet import draw_sheet
 from pipeline.ensembles.results import model_table
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT, ensemble_dir, run_dir, runs_dir, shown, submission_csv
-from pipeline.processes import usable_cpus
 from pipeline.scoring import evaluate
 from pipeline.scoring.bootstrap import interval, resampled
 from pipeline.scoring.metrics import score

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import cli
+from pipeline.cpus import usable_cpus
 from pipeline.paths import PROJECT
-from pipeline.processes import usable_cpus
 
 PYTHONS = ((3, 11), (3, 12))  # the versions that requirements.txt was resolved for
 PATIENCE = 180  # seconds that a framework may take to be imported and run once

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -57,17 +56,6 @@ def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
             process.wait()
         raise
     return process.returncode
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def job_cpus() -> int:
-    """CPUs that this process's job was given (`thread_limits`), else all usable ones."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(usable_cpus(), int(limit)) if re.fullmatch("[1-9][0-9]*", limit) else usable_cpus()
 
 
 def thread_limits(threads: int) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ BASE = {
     "boxes",
     "cli",
     "cluster",
+    "cpus",
     "errors",
     "locks",
     "names",

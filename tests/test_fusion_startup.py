@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "pipeline" / "fusion"
-OURS = ("fusion", "kernels", "errors", "boxes")
+OURS = ("fusion", "kernels", "errors", "boxes", "cpus")
 FIRST_CALL = """
 import sys
 from pipeline.fusion import driver, fuse, grouping, pack
@@ -60,7 +60,7 @@ def copy(tmp_path):
     folder = tmp_path / "pipeline"
     for name in ("fusion", "kernels"):
         shutil.copytree(ROOT / "pipeline" / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("errors.py", "boxes.py"):
+    for name in ("errors.py", "boxes.py", "cpus.py"):
         shutil.copy(ROOT / "pipeline" / name, folder)
     (folder / "__init__.py").touch()
     return folder

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from pipeline.cpus import usable_cpus
 from pipeline.data.dicom import decode_dicom, dicom_size, is_dicom
 from pipeline.data.findings import Findings
 from pipeline.data.locate import locate_photos
@@ -28,7 +29,6 @@ from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
-from pipeline.processes import usable_cpus
 
 EXIF_ORIENTATION = 0x0112
 ASPECT_TOLERANCE = 0.02  # a resized photo keeps its aspect within this, rounding included

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from pipeline.cpus import job_cpus
 from pipeline.data.photos import Photo
-from pipeline.processes import job_cpus
 
 AHEAD = 256 * 2**20  # bytes of photos that were read and not asked for yet
 Read = TypeVar("Read")

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cpus import usable_cpus
 from pipeline.errors import PipelineError
-from pipeline.processes import usable_cpus
 
 _CHUNKS_PER_THREAD = 8  # more than one, so that a thread that lost its core delays no other
 
