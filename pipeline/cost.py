@@ -19,9 +19,9 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.models import ModelConfig, Overrides, find_model
 from pipeline.data.photos import load_photo, photos_of
 from pipeline.data.profile import Profile, load_profile
-from pipeline.data.runs import CARD, Run, find_runs
+from pipeline.data.runs import Run, find_runs
 from pipeline.errors import PipelineError
-from pipeline.paths import shown
+from pipeline.paths import CARD, shown
 from pipeline.training.backend import load_backend, load_detector, select_device
 
 PHOTOS = 16  # that a trained model is timed on, in turn

@@ -23,6 +23,7 @@ from pipeline.names import check_name
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
+CARD = "card.json"  # in the folder of a run or an ensemble, whose files it describes
 ENSEMBLES = "ensembles"  # beside the models' folders, so that no model has this name
 _TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,9})\.tmp(\.[^.]*)?")
 _DAY = 86400.0  # seconds

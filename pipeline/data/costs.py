@@ -12,10 +12,10 @@ from pydantic import Field
 from pipeline.data.predictions import SPLITS, read_predictions
 from pipeline.data.records import Record, read_record
 from pipeline.data.run_card import DeviceSpeed, ModelCost
-from pipeline.data.runs import CARD, Run, find_runs
+from pipeline.data.runs import Run, find_runs
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
-from pipeline.paths import runs_dir, shown
+from pipeline.paths import CARD, runs_dir, shown
 
 FORMATS = {
     "params M": "{:.2f}",

@@ -6,9 +6,8 @@ from pydantic import Field
 
 from pipeline.data.records import Fold, Record, read_record, write_record
 from pipeline.errors import PipelineError
-from pipeline.paths import ensemble_dir, shown
+from pipeline.paths import CARD, ensemble_dir, shown
 
-CARD = "card.json"
 Positive = Annotated[float, Field(gt=0)]
 
 

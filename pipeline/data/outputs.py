@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.paths import shown
-
-CARD = "card.json"  # in the folder of a run or an ensemble, whose files it describes
+from pipeline.paths import CARD, shown
 
 
 def check_output(target: Path, inputs: Iterable[Path], folder: Path | None = None) -> None:

@@ -14,9 +14,9 @@ from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
 from pipeline.names import is_name
-from pipeline.paths import ENSEMBLES, check_inside, file_digest, run_dir, runs_dir, shown
+from pipeline.paths import CARD, ENSEMBLES, check_inside, file_digest, run_dir, runs_dir, shown
 
-CARD, JOB = "card.json", "job.json"
+JOB = "job.json"
 
 
 @dataclass(frozen=True)

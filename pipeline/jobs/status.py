@@ -16,11 +16,10 @@ from rich.table import Table
 
 from pipeline.data.records import AnyRecord, read_record, write_record
 from pipeline.data.run_card import RunCard
-from pipeline.data.runs import CARD
 from pipeline.errors import PipelineError
 from pipeline.jobs.job import Job
 from pipeline.jobs.worker import AttemptRecord, log_path, record_path
-from pipeline.paths import shown
+from pipeline.paths import CARD, shown
 from pipeline.training.progress import HISTORY, PROGRESS, ProgressRecord
 
 STATE = "state.json"

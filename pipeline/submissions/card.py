@@ -8,13 +8,13 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.data.dataset import load_dataset
-from pipeline.data.ensemble_card import CARD, Ingredients, read_ensemble_card
+from pipeline.data.ensemble_card import Ingredients, read_ensemble_card
 from pipeline.data.predictions import check_belongs, read_predictions
 from pipeline.data.profile import Profile
 from pipeline.data.records import read_record, write_record
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
-from pipeline.paths import PROJECT, ensemble_dir, file_digest, shown, submission_csv
+from pipeline.paths import CARD, PROJECT, ensemble_dir, file_digest, shown, submission_csv
 from pipeline.submissions.writer import write_submission
 
 

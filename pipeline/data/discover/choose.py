@@ -156,9 +156,8 @@ def _read(made: Discovery, name: str, root: Path, has_photos: bool) -> None:
     try:
         train = load_dataset(_profile(made.values, name, root), "train", strict=False)
     except PipelineError as error:
-        if (
-            has_photos or not made.chosen.boxes
-        ):  # else its sizes may be those of photos that are not there yet
+        sizes_may_come = made.chosen.boxes and not has_photos  # with photos that are not there yet
+        if not sizes_may_come:
             raise
         made.warnings.append(_reason(made, name, root, error))
         return
