@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pipeline.errors import PipelineError, one_line
 from pipeline.names import number, whole_number
-from pipeline.startup import SHORT, STOPPED
+from pipeline.startup import STOPPED, TOO_MANY_FILES
 
 FROM_MAKE = "--from-make"  # the first argument in every recipe of the Makefile
 YES, NO = ("1", "yes", "true"), ("0", "no", "false")
@@ -237,7 +237,7 @@ SYSTEM = {
     errno.EIO: "the disk does not answer as it should",
     errno.ESTALE: "the network's disk has lost it",
     errno.ENOMEM: "not enough memory",
-    **SHORT,
+    **TOO_MANY_FILES,
 }
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.processes import python_path
 
 GB = 2**30
@@ -55,7 +55,8 @@ def connected(cpus: int = 1) -> Iterator[Any]:
                     **({} if address else options),
                 )
             except ConnectionError as error:
-                reason = " ".join(str(error).split())[:150]
-                raise PipelineError(f"RAY_ADDRESS={address}: no cluster answers there ({reason})") from None
+                raise PipelineError(
+                    f"RAY_ADDRESS={address}: no cluster answers there ({reason(error)})"
+                ) from None
             stack.callback(ray.shutdown)
         yield ray

@@ -10,7 +10,7 @@ import sys
 from types import TracebackType
 
 STOPPED = "stopped; the same command goes on from here"
-SHORT = {errno.EMFILE: "too many open files (ulimit -n)", errno.ENFILE: "too many open files"}
+TOO_MANY_FILES = {errno.EMFILE: "too many open files (ulimit -n)", errno.ENFILE: "too many open files"}
 
 
 def begin() -> None:
@@ -36,8 +36,8 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
     text = str(error)
     if isinstance(error, MemoryError) or "Cannot allocate memory" in text or "failed to map" in text:
         print("error: not enough memory to start", file=sys.stderr)
-    elif getattr(error, "errno", None) in SHORT or "Too many open files" in text:
-        print(f"error: {SHORT[errno.EMFILE]}; allow more of them", file=sys.stderr)
+    elif getattr(error, "errno", None) in TOO_MANY_FILES or "Too many open files" in text:
+        print(f"error: {TOO_MANY_FILES[errno.EMFILE]}; allow more of them", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

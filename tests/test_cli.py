@@ -145,8 +145,12 @@ def test_how_a_stage_ends(capsys, error, status, line):
     [
         ("a\nb\x1b[2J\u202ec\ud800", "a\\nb\\x1b[2J\\u202ec\\ud800"),
         ("쓰레기.jpg: no such photo", "쓰레기.jpg: no such photo"),
-        ("x" * 10**7 + "; restore it", "x" * 200 + " ... " + "x" * 83 + "; restore it"),
-        ("\n" * 10**7, "\\n" * 100 + " ... " + "n" + "\\n" * 47),
+        ("x" * 10**7 + "; restore it", "..." + "x" * 56 + "; restore it"),
+        ("x " * 10**7 + "; restore it", "x " * 100 + " ... " + " x" * 41 + " ; restore it"),
+        (
+            f"/{'a/' * 99}b.csv: is there, /{'c/' * 99}d too; OVERWRITE=1 replaces it",
+            f"...{'/a' * 25}/b.csv: is there, ...{'c/' * 28}d too; OVERWRITE=1 replaces it",
+        ),
     ],
 )
 def test_a_message_is_one_printable_line_whatever_it_quotes(text, line):

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from pipeline.data.models import ModelConfig, Overrides, list_models
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
 from pipeline.paths import shown
 
@@ -67,7 +67,7 @@ def read_config(model: ModelConfig) -> Config:
     try:
         cfg = Config.fromfile(model.path, import_custom_modules=False)
     except (OSError, SyntaxError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PipelineError(f"{shown(model.path)}: {' '.join(str(error).split())[:300]}") from None
+        raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
     for key in ("image_size", "epochs", "batch"):
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
@@ -169,7 +169,7 @@ def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError) as error:
-        raise PipelineError(f"{shown(model.path)}: option not taken: {str(error)[:150]}") from None
+        raise PipelineError(f"{shown(model.path)}: option not taken: {reason(error)}") from None
     check_types(cfg._cfg_dict, shown(model.path))
 
 

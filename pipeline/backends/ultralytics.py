@@ -30,7 +30,7 @@ from pipeline.backends import ultralytics_trainer
 from pipeline.backends.ultralytics_trainer import read_checkpoint
 from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
 from pipeline.data.photos import refuse_small
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, batch_on, has_half
 from pipeline.inference.threads import sharing_weights
 from pipeline.paths import shown, weights_dir
@@ -82,7 +82,7 @@ class Ultralytics(Backend):
         try:
             get_cfg(overrides=train)
         except (SyntaxError, TypeError, ValueError) as error:
-            raise PipelineError(f"{shown(model.path)}: {' '.join(str(error).split())[:300]}") from None
+            raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
         epochs, image_size, batch = (int(values[key]) for key in ("epochs", "image_size", "batch"))
         return Resolved(values, epochs, image_size, batch, values.get("resources", {}))
 

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import gc
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +30,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LO
 from ultralytics.utils.torch_utils import get_torch_device_backend, unwrap_model
 
 from pipeline.data.run_card import RecoveryNote
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
 from pipeline.training.recovery import scale_steps
 from pipeline.training.session import Session
@@ -44,8 +43,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch_safe_load(path, safe_only=True)[0]
         network = checkpoint.get("ema") or checkpoint.get("model")
     except Exception as error:  # whatever its unpickler makes of damaged or foreign bytes
-        reason = re.sub(r"\s+", " ", str(error).encode("ascii", "ignore").decode())[:120]
-        raise PipelineError(f"{shown(path)}: not a whole checkpoint of plain weights ({reason})") from None
+        raise PipelineError(
+            f"{shown(path)}: not a whole checkpoint of plain weights ({reason(error)})"
+        ) from None
     if not isinstance(network, nn.Module):
         raise PipelineError(f"{shown(path)}: not a checkpoint of ultralytics: it holds no network")
     return checkpoint

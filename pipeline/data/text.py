@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
 
 # What ends the name of a photo; anything else behind a dot is a part of the name.
@@ -120,7 +120,7 @@ def _parse(path: Path, names: list[str], skip: int) -> tuple[pd.DataFrame, list[
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):  # a header and no row
             return pd.DataFrame(columns=names, dtype=str), uneven
-        raise PipelineError(f"{shown(path)}: not a CSV file ({' '.join(str(error).split())[:200]})") from None
+        raise PipelineError(f"{shown(path)}: not a CSV file ({reason(error)})") from None
     frame = table.to_pandas()
     frame.columns = pd.Index(names)
     return frame, uneven

@@ -22,7 +22,7 @@ class ViewedPhoto(NamedTuple):
     margin: tuple[int, int]  # pixels above and left of it
 
     @property
-    def shown(self) -> Size:
+    def viewed_size(self) -> Size:
         """Its size in the batch, without its border."""
         return self.resized[::-1] if self.view.is_turned else self.resized
 

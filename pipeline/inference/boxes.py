@@ -80,7 +80,7 @@ def in_photos(
     """The boxes of each view of a batch that took so long, clipped to what the view shows and undone."""
     images = batch.images
     margins = np.array([image.margin[::-1] * 2 for image in images], np.float32)
-    shown = np.array([image.shown[::-1] * 2 for image in images], np.float32)
+    shown = np.array([image.viewed_size[::-1] * 2 for image in images], np.float32)
     resized = np.array([image.resized[::-1] for image in images], np.float32)
     sizes = np.array([[photos[image.photo].width, photos[image.photo].height] for image in images])
     factors = np.tile(resized / sizes, 2).astype(np.float32)

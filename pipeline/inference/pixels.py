@@ -57,7 +57,7 @@ class HostPixels:
         """(n, 3, height, width) uint8 of a batch; `photos`: what `read` gave, by position."""
         pixels = np.full((len(batch.images), *batch.size, 3), self.detector.pad_value, np.uint8)
         for canvas, image in zip(pixels, batch.images, strict=True):
-            (top, left), (height, width) = image.margin, image.shown
+            (top, left), (height, width) = image.margin, image.viewed_size
             canvas[top : top + height, left : left + width] = image.view.apply(
                 photos[image.photo][image.view.scale]
             )
@@ -122,7 +122,7 @@ class DevicePixels:
             pixels = resize_tensor(pixels, size)
             for step in view.chain:
                 pixels = TURNS[step](pixels)
-            (top, left), (height, width) = images[0].margin, images[0].shown
+            (top, left), (height, width) = images[0].margin, images[0].viewed_size
             end = start + len(images)
             canvas[start:end, :, top : top + height, left : left + width] = pixels
             start = end

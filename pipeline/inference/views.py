@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.data.photos import Photo
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.inference.batches import Batch, batches_by_size, batches_by_view
 from pipeline.inference.boxes import Download, PhotoBoxes, in_photos
 from pipeline.inference.detector import Detector
@@ -31,7 +31,7 @@ Pixels = HostPixels | DevicePixels
 Detected = tuple[Batch, Download, float]  # and the seconds that it took
 
 
-class Limit:
+class PixelLimit:
     """The most pixels that fit into a batch, as far as it is known."""
 
     pixels = 2**62
@@ -72,7 +72,7 @@ def detect_views(
     order = [photos[i] for i in dict.fromkeys(image.photo for batch in batches for image in batch.images)]
     reader: Iterator[Any] = read_ahead(order, pixels.read, pixels.bytes_of, READ_AHEAD * detector.batch)
     parts: dict[str, list[PhotoBoxes]] = {view.name: [PhotoBoxes.none()] for view in views}
-    limit = Limit()
+    limit = PixelLimit()
     under_way: deque[Future[list[Detected]]] = deque()
 
     def take() -> None:
@@ -100,7 +100,7 @@ def detect_views(
 
 
 def _detect(
-    detector: Detector, pixels: Pixels, batch: Batch, photos: Mapping[int, Any], limit: Limit
+    detector: Detector, pixels: Pixels, batch: Batch, photos: Mapping[int, Any], limit: PixelLimit
 ) -> list[Detected]:
     """Detect in a batch, in halves where memory runs out; what did not fit once is not tried again."""
     results: list[Detected] = []
@@ -117,10 +117,10 @@ def _detect(
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0][:100]
+            why = reason(error)
         text = f"out of memory with {count} images of {batch.size[1]} x {batch.size[0]} pixels at once"
         if count == 1:
-            raise PipelineError(f"{text}; leave out views of a large scale, or DEVICE=cpu ({reason})")
+            raise PipelineError(f"{text}; leave out views of a large scale, or DEVICE=cpu ({why})")
         limit.pixels = min(limit.pixels, area * (count // 2))
         tqdm.write(f"{text}; going on with {limit.images(area)}")
         waiting = [smaller for large in (part, *waiting) for smaller in large.parts(limit.images(area))]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.locks import locked
 from pipeline.paths import atomic, sent_csv
 from pipeline.submissions.card import SubmissionCard, read_card, write_card
@@ -109,14 +109,15 @@ def _send(upload: Upload, site: Site, known: set[str], pause: float, show: Calla
         return upload.send(upload.full_message)
     except UnclearAnswer as error:
         show(f"{error}; looking whether it arrived")
-        reason = str(error)
+        first = reason(error, 70)
     for attempt in range(LOOK_UPS):
         try:
             arrived = [i for i in site.submissions() if upload.tag in i.message and i.ref not in known]
         except PipelineError as error:
             raise PipelineError(
-                f"{reason}; then {error}. It is not known whether the submission arrived, so it is not "
-                "recorded. Run the same command later: it looks first, and does not submit twice"
+                f"{first}; then {reason(error, 70)}. It is not known whether the submission "
+                "arrived, so it is not recorded. Run the same command later: it looks first, and does not "
+                "submit twice"
             ) from None
         if arrived:
             show(f"it arrived, as number {arrived[0].ref}")
@@ -124,7 +125,7 @@ def _send(upload: Upload, site: Site, known: set[str], pause: float, show: Calla
         if attempt < LOOK_UPS - 1:
             time.sleep(pause)
     raise PipelineError(
-        f"{reason}; the site does not list the submission, so it is not recorded. Run the same command "
+        f"{first}; the site does not list the submission, so it is not recorded. Run the same command "
         "again: it looks first, and does not submit twice"
     )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.data.models import BACKENDS, ModelConfig, Overrides
 from pipeline.data.runs import Run
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 
@@ -164,9 +164,8 @@ def load_detector(run: Run, device: str | None = None) -> "Detector":
     try:
         detector = backend.load(saved_model(run), device)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise PipelineError(
-            f"{shown(run.folder)}: its checkpoint and config make no detector ({reason}); "
+            f"{shown(run.folder)}: its checkpoint and config make no detector ({reason(error)}); "
             f"{run.command(OVERWRITE=1)}"
         ) from None
     detector.versions = backend.versions()

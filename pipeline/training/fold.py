@@ -1,11 +1,11 @@
 """Training one fold of a model: begun, gone on with, or left alone where runs/.../fold<k>/ is whole."""
 
-import os
 import platform
 import shutil
 import time
 from dataclasses import dataclass
 
+from pipeline.cpus import job_cpus
 from pipeline.data.costs import record_cost
 from pipeline.data.dataset import Dataset, load_dataset
 from pipeline.data.findings import Findings
@@ -13,10 +13,10 @@ from pipeline.data.models import ModelConfig, Overrides, config_digest
 from pipeline.data.photos import check_photos, photos_of
 from pipeline.data.profile import Profile
 from pipeline.data.run_card import JobDescription, RunCard
-from pipeline.data.runs import CARD, Run, all_runs
+from pipeline.data.runs import Run, all_runs
 from pipeline.data.split import Split, check_fold, read_split
 from pipeline.errors import PipelineError
-from pipeline.paths import file_digest, shown, text_digest
+from pipeline.paths import CARD, file_digest, shown, text_digest
 from pipeline.training.backend import check_nodes_of, load_backend, load_detector, select_device
 from pipeline.training.checkpoints import begun
 from pipeline.training.fit import Trained, fit
@@ -34,7 +34,7 @@ class Devices:
 
     def readers(self, device: str) -> int:
         """Reading processes for each training one: none on a CPU, whose cores are busy with the network."""
-        cores = os.cpu_count() or 2
+        cores = job_cpus()
         default = 0 if device == "cpu" else min(8 * self.gpus, max(cores - self.gpus, self.gpus))
         return -(-(default if self.workers is None else self.workers) // self.gpus)
 

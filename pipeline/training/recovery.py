@@ -15,7 +15,7 @@ import torch
 
 from pipeline.data.records import read_record, write_record
 from pipeline.data.run_card import RecoveryNote
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.inference.memory import is_out_of_memory
 
 FILE = "recovery.json"
@@ -54,17 +54,16 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
         except RuntimeError as error:  # OutOfMemoryError is one
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).splitlines()[0][:150]
             if recovery.parts >= batch:
                 raise PipelineError(
                     f"{name}: out of GPU memory with one photo at a time; lower IMAGE_SIZE= or take a "
-                    f"larger GPU ({reason})"
+                    f"larger GPU ({reason(error)})"
                 ) from None
             decided = recovery.model_copy(update={"parts": min(recovery.parts * 2, batch)})
             said = (
                 f"{name}: out of GPU memory; going on with {decided.photos_at_once(batch)} photos at a "
                 f"time instead of {recovery.photos_at_once(batch)}, their gradients added up over "
-                f"{decided.parts} parts a step ({reason})"
+                f"{decided.parts} parts a step ({reason(error)})"
             )
         print(said, flush=True)
         write_record(work / FILE, decided)

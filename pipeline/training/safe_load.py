@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import PipelineError, printable
+from pipeline.errors import PipelineError, printable, reason
 from pipeline.paths import shown
 
 
@@ -58,8 +58,8 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if names := re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", text):
         return f"it names {printable(names[1][:60])}"
-    text = re.sub(r"^Weights only load failed.*?(trusted source|error message)\.", "", text).strip()
-    return printable(text[:120]) or type(error).__name__
+    text = re.sub(r"^Weights only load failed.*?(trusted source|error message)\.", "", text)
+    return reason(text.strip() or type(error).__name__)
 
 
 def _name(file: Any) -> str:
