@@ -43,7 +43,7 @@ def workload(images: int, boxes: int) -> tuple[Predictions, pd.DataFrame]:
         corners.astype(np.float32),
         meta,
     )
-    frame = pd.DataFrame({"image_id": ids, "position": ids, "width": SIDE, "height": SIDE})
+    frame = pd.DataFrame({"image_id": ids, "file_id": ids, "position": ids, "width": SIDE, "height": SIDE})
     frame["file_name"] = [f"test/{i:04d}.jpg" for i in range(images)]
     return table, frame
 
