@@ -22,10 +22,10 @@ from pipeline.training.session import Session
 
 SCRATCH = ["--set", "weights=null"]
 # Options under which nothing but the checkpoint carries over from epoch to epoch: for ultralytics, see
-# ultralytics_trainer, a step for every batch and no mosaic. No weights are looked for on the net.
+# ultralytics_trainer, a step for every batch. No weights are looked for on the net.
 EXACT = {
     "faster_rcnn_tiny": [],
-    "yolov5n": ["--set", "pretrained=false", "nbs=4", "mosaic=0", "optimizer=AdamW", "lr0=0.002"],
+    "yolov5n": ["--set", "pretrained=false", "nbs=4", "optimizer=AdamW", "lr0=0.002"],
     "tv_ssdlite320": [*SCRATCH, "backbone_weights=null"],
     "toy": SCRATCH,
 }

@@ -3,12 +3,7 @@
 import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +28,6 @@ from pipeline.data.run_card import RecoveryNote
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
 from pipeline.paths import PROJECT
-from pipeline.processes import python_path
 from pipeline.scoring.coco import evaluate
 from pipeline.training import loop
 from pipeline.training.backend import load_backend
@@ -95,31 +89,6 @@ def history(run: Path) -> list[tuple[str, str, str]]:
 def same_weights(one: Path, other: Path) -> bool:
     first, second = (load_backend("torchvision").read_weights(run / "best.pth") for run in (one, other))
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
-def test_killed_and_with_other_readers_a_training_is_the_undisturbed_one(enter: Any) -> None:
-    """kill -9 after the first of two epochs, with two readers; without readers in one go."""
-    whole = enter("whole") / "runs/demo" / MODEL / "fold0"
-    train.main(arguments(MODEL))
-    home = enter("killed")
-    run = home / "runs/demo" / MODEL / "fold0"
-    environment = os.environ | {"PIPELINE_HOME": str(home), "OMP_NUM_THREADS": "1"} | python_path()
-    script = [sys.executable, str(PROJECT / "tests" / "every_backend.py")]
-    more = arguments(MODEL, workers=2)
-    first = subprocess.Popen([*script, *more], cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(run.glob("work/checkpoints/last-*.pth")) and time.monotonic() < deadline:
-        assert first.poll() is None, "the training ended before it could be killed"
-        time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert not (run / "card.json").exists()
-    train.main(more)
-    assert len(history(whole)) == 2 and history(run) == history(whole)
-    assert same_weights(run, whole)
-    views = ["--views", "identity,hflip", "--device", "cpu", "--split", "oof"]
-    predict.main(["--competition", "demo", "--model", MODEL, "--fold", "0", *views])
-    assert all(len(read_predictions(run / f"oof/{view}.parquet")) for view in ("identity", "hflip"))
 
 
 def test_the_score_of_an_epoch_is_that_of_the_predicted_table(enter: Any) -> None:

@@ -10,23 +10,24 @@ import torch
 from mmengine.config import Config
 from mmengine.device import utils as device_utils
 from mmengine.dist import all_reduce_params, get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EMAHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
-from mmengine.registry import FUNCTIONS, LOOPS
+from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import weights_to_cpu
 from mmengine.utils import apply_to
 
 from pipeline.backends import mmdet_config, mmdet_data
 from pipeline.backends.mmdet_config import dicts
+from pipeline.backends.mmdet_detector import MMDetector
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 from pipeline.training.recovery import scale_steps
-from pipeline.training.seeds import seed_reader
+from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
+from pipeline.training.validation import validate
 
-FUNCTIONS.register_module(name="pipeline_seed_reader", module=seed_reader)
 MAP50 = "coco/bbox_mAP_50"
 
 
@@ -37,15 +38,14 @@ def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     mmdet_config.set_export_limits(cfg)
     mmdet_config.set_weights(cfg, job.weights, last)
     cfg.train_dataloader = mmdet_data.train_loader(cfg, job, source)
-    cfg.val_dataloader = mmdet_data.val_loader(cfg, job)
-    cfg.val_evaluator = mmdet_data.evaluators(cfg, job, source)
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    mmdet_data.check_evaluators(cfg, source)  # scored by our own kernel, which gives the same numbers
+    for key in ("dataloader", "evaluator", "cfg"):
+        cfg[f"val_{key}"] = cfg[f"test_{key}"] = None
     loop = dict(cfg.get("train_cfg") or {})
     if loop.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop":
         raise PipelineError(f"{source}: train_cfg {loop['type']}: expected EpochBasedTrainLoop")
     loop |= dict(type="PipelineTrainLoop", max_epochs=cfg.epochs)
     cfg.train_cfg = dict(val_interval=cfg.val_interval) | loop
-    cfg.val_cfg = dict(type="ValLoop")
     cfg.default_hooks = dict(cfg.default_hooks, checkpoint=None)
     cfg.work_dir = str(job.work / "train")
     cfg.randomness = dict(seed=job.seed)
@@ -133,9 +133,16 @@ class _SessionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         scale_steps(runner.optim_wrapper.optimizer, self.session.recovery.lr_factor)
-        self.session.begin(runner.max_epochs, len(runner.train_dataloader))
+        loader = runner.train_dataloader
+        take_places(loader.dataset, self.session.job.seed)
+        object.__setattr__(loader, "batch_sampler", Places(loader.batch_sampler, self.session.job.seed))
+        loader.generator = torch.Generator()  # its own, or it draws from the training's
+        model = getattr(runner.model, "module", runner.model)
+        self.detector = MMDetector(runner.cfg, self.session.job.device, model)
+        self.session.begin(runner.max_epochs, len(loader))
 
     def before_train_epoch(self, runner: Runner) -> None:
+        runner.train_dataloader.batch_sampler.epoch = runner.epoch
         self.session.begin_epoch()
 
     def after_train_iter(
@@ -144,25 +151,26 @@ class _SessionHook(Hook):
         self.session.step(outputs["loss"])
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """End an epoch that will not be validated; the others end when their score is known.
+        """Validate, if it is the epoch's turn, and tell the session.
 
         Before that, processes average what their batch norms noted; SyncBuffersHook leaves EMAHook's out.
         """
         averages = [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
         for model in (runner.model, *averages):
             all_reduce_params(model.buffers(), op="mean")
-        epoch = runner.epoch + 1  # the loop counts it after this hook
-        if epoch % runner.train_loop.val_interval and epoch < runner.max_epochs:
-            self._end(runner, epoch, None)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        # Missing when not one box was found, -1 when the held-out part has no true box.
-        self._end(runner, runner.epoch, max(float((metrics or {}).get(MAP50, 0.0)), 0.0))
-
-    def _end(self, runner: Runner, epoch: int, map50: float | None) -> None:
-        model = getattr(runner.model, "module", runner.model)
+        epoch, map50 = runner.epoch + 1, None  # the loop counts it after this hook
+        if epoch % runner.train_loop.val_interval == 0 or epoch == runner.max_epochs:
+            hooks = [hook for hook in runner.hooks if not isinstance(hook, LoggerHook)]  # ours logs
+            for hook in hooks:
+                hook.before_val_epoch(runner)  # EMAHook puts the averaged weights in
+            self.detector.model.eval()
+            job = self.session.job
+            map50 = validate(self.detector, job.held_out, len(job.classes))
+            for hook in hooks:
+                hook.after_val_epoch(runner, {MAP50: map50 or 0.0})
         meta = {"epoch": epoch, "iter": runner.iter, "map50": map50}
-        self.session.end_epoch(map50, model.state_dict(), functools.partial(_state, runner, meta))
+        state = functools.partial(_state, runner, meta)
+        self.session.end_epoch(map50, self.detector.model.state_dict(), state)
 
 
 def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Ultralytics(Backend):
             "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
         }
         with ultralytics_trainer.log_to(session):
-            ultralytics_trainer.run(arguments, session)
+            ultralytics_trainer.run(arguments, session, YoloDetector)
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
         return dict(self.resolve(job.model, job.overrides).values)

@@ -3,20 +3,21 @@
 The framework's own checkpoint to go on from holds the averaged weights alone, in half precision, and
 goes on training from those. Ours holds the weights, their average and the optimizer as they are, so that a
 resumed training is the undisturbed one, but for what lives in memory alone: gradients not yet applied where
-several batches make a step (batch < nbs), mosaic's list of recently read photos, and the random states of
-processes that read photos (WORKERS > 0).
+several batches make a step (batch < nbs). Mosaic draws its partners from all photos, not from those that its
+process read recently.
 """
 
 import contextlib
 import copy
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipeline.backends import ultralytics_setup
@@ -24,6 +25,7 @@ from pipeline.backends import ultralytics_setup
 ultralytics_setup.install()  # before anything imports ultralytics
 
 from ultralytics import __version__
+from ultralytics.data.augment import Mosaic
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, SETTINGS
@@ -31,10 +33,13 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, unwrap_model
 
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError, reason
+from pipeline.inference.detector import Detector
 from pipeline.paths import shown
 from pipeline.training.recovery import scale_steps
+from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.staging import PARTS, check_counts
+from pipeline.training.validation import validate
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,12 +74,14 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     """The framework's trainer: best epoch by mAP50, checkpoints of our session, no recovery but ours."""
 
     session: Session
+    detector: Callable[[Any, int, str], Detector]  # of a network, an image size and a device
     # The framework's own, None until the training is set up.
     model: Any
     ema: Any
     optimizer: Any
     metrics: Any
     loss_items: Any
+    places: Places
 
     def _setup_ddp(self) -> None:
         """The process group is there already; only the device is chosen."""
@@ -82,14 +89,16 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self.accelerator = get_torch_device_backend(self.device)
         self.accelerator.set_device(LOCAL_RANK)
 
-    def validate(self) -> tuple[dict[str, float] | None, float | None]:
-        before = self.best_fitness
-        metrics, _ = super().validate()
-        if metrics is None:  # not the leading one of several processes
-            return None, None
-        fitness = float(metrics["metrics/mAP50(B)"])
-        self.best_fitness: Any = fitness if before is None else max(before, fitness)
-        return metrics, fitness
+    def validate(self) -> tuple[dict[str, float], float]:
+        """The averaged weights on the held-out photos, by our own scoring."""
+        if self.world_size > 1:  # each process has noted its own batch norms' statistics
+            for buffer in self.ema.ema.buffers():
+                dist.broadcast(buffer, 0)
+        job = self.session.job
+        detector = self.detector(self.ema.ema, self.args.imgsz, job.device)
+        map50 = validate(detector, job.held_out, len(job.classes)) or 0.0
+        self.best_fitness: Any = max(map50, self.best_fitness or 0.0)
+        return {}, map50
 
     def set_model_attributes(self) -> None:
         # Called right after the model was moved to its device. The framework does this on a GPU only;
@@ -121,6 +130,11 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         parts = {"weights": unwrap_model(self.model), "optimizer": self.optimizer, "scaler": self.scaler}
         return state | {key: part.state_dict() if whole else None for key, part in parts.items()}
 
+    def _close_dataloader_mosaic(self) -> None:
+        """Before its last epochs, which its loader then begins anew."""
+        super()._close_dataloader_mosaic()
+        self.places.epoch = self.epoch
+
     def _load_checkpoint_state(self, ckpt: dict[str, Any]) -> None:
         super()._load_checkpoint_state(ckpt)
         unwrap_model(self.model).load_state_dict(ckpt["weights"])
@@ -137,24 +151,33 @@ def _attach(trainer: _Trainer) -> None:
         for part, loader in zip(PARTS, (trainer.train_loader, trainer.test_loader), strict=True):
             boxes = sum(len(labels["cls"]) for labels in loader.dataset.labels)
             check_counts(session.job, part, len(loader.dataset), boxes)
+        take_places(trainer.train_loader.dataset, session.job.seed)
+        draw_from_all(trainer.train_loader.dataset.transforms)
+        trainer.places = Places(trainer.train_loader.batch_sampler.sampler, session.job.seed)
+        trainer.places.epoch = trainer.start_epoch
+        trainer.train_loader.batch_sampler.sampler = trainer.places
         scale_steps(trainer.optimizer, session.recovery.lr_factor)
         session.begin(trainer.epochs, len(trainer.train_loader))
 
     def start_epoch(trainer: _Trainer) -> None:
         trainer._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all
-        seed = session.begin_epoch()
-        loader = trainer.train_loader
-        # Reading processes have the next epoch's photos under way already: theirs are seeded once.
-        if loader.num_workers == 0 or trainer.epoch == trainer.start_epoch:
-            loader.generator.manual_seed(seed)
-            loader.reset()
+        session.begin_epoch()
 
     trainer.add_callback("on_train_start", start)
     trainer.add_callback("on_train_epoch_start", start_epoch)
     trainer.add_callback("on_train_batch_end", lambda trainer: session.step(trainer.loss_items))
 
 
-def run(arguments: dict[str, Any], session: Session) -> None:
+def draw_from_all(step: Any) -> None:
+    """Let every mosaic in a transform draw its partners from all photos."""
+    if isinstance(step, Mosaic):
+        step.buffer_enabled = False
+    for part in (*getattr(step, "transforms", ()), getattr(step, "pre_transform", None)):
+        if part is not None:
+            draw_from_all(part)
+
+
+def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, int, str], Detector]) -> None:
     """Train in this process to the last epoch, from the newest checkpoint if there is one.
 
     arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
@@ -172,7 +195,7 @@ def run(arguments: dict[str, Any], session: Session) -> None:
     for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
         if key in arguments:
             setattr(trainer.args, key, arguments[key])
-    trainer.session = session
+    trainer.session, trainer.detector = session, detector
     _attach(trainer)
     trainer.train()
     del trainer

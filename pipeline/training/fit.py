@@ -31,7 +31,7 @@ class Trained:
     checkpoint: Path
     config: Path
     best_epoch: int  # from 1
-    best_map50: float  # on the held-out photos, by the framework's own counting
+    best_map50: float  # on the held-out photos
     pretrained: str  # where the first weights came from, or "from scratch"
     recovery: RecoveryNote  # how it departed from its config
 

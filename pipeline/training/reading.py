@@ -19,11 +19,10 @@ from pipeline.data.photos import load_photo
 from pipeline.inference.pixels import resize_to
 from pipeline.training.job import PhotoSet
 from pipeline.training.options import AugmentOptions
-from pipeline.training.seeds import epoch_seed
+from pipeline.training.seeds import Place, drawing, epoch_seed
 
 GREY = 114  # of what is added around a photo that was made smaller
 Resized = Callable[[int, int, float], tuple[int, int]]  # height, width, scale; see `Detector.resized`
-Place = tuple[int, int]  # epoch (from 0), position of the photo
 
 
 class Sample(NamedTuple):
@@ -47,12 +46,8 @@ class TrainPhotos(Dataset[Sample]):
 
     def __getitem__(self, place: Place) -> Sample:
         epoch, position = place
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(epoch_seed(self.seed, epoch, position))
-        try:
+        with drawing(self.seed, epoch, position):
             return self._sample(position)
-        finally:
-            torch.set_rng_state(before)
 
     def _sample(self, position: int) -> Sample:
         image = load_photo(self.photos[position])

@@ -24,17 +24,17 @@ from pipeline.views import parse_views
 def validate(detector: Detector, held_out: PhotoSet, n_classes: int) -> float | None:
     """mAP50 of a detector, None without photos, 0 without a true box.
 
-    Several processes share the photos out; the first one gets the score, the others None.
+    Several processes share the photos out; all of them get the score.
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     photos = held_out.photos[rank::processes]
     boxes = detect_views(detector, photos, [IDENTITY], DetectorThreads([detector]))[IDENTITY.name]
     boxes = replace(boxes, photo=boxes.photo * processes + rank)
     if processes > 1:
-        gathered: list[Any] | None = [None] * processes if rank == 0 else None
-        dist.gather_object(boxes, gathered)
-        boxes = PhotoBoxes.joined(gathered or [boxes])
-    if rank or not held_out.photos:
+        gathered: list[Any] = [None] * processes
+        dist.all_gather_object(gathered, boxes)
+        boxes = PhotoBoxes.joined(gathered)
+    if not held_out.photos:
         return None
     return map50_of(boxes, held_out, n_classes)
 
