@@ -206,7 +206,7 @@ def test_photos_of_two_splits_with_one_id_stay_two_photos(write: Any) -> None:
     job = replace(job, train=both)
     stage(job)
     load_backend("mmdet").stage(job)
-    paths = staged_paths(job, "train")
+    paths = staged_paths(job)
     assert len(set(paths)) == 2 * len(images) and all(path.is_file() for path in paths)
     content = json.loads((job.work / "data" / "train.json").read_text())
     assert len(content["annotations"]) == 2 * len(boxes)

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from pipeline.backends import mmdet_config
 from pipeline.errors import PipelineError
 from pipeline.training.job import TrainJob
-from pipeline.training.staging import data_folder
+from pipeline.training.staging import data_folder, images_folder
 
 # Set for a dataset that is read from our files, whatever a config says of it.
 DATASET_OURS = ("ann_file", "data_root", "data_prefix", "metainfo", "filter_cfg", "test_mode", "backend_args")
@@ -24,8 +24,8 @@ def train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
         dataset.pop(key, None)
     # Photos without boxes teach what is background; the boxes were checked by the reader.
     dataset.update(filter_cfg=dict(filter_empty_gt=False, min_size=0), metainfo=dict(classes=job.classes))
-    files, images = data_folder(job) / "train.json", data_folder(job) / "images" / "train"
-    dataset.update(ann_file=str(files), data_prefix=dict(img=f"{images}/"))
+    files = data_folder(job) / "train.json"
+    dataset.update(ann_file=str(files), data_prefix=dict(img=f"{images_folder(job)}/"))
     loader.setdefault("sampler", dict(type="DefaultSampler", shuffle=True))
     loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler", drop_last=False))
     return loader | dict(batch_size=cfg.batch, num_workers=job.workers, persistent_workers=job.workers > 0)

@@ -87,7 +87,7 @@ class Ultralytics(Backend):
         return Resolved(values, epochs, image_size, batch, values.get("resources", {}))
 
     def stage(self, job: TrainJob) -> None:
-        refuse_small([*job.train.photos, *job.held_out.photos], LEAST_SIDE, "ultralytics")
+        refuse_small(job.train.photos, LEAST_SIDE, "ultralytics")
         write_yolo(job)
 
     def wanted_weights(self, job: TrainJob) -> WantedWeights:

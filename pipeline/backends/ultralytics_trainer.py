@@ -38,7 +38,7 @@ from pipeline.paths import shown
 from pipeline.training.recovery import scale_steps
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
-from pipeline.training.staging import PARTS, check_counts
+from pipeline.training.staging import check_counts
 from pipeline.training.validation import validate
 
 
@@ -88,6 +88,10 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self.device = torch.device("cuda", LOCAL_RANK)
         self.accelerator = get_torch_device_backend(self.device)
         self.accelerator.set_device(LOCAL_RANK)
+
+    def get_dataloader(self, path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """The held-out photos are read by our own validation."""
+        return self.train_loader if mode == "val" else super().get_dataloader(path, batch_size, rank)
 
     def validate(self) -> tuple[dict[str, float], float]:
         """The averaged weights on the held-out photos, by our own scoring."""
@@ -148,11 +152,10 @@ def _attach(trainer: _Trainer) -> None:
     session = trainer.session
 
     def start(trainer: _Trainer) -> None:
-        for part, loader in zip(PARTS, (trainer.train_loader, trainer.test_loader), strict=True):
-            boxes = sum(len(labels["cls"]) for labels in loader.dataset.labels)
-            check_counts(session.job, part, len(loader.dataset), boxes)
-        take_places(trainer.train_loader.dataset, session.job.seed)
-        draw_from_all(trainer.train_loader.dataset.transforms)
+        dataset = trainer.train_loader.dataset
+        check_counts(session.job, len(dataset), sum(len(labels["cls"]) for labels in dataset.labels))
+        take_places(dataset, session.job.seed)
+        draw_from_all(dataset.transforms)
         trainer.places = Places(trainer.train_loader.batch_sampler.sampler, session.job.seed)
         trainer.places.epoch = trainer.start_epoch
         trainer.train_loader.batch_sampler.sampler = trainer.places
