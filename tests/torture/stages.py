@@ -31,7 +31,7 @@ COMPETITION = ["--competition", "demo"]
 TRAIN = [*COMPETITION, "--fold", "0", "--device", "cpu", "--epochs", "2", "--image-size", "64"]
 SCRATCH = ["--set", "weights=null"]
 TOY = "{epochs: 2, image_size: 64, batch: 4, augment: {scale: [0.5, 1.5], photometric: 0.5}}"
-YOLO = ["pretrained=false", "nbs=4", "mosaic=0", "optimizer=AdamW", "lr0=0.002"]
+YOLO = ["pretrained=false", "nbs=4", "optimizer=AdamW", "lr0=0.002"]
 VIEWS = ["--views", "identity,hflip"]
 TIMES = re.compile("second|time|fps|made_at|speed|photos/s|record_digest", re.IGNORECASE)
 VARIES = object()  # in place of a value that two undisturbed runs do not share
