@@ -1,24 +1,25 @@
 """A small model of each backend, for the tests that run over all of them; see the fixture `every_backend`.
 
-As a script: `pipeline.train` with the toy backend among the others, and a pause after each epoch in which it
-can be killed.
+As a script: `pipeline.train` with the toy backend among the others, on a disk that takes its time to sync
+checkpoints.
 """
 
+import os
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import train
+from pipeline import cli, train
 from pipeline.data import models
 from pipeline.data.run_card import RecoveryNote
 from pipeline.paths import CONFIGS
 from pipeline.training.fit import fit_here
 from pipeline.training.job import TrainJob
-from pipeline.training.session import Session
 
 SCRATCH = ["--set", "weights=null"]
 # Options under which nothing but the checkpoint carries over from epoch to epoch: for ultralytics, see
@@ -30,6 +31,7 @@ EXACT = {
     "toy": SCRATCH,
 }
 MODELS = tuple(EXACT)
+SYNC_SECONDS = 0.3
 TOY = "{epochs: 2, image_size: 64, batch: 4, augment: {scale: [0.5, 1.5], photometric: 0.5}}"
 
 
@@ -52,9 +54,15 @@ def fit_toy(job: TrainJob, note: RecoveryNote, rank: int) -> None:
 def main(argv: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         register(Path(folder) / "configs", patch)
-        end_epoch = Session.end_epoch
-        patch.setattr(Session, "end_epoch", lambda *args: (end_epoch(*args), time.sleep(0.3)))
-        train.main(argv)
+        sync = os.fsync
+
+        def slowly(file: int) -> None:
+            if threading.current_thread().name.startswith("checkpoints"):
+                time.sleep(SYNC_SECONDS)
+            sync(file)
+
+        patch.setattr(os, "fsync", slowly)
+        cli.run(lambda: train.main(argv))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """Trainings in trouble: cut off, damaged checkpoints, losses that are not finite, memory that runs out."""
 
 import csv
+import errno
 import importlib
 import json
+import math
+import os
 import re
+import resource
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from every_backend import EXACT, MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import folds, train
 from pipeline.data import demo
@@ -27,7 +34,7 @@ from pipeline.training.backend import SavedModel, load_backend
 from pipeline.training.checkpoints import BEST, LAST, Checkpoints
 from pipeline.training.fold import Devices, plan_fold
 from pipeline.training.progress import Progress
-from pipeline.training.session import Session
+from pipeline.training.session import CHECK_STEPS, Session
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -319,6 +326,149 @@ def test_checkpoints_keep_two_and_a_failed_write_changes_nothing(tmp_path: Path)
         path.write_text("epoch 2 again")
     newest = store.newest(LAST)
     assert newest is not None and newest.read_text() == "epoch 3"
+
+
+@pytest.fixture
+def session(enter: Callable[[str], Path]) -> Session:
+    """Of a training that has begun nothing yet, with losses that are looked at as seldom as on a GPU."""
+    enter("home")
+    job = plan_fold(load_profile("demo"), find_model("toy"), 0, Overrides(), Devices("cpu")).job
+    job.run.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CHECK_STEPS, "cpu", 50)
+        return Session(job, RecoveryNote(), ".pth")
+
+
+def train_epoch(session: Session, layer: torch.nn.Module, loss: float = 1.0) -> None:
+    session.begin_epoch()
+    session.step(torch.tensor(loss))
+    session.end_epoch(0.5, [layer], lambda whole: {"weights": layer.state_dict(), "step": [session.epoch]})
+
+
+def on_the_thread(patch: pytest.MonkeyPatch, before: Callable[[], Any]) -> None:
+    """Call something before a checkpoint is synced."""
+    sync = os.fsync
+
+    def patched(file: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            before()
+        sync(file)
+
+    patch.setattr(os, "fsync", patched)
+
+
+def test_a_checkpoint_is_that_of_its_epoch_though_written_while_the_next_one_runs(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_epoch_ran = threading.Event()
+    on_the_thread(monkeypatch, lambda: next_epoch_ran.wait(20))
+    layer = torch.nn.BatchNorm2d(2)
+    with session:
+        train_epoch(session, layer)
+        session.begin_epoch()
+        torch.nn.init.zeros_(layer.weight)
+        session.step(torch.tensor(1.0))
+        assert session.checkpoints.newest(LAST) is None
+        next_epoch_ran.set()
+    for kind in (BEST, LAST):
+        newest = session.checkpoints.newest(kind)
+        assert newest is not None
+        held = torch.load(newest, weights_only=True)
+        assert held["weights"]["weight"].tolist() == [1, 1] and held["step"] == [1]
+        assert held["weights"]._metadata == layer.state_dict()._metadata  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_ends_a_training_at_its_next_step_or_at_its_end(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = torch.nn.Linear(2, 1)
+    with session:
+        train_epoch(session, layer)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    on_the_thread(monkeypatch, full)
+
+    def train_on(again: Session, steps: int) -> None:
+        with again:
+            train_epoch(again, layer)
+            for _ in range(steps):
+                again.step(torch.tensor(1.0))
+            assert not steps, "a step told of it"
+
+    for steps in (0, 10**6):
+        again = Session(session.job, session.recovery, ".pth")
+        with pytest.raises(OSError, match="No space left"):
+            train_on(again, steps)
+        whole = {again.checkpoints.newest(kind) for kind in (BEST, LAST)}
+        assert set(again.checkpoints.folder.iterdir()) == whole, "nothing half-written"
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_no_checkpoint_is_written_after_a_nan(session: Session, what: str) -> None:
+    layer = torch.nn.Linear(2, 1)
+    with session:
+        train_epoch(session, layer)
+        torch.nn.init.constant_(layer.bias, math.nan if what == "weights" else 0)
+        with pytest.raises(recovery.LossNotFiniteError, match=rf"{what}.* epoch 2"):
+            train_epoch(session, layer, math.nan if what == "loss" else 1.0)
+    assert session.checkpoints.epoch(LAST) == session.checkpoints.epoch(BEST) == 1
+
+
+def test_a_training_without_room_for_a_checkpoint_says_so_and_goes_on_later(
+    enter: Callable[[str], Path],
+) -> None:
+    run = enter("home") / "toy" / "fold0"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            fit("toy", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "work/checkpoints" in caught.value.filename and not list(run.glob("work/checkpoints/.*"))
+    fit("toy", 2)
+    assert len(history(run)) == 2
+
+
+class Waits(TorchDispatchMode):
+    """Notes the lines of the pipeline that read a tensor's value, for which the host waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.lines = 0, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            stack = traceback.extract_stack()[:-1]
+            if not any("/torch/utils/data/" in frame.filename for frame in stack):  # what is read is no wait
+                (*_, caller) = (frame for frame in stack if "/torch/" not in frame.filename)
+                self.lines.append(f"{caller.filename}:{caller.lineno}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_of_ours_waits_for_the_device_between_two_steps(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the frameworks do of their own stays: ultralytics' bar, and sampling."""
+    enter("home")
+    monkeypatch.setitem(CHECK_STEPS, "cpu", 50)
+    step, waits = Session.step, Waits()
+
+    def counted(self: Session, losses: Any) -> None:
+        step(self, losses)
+        waits.steps += 1
+        if waits.steps == 1:
+            waits.__enter__()
+        elif waits.steps == 3:
+            waits.__exit__(None, None, None)
+
+    monkeypatch.setattr(Session, "step", counted)
+    fit(model, 1, "--batch", "1")
+    assert waits.steps == 4
+    assert not [line for line in waits.lines if line.startswith(str(PROJECT / "pipeline"))]
 
 
 class _Bomb:

@@ -183,7 +183,7 @@ def history(run: Path) -> list[tuple[str, str, str]]:
 def test_kill_9_then_the_same_command_goes_on(
     trained: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after its first epoch a run ends as an undisturbed one, whatever process reads the photos."""
+    """Killed while a thread writes a checkpoint, a run ends as an undisturbed one, whatever reads photos."""
     homes = [tmp_path / "whole", tmp_path / "home"]
     undisturbed, run = (home / "runs" / "demo" / model / "fold0" for home in homes)
     for home in homes:
@@ -199,13 +199,13 @@ def test_kill_9_then_the_same_command_goes_on(
         return subprocess.Popen([*command, *more], cwd=PROJECT, env=environment, **pipes)
 
     whole, first = start(homes[0]), start(homes[1], "--workers", "2")
-    deadline = time.monotonic() + 120
-    while not list(run.glob("work/checkpoints/last-*.pt*")) and time.monotonic() < deadline:
+    deadline, kept = time.monotonic() + 120, run / "work/checkpoints"
+    while not (list(kept.glob("last-*.pt*")) and list(kept.glob(".*.tmp*"))) and time.monotonic() < deadline:
         assert first.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
     first.kill()
     first.communicate()
-    assert not (run / "card.json").exists()
+    assert not (run / "card.json").exists() and list(kept.glob(".*.tmp*"))
     again = start(homes[1])
     printed, errors = again.communicate()
     assert again.returncode == 0, errors

@@ -14,8 +14,6 @@ from mmengine.hooks import EMAHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.runner.checkpoint import weights_to_cpu
-from mmengine.utils import apply_to
 
 from pipeline.backends import mmdet_config, mmdet_data
 from pipeline.backends.mmdet_config import dicts
@@ -170,21 +168,20 @@ class _SessionHook(Hook):
                 hook.after_val_epoch(runner, {MAP50: map50 or 0.0})
         meta = {"epoch": epoch, "iter": runner.iter, "map50": map50}
         state = functools.partial(_state, runner, meta)
-        self.session.end_epoch(map50, self.detector.model.state_dict(), state)
+        self.session.end_epoch(map50, [self.detector.model, *averages], state)
 
 
 def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:
     """What the runner's own save_checkpoint writes, but for the config, which takes yapf a second."""
-    on_cpu = functools.partial(apply_to, expr=lambda v: hasattr(v, "cpu"), apply_func=lambda v: v.cpu())
     model = getattr(runner.model, "module", runner.model)
     meta = meta | {"seed": runner.seed, "dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
     state = {
         "meta": meta,
-        "state_dict": weights_to_cpu(model.state_dict()),
-        "message_hub": on_cpu(runner.message_hub.state_dict()),
+        "state_dict": model.state_dict(),
+        "message_hub": runner.message_hub.state_dict(),  # a copy already
     }
     if whole:
-        state["optimizer"] = on_cpu(runner.optim_wrapper.state_dict())
+        state["optimizer"] = runner.optim_wrapper.state_dict()
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]
     runner.call_hook("before_save_checkpoint", checkpoint=state)
     return state

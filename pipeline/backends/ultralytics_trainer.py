@@ -112,12 +112,12 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         super().set_model_attributes()
 
     def save_model(self) -> bool:
-        weights = unwrap_model(self.model).state_dict()
-        self.session.end_epoch(float(self.fitness or 0), weights | self.ema.ema.state_dict(), self._state)
+        networks = [unwrap_model(self.model), self.ema.ema]
+        self.session.end_epoch(float(self.fitness or 0), networks, self._state)
         return True
 
     def _state(self, whole: bool) -> dict[str, Any]:
-        average = copy.deepcopy(self.ema.ema).to(memory_format=torch.contiguous_format)
+        average = copy.deepcopy(self.ema.ema).to("cpu", memory_format=torch.contiguous_format)
         average.criterion = None
         state = {
             "epoch": self.epoch,

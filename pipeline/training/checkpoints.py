@@ -2,13 +2,15 @@
 
 The name carries the digest, so one rename brings the file and what it must be into place: a killed
 process leaves the checkpoints that were there. The newest two of a kind are kept; one that does not
-match its name is set aside and the one before it is used.
+match its name is set aside and the one before it is used. A thread writes them while training goes on.
 """
 
 import contextlib
+import copy
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -70,6 +72,58 @@ class Checkpoints:
         return sorted(
             found, key=lambda path: (path.stem.split("-")[1], path.stat().st_mtime_ns), reverse=True
         )
+
+
+class BackgroundWriter:
+    """Writes the checkpoints of one epoch at a time on a thread."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self.under_way: Future[None] | None = None
+
+    def write(self, epoch: int, states: Mapping[str, Any]) -> None:
+        """Begin to write an epoch's checkpoints by kind, in this order; nothing may change them any more."""
+        self.wait()
+        self.under_way = self.pool.submit(self._write, epoch, states)
+
+    def _write(self, epoch: int, states: Mapping[str, Any]) -> None:
+        for kind, state in states.items():
+            with self.checkpoints.write(kind, epoch) as path:
+                save_tensors(state, path)
+
+    def check(self) -> None:
+        """Raise what went wrong so far, e.g. OSError where the disk is full; waits for nothing."""
+        if self.under_way is not None and self.under_way.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all is written; raises what went wrong."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def close(self) -> None:
+        """Wait for the thread to end, whatever became of its work."""
+        self.pool.shutdown()
+
+
+def host_copy(state: Any) -> Any:
+    """A copy of a checkpoint's mappings, lists and tensors in host memory; other objects stay what they are.
+
+    Mappings keep what they carry besides their entries, as a state dict its version.
+    """
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        copied = copy.copy(state)
+        copied.update({key: host_copy(value) for key, value in state.items()})
+        return copied
+    if type(state) in (list, tuple):
+        return type(state)(map(host_copy, state))
+    return state
 
 
 def _parts(path: Path) -> dict[str, str]:

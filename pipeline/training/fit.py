@@ -58,11 +58,8 @@ def _attempt(job: TrainJob) -> Callable[[RecoveryNote], None]:
 def fit_here(job: TrainJob, note: RecoveryNote, rank: int = 0) -> None:
     """Train in this process, alone or as one of several whose process group is there already."""
     backend = load_backend(job.model.backend)
-    session = Session(job, note, backend.suffix, rank)
-    try:
+    with Session(job, note, backend.suffix, rank) as session:
         backend.fit(job, session)
-    finally:
-        session.close()
 
 
 def _first_weights(backend: Backend, job: TrainJob) -> dict[str, str | None]:

@@ -125,9 +125,7 @@ class _Loop:
         map50 = self._validate()
         means = ", ".join(f"{k} {float(v) / len(self.batches):.4f}" for k, v in totals.items())
         self.log(f"epoch {self.session.epoch + 1}/{self.config.epochs}: {means}, mAP50 {map50}")
-        averages = {f"average {key}": value for key, value in self.predicting.state_dict().items()}
-        weights = self.module.state_dict() | averages
-        self.session.end_epoch(map50, weights, self.state)
+        self.session.end_epoch(map50, [self.module, self.predicting], self.state)
 
     def _backward(self, samples: list[Sample], of_step: int, last_of_step: bool) -> dict[str, Tensor]:
         """Add the gradients of a batch, as its share of the mean over the step's photos; its losses."""

@@ -7,7 +7,7 @@ What was decided is kept in the run's scratch folder, so that a killed training 
 """
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,14 @@ def scale_steps(optimizer: torch.optim.Optimizer, factor: float) -> None:
         optimizer.register_step_post_hook(after)
 
 
-def check_weights(name: str, epoch: int, state: Mapping[str, Any]) -> None:
-    """Raise LossNotFiniteError when a state dict is not fit to be a checkpoint. `epoch` counts from 1."""
-    for key, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise LossNotFiniteError(f"{name}: weights '{key}' are not finite after epoch {epoch}")
+def check_weights(name: str, epoch: int, networks: Sequence[torch.nn.Module]) -> None:
+    """Raise LossNotFiniteError when a network is not fit to be a checkpoint. `epoch` counts from 1.
+
+    The host waits for the device once.
+    """
+    items = [item for network in networks for item in network.state_dict().items()]
+    floats = [(key, value) for key, value in items if torch.is_tensor(value) and value.is_floating_point()]
+    finite = torch.stack([torch.isfinite(value).all() for _, value in floats]).tolist()
+    if not all(finite):
+        key = floats[finite.index(False)][0]
+        raise LossNotFiniteError(f"{name}: weights '{key}' are not finite after epoch {epoch}")

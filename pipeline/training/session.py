@@ -1,23 +1,24 @@
 """The life of one training, whatever runs its loop: progress, checkpoints, resume, and the check for NaN.
 
 A loop calls `begin` once, `begin_epoch` and `step` as it goes, and `end_epoch` when an epoch is trained and,
-if it was its turn, validated. In several processes each has a session; the first one writes.
+if it was its turn, validated. In several processes each has a session; the first one writes. Checkpoints are
+copied to host memory and written while the next epoch runs.
 """
 
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
-from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
+from pipeline.training.checkpoints import BEST, LAST, BackgroundWriter, Checkpoints, host_copy
 from pipeline.training.job import TrainJob
 from pipeline.training.progress import Progress
 from pipeline.training.recovery import LossNotFiniteError, check_weights
@@ -28,13 +29,14 @@ CHECK_STEPS = {"cpu": 1, "cuda": 50}  # steps between two looks at the losses; e
 
 
 class Session:
-    """One process's part in one training."""
+    """One process's part in one training; as a context it ends when all checkpoints are written."""
 
     def __init__(self, job: TrainJob, recovery: RecoveryNote, suffix: str, rank: int = 0) -> None:
         self.job, self.recovery, self.rank = job, recovery, rank
         self.leads = rank == 0
         self.log = job.run / "train.log"
         self.checkpoints = checkpoints_of(job.work, suffix)
+        self.writer = BackgroundWriter(self.checkpoints)
         self.epoch = 0  # epochs that are done
         self.best = -1.0  # mAP50 of the best epoch so far
         self.terminal = sys.stdout
@@ -42,6 +44,16 @@ class Session:
         self._check_every = CHECK_STEPS[job.device.partition(":")[0]]
         self._losses: list[float] = []  # of this epoch's steps, looked at
         self._waiting: list[Tensor] = []  # of the steps since, on the device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.writer.close()
+        if self.progress:
+            self.progress.close()
+        if kind is None:
+            self.writer.wait()
 
     def log_handler(self) -> logging.Handler:
         """For a framework's logger: its messages go to the run's log, those of the first process."""
@@ -86,8 +98,10 @@ class Session:
     def step(self, losses: Tensor | Mapping[str, Tensor]) -> None:
         """Take note of a step's loss: a tensor of one value, or several that are added up.
 
-        On a GPU nothing waits for the device but every 50th step. Raises LossNotFiniteError.
+        On a GPU nothing waits for the device but every 50th step. Raises LossNotFiniteError, and OSError
+        where a checkpoint could not be written.
         """
+        self.writer.check()
         loss = sum(losses.values()) if isinstance(losses, Mapping) else losses
         self._waiting.append(torch.as_tensor(loss).detach().reshape(()))
         if len(self._waiting) >= self._check_every:
@@ -111,35 +125,30 @@ class Session:
     def end_epoch(
         self,
         map50: float | None,
-        weights: Mapping[str, Any],
+        networks: Sequence[nn.Module],
         state: Callable[[bool], dict[str, Any]],
     ) -> None:
         """Record an epoch: history, and the checkpoint to go on from; the best one where it is the best.
 
-        map50: on the held-out photos, None for an epoch without validation. weights: state dict, checked to
-        be finite. state(whole) makes the checkpoint: with all that resuming needs, or with the weights alone.
+        map50: on the held-out photos, None for an epoch without validation. networks: checked to be finite.
+        state(whole) makes the checkpoint: with all that resuming needs, or with the weights alone. Its
+        tensors, mappings and lists may change afterwards, its other objects must not. Raises as `step`.
         """
         self._look()
         self.epoch += 1
         loss = sum(self._losses) / max(len(self._losses), 1)
         if not self.leads:
             return
-        check_weights(self.job.label, self.epoch, weights)
+        check_weights(self.job.label, self.epoch, networks)
+        self.writer.wait()  # before there are copies of another epoch in memory
         if self.progress:
             self.progress.end_epoch(loss, map50)
+        kinds = [LAST]
         if map50 is not None and map50 > self.best:
             self.best = map50
-            self._save(BEST, map50, state(False))
-        self._save(LAST, map50, state(True))
-
-    def _save(self, kind: str, map50: float | None, state: dict[str, Any]) -> None:
-        record = {"epoch": self.epoch, "map50": map50, "best": self.best}
-        with self.checkpoints.write(kind, self.epoch) as path:
-            save_tensors(state | {RECORD: record}, path)
-
-    def close(self) -> None:
-        if self.progress:
-            self.progress.close()
+            kinds = [BEST, LAST]
+        record = {RECORD: {"epoch": self.epoch, "map50": map50, "best": self.best}}
+        self.writer.write(self.epoch, {kind: host_copy(state(kind == LAST)) | record for kind in kinds})
 
 
 def checkpoints_of(work: Path, suffix: str) -> Checkpoints:
