@@ -21,7 +21,15 @@ from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo
 from pipeline.errors import PipelineError
 from pipeline.inference.batches import WAITING, Batch, batches_by_size, full_at
-from pipeline.inference.detector import Detections, Detector, batch_on, cpu_batch, has_half
+from pipeline.inference.detector import (
+    MAX_BOXES,
+    SCORE_FLOOR,
+    Detections,
+    Detector,
+    batch_on,
+    cpu_batch,
+    has_half,
+)
 from pipeline.inference.pixels import HostPixels
 from pipeline.inference.threads import DetectorThreads, detector_threads, shares
 from pipeline.inference.views import detect_views, predict_views
@@ -112,6 +120,26 @@ def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: floa
         boxes, scores = OWN[name](detector, image, round(64 * scale))
         assert len(scores) >= 5
         check_same(found, (boxes, scores), pixels=0.02)
+
+
+def test_a_batchs_boxes_are_suppressed_as_ultralytics_does_it_image_by_image() -> None:
+    """To the last bit and in its order: with equal scores, images without a box, more boxes than are kept."""
+    from pipeline.backends import ultralytics as yolo
+
+    rng = torch.Generator().manual_seed(0)
+    for classes, spread in ((3, 200.0), (10, 600.0), (1, 3000.0)):
+        outputs = torch.rand(7, 4 + classes, 900, generator=rng)
+        outputs[:, :2] *= spread
+        outputs[:, 2:4] *= 80
+        outputs[:, 4:] = (outputs[:, 4:] ** 9 * 100).round() / 100  # many are equal, many are 0
+        outputs[2, 4:] = outputs[5, 4:] = 0
+        found = yolo.suppressed(outputs)
+        expected = yolo.nms.non_max_suppression(outputs, SCORE_FLOOR, yolo.NMS_IOU, max_det=MAX_BOXES)
+        assert max(map(len, expected)) == MAX_BOXES and not len(expected[2]) and len(expected[-1])
+        for i, rows in enumerate(expected):
+            own = found.image == i
+            columns = [found.boxes_xyxy[own], found.scores[own, None], found.labels[own, None].float()]
+            assert torch.equal(torch.cat(columns, 1), rows)
 
 
 def saved(folder: Path, images: list[NDArray[np.uint8]]) -> list[Photo]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+import torchvision
 from torch import Tensor
 
 from pipeline.backends import ultralytics_setup
@@ -25,6 +26,7 @@ from ultralytics.nn import tasks
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import nms, torch_utils
+from ultralytics.utils.ops import xywh2xyxy
 
 from pipeline.backends import ultralytics_trainer
 from pipeline.backends.ultralytics_trainer import read_checkpoint
@@ -47,6 +49,7 @@ torch_utils.NUM_THREADS = torch.get_num_threads()
 nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 LEAST_SIDE = 10  # pixels; the framework leaves out photos with a shorter side
 NMS_IOU = 0.7
+CLASS_OFFSET = 7680  # pixels
 # Arguments of the framework that the pipeline sets itself.
 OURS = re.compile(
     "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed|val"
@@ -203,6 +206,27 @@ class YoloDetector(Detector):
     def detect(self, pixels: Tensor) -> Detections:
         network = self.network
         outputs = network((pixels.half() if network.fp16 else pixels.float()).div_(255))
-        end2end = getattr(network, "end2end", False)
-        rows = nms.non_max_suppression(outputs, SCORE_FLOOR, NMS_IOU, max_det=MAX_BOXES, end2end=end2end)
-        return Detections.of([(r[:, :4], r[:, 4], r[:, 5].long()) for r in rows])
+        outputs = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        if getattr(network, "end2end", False) or outputs.shape[-1] == 6:  # it has suppressed already
+            rows = nms.non_max_suppression(outputs, SCORE_FLOOR, max_det=MAX_BOXES, end2end=True)
+            return Detections.of([(r[:, :4], r[:, 4], r[:, 5].long()) for r in rows])
+        return suppressed(outputs.float())
+
+
+def suppressed(outputs: Tensor) -> Detections:
+    """What the framework's `non_max_suppression` makes of (n, 4 + classes, anchors): cx cy w h, scores.
+
+    The candidates of a whole batch are chosen at once: the framework waits for a GPU several times per image.
+    Suppressed they are image by image, since one call for all takes time with the square of their number.
+    """
+    image, anchor = torch.nonzero(outputs[:, 4:].amax(1) > SCORE_FLOOR, as_tuple=True)
+    rows = outputs.transpose(1, 2)[image, anchor]
+    boxes, (scores, labels) = xywh2xyxy(rows[:, :4]), rows[:, 4:].max(1)
+    apart = boxes + labels[:, None] * CLASS_OFFSET  # classes do not suppress each other
+    kept, start = [], 0
+    for count in torch.bincount(image, minlength=len(outputs)).tolist():
+        own = slice(start, start + count)
+        kept.append(torchvision.ops.nms(apart[own], scores[own], NMS_IOU)[:MAX_BOXES] + start)
+        start += count
+    chosen = torch.cat(kept)
+    return Detections(boxes[chosen], scores[chosen], labels[chosen], image[chosen])
