@@ -1,4 +1,4 @@
-"""The frameworks as their users run them: `python -m benchmarks.plain mmdet|ultralytics FILE`.
+"""The frameworks as their users run them: `python -m benchmarks.plain mmdet|ultralytics FILE cpu|cuda`.
 
 Trains what FILE says and prints the seconds from the first step to the last validated epoch, by the clock.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-def mmdet(path: Path) -> float:
+def mmdet(path: Path, device: str) -> float:
     """What mmdet's tools/train.py does with a config, its checkpoints and best epoch included."""
     from pipeline.backends import mmcv_ext
 
@@ -34,15 +34,16 @@ def mmdet(path: Path) -> float:
         def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
             self.ended = time.monotonic()
 
-    utils.DEVICE = "cpu"
+    utils.DEVICE = device  # it would take a GPU where there is one
     runner, clock = Runner.from_cfg(Config.fromfile(path)), Clock()
     runner.register_hook(clock)
     runner.train()
     return clock.ended - clock.began
 
 
-def ultralytics(path: Path) -> float:
-    """`yolo detect train` with the arguments in the file; it keeps the time of each epoch itself."""
+def ultralytics(path: Path, device: str) -> float:
+    """`yolo detect train` with the arguments in the file, the device among them; it keeps the time of each
+    epoch itself."""
     from pipeline.backends import ultralytics_setup
 
     ultralytics_setup.install()
@@ -57,5 +58,6 @@ def ultralytics(path: Path) -> float:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(io.StringIO()):
-        seconds = {"mmdet": mmdet, "ultralytics": ultralytics}[sys.argv[1]](Path(sys.argv[2]))
+        train = {"mmdet": mmdet, "ultralytics": ultralytics}[sys.argv[1]]
+        seconds = train(Path(sys.argv[2]), sys.argv[3])
     print(json.dumps({"seconds": seconds}))
