@@ -3,7 +3,7 @@
 # pipeline/cli.py reads PIPE_MODEL as --model. Lists take spaces and commas alike.
 VARIABLES = COMP ROOT MODEL MODELS FOLD FOLDS K SEED STRATEGY GROUPS EPOCHS IMAGE_SIZE BATCH SET DEVICE WORKERS \
   GPUS NODES SPLIT VIEWS ENSEMBLE FILES OUT BUDGET TRIALS FILE AGAINST MESSAGE KERNEL VERSION PUBLIC PRIVATE \
-  YES AGAIN OVERWRITE BENCH PYTHON MINUTES ONLY FIRST
+  YES AGAIN OVERWRITE BENCH PYTHON MINUTES ONLY FIRST SMALL
 $(foreach name,$(VARIABLES),$(eval export PIPE_$(name) := $$(value $(name))))
 unexport $(VARIABLES)
 PY = .venv/bin/python
@@ -65,7 +65,7 @@ record-score score: any ## record what a site without an API said: FILE= PUBLIC=
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
 	@$(PY) -m pipeline.ledger --from-make
 
-.PHONY: test test-fast lint torture bench bench-train
+.PHONY: test test-fast lint torture bench bench-train bench-gpu
 test: full lint ## lint, types and all tests
 	@$(PY) -m pytest
 test-fast: full lint ## lint, types and the quick tests: under two minutes
@@ -78,5 +78,7 @@ torture: full ## damaged inputs, killed stages and hostile machines: MINUTES=20,
 	@PYTHONPATH=tests $(PY) -m torture --from-make
 bench: full ## time ours beside its peers, in one run: BENCH=folds,fusion,scoring,submissions
 	@$(PY) -m benchmarks --from-make
-bench-train: full ## time our training and prediction beside the frameworks' own commands: MODEL= BENCH=train
+bench-train: full ## time ours beside the frameworks' own commands: [MODEL= IMAGE_SIZE= BATCH= BENCH=train,predict]
 	@$(PY) -m benchmarks.training --from-make
+bench-gpu: full ## how busy a GPU is kept, ours beside the limit: [MODEL= BENCH= BUDGET=480 FILE= SMALL=1]
+	@$(PY) -m benchmarks.gpu --from-make

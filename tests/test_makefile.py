@@ -15,6 +15,7 @@ MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
 TEXT = MAKEFILE.read_text(encoding="utf-8")
 VARIABLES = re.search(r"^VARIABLES = ((?:.*\\\n)*.*)", TEXT, re.M)[1].replace("\\\n", " ").split()
 OF_TORTURE = {"MINUTES", "ONLY", "FIRST"}
+OF_BENCHMARKS = {"BENCH", "SMALL"}
 TARGETS = sorted({name for names in re.findall(r"^([a-z- ]+):", TEXT, re.M) for name in names.split()})
 # What a recipe calls: its words, then its environment, each word and each variable ended by a NUL.
 RECORDER = """#!/bin/sh
@@ -131,14 +132,14 @@ def test_recipes_and_conditions_name_no_variable():
 
 def test_every_variable_is_an_option_of_a_stage(capsys):
     """A variable that is misspelt in the Makefile, or whose option was renamed, would be ignored."""
-    others = {"benchmarks", "benchmarks.training", "torture"}
+    others = {"benchmarks", "benchmarks.gpu", "benchmarks.training", "torture"}
     for stage in set(re.findall(r"-m (\S+) .*--from-make", TEXT)) - others:
         with pytest.raises(SystemExit):
             importlib.import_module(stage).main(["--help"])
     said = capsys.readouterr().out
     flags = {flag.strip("-").replace("-", "_").upper() for flag in re.findall(r"--[a-z-]+", said)}
     positional = {"FILE", "FILES"}  # of check, of evaluate and tune
-    assert set(VARIABLES) - flags - positional == {"BENCH", "PYTHON", *OF_TORTURE}
+    assert set(VARIABLES) - flags - positional == {"PYTHON", *OF_BENCHMARKS, *OF_TORTURE}
 
 
 def test_what_test_fast_leaves_out_is_there():

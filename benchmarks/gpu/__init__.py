@@ -1,0 +1,1 @@
+"""`make bench-gpu`: how busy a GPU is kept, see docs/benchmarks.md."""
