@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_gives_the_same_files(small: Path, tmp_path: Path) -> None:
-    demo.generate(tmp_path / "again", seed=3, **SMALL)
+    demo.generate(tmp_path / "again", seed=3, processes=2, **SMALL)  # with any number of processes
     assert contents(tmp_path / "again") == contents(small)
 
 

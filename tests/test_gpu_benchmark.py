@@ -1,4 +1,4 @@
-"""The benchmark of a GPU: what its table is made of, and that it still fits our own training and prediction."""
+"""The benchmark of a GPU: what its table is made of, and that it fits our own training and prediction."""
 
 import json
 from pathlib import Path
