@@ -1,7 +1,8 @@
 """Predict with trained folds: one prediction table per view, beside each checkpoint.
 
 `oof` predicts a fold's held-out train photos, `test` all test photos. A photo is decoded once for all views.
-Tables that are there already and were made by the same checkpoint are left alone.
+Tables that are there already and were made by the same checkpoint are left alone. Of several models and folds
+one that cannot be predicted stops no other.
 """
 
 from functools import partial
@@ -19,8 +20,6 @@ from pipeline.views import parse_views
 
 
 def main(argv: list[str] | None = None) -> None:
-    from pipeline.inference.fold import predict_fold  # needs torch
-
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
     cli.add_models(arguments)
@@ -35,11 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
     folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
-    load = partial(load_detector, device=options.device)
-    for model in models:
-        for fold in folds:
-            for split in options.split:
-                predict_fold(profile, Run(profile.name, model.name, fold), split, views, load)
+    from pipeline.inference.fold import predict_runs  # needs torch
+
+    runs = [Run(profile.name, model.name, fold) for model in models for fold in folds]
+    predict_runs(profile, runs, options.split, views, partial(load_detector, device=options.device))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Predicting with one trained fold: one prediction table per view, beside the checkpoint."""
+"""Predicting with trained folds: one prediction table per view, beside each checkpoint."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,41 @@ from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.inference.boxes import PhotoBoxes
 from pipeline.inference.detector import Detector
+from pipeline.inference.memory import free_memory
 from pipeline.inference.views import predict_views
 from pipeline.paths import shown
 from pipeline.views import View
+
+
+def predict_runs(
+    profile: Profile,
+    runs: Sequence[Run],
+    splits: Sequence[str],
+    views: Sequence[View],
+    load: Callable[[Run], Detector],
+) -> None:
+    """Write the tables of several trained folds, one after the other; see `predict_fold`.
+
+    A run's detector is loaded once, and gone before the next one's. A run that cannot be predicted costs no
+    other run: it is named at once, and PipelineError is raised when the others are done.
+    """
+    failed = []
+    for run in runs:
+        load_once = functools.cache(load)
+        free_memory()  # of what was trained or predicted before
+        try:
+            for split_name in splits:
+                predict_fold(profile, run, split_name, views, load_once)
+        except PipelineError as error:
+            if len(runs) == 1:
+                raise
+            print(f"not predicted: {error}", flush=True)
+            failed.append(shown(run.folder))
+    if failed:
+        raise PipelineError(
+            f"{len(failed)} of {len(runs)} trained folds not predicted, each for the reason above: "
+            f"{', '.join(failed)}"
+        )
 
 
 def predict_fold(

@@ -1,4 +1,6 @@
-"""Memory that runs out on a device."""
+"""Memory that runs out on a device, and what is done to have it back."""
+
+import gc
 
 import torch
 
@@ -13,3 +15,10 @@ MEMORY_WORDS = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
+
+
+def free_memory() -> None:
+    """Give back the memory of what nobody refers to any more, in cycles and in the device's cache."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ A photo is read once for all views. Which views go through the network together 
 `batches`; on a CPU batches go through it side by side, see `threads`.
 """
 
-import gc
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from concurrent.futures import Future
 from itertools import chain
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from pipeline.data.photos import Photo
@@ -20,7 +18,7 @@ from pipeline.errors import PipelineError, reason
 from pipeline.inference.batches import Batch, batches_by_size, batches_by_view
 from pipeline.inference.boxes import Download, PhotoBoxes, in_photos
 from pipeline.inference.detector import Detector
-from pipeline.inference.memory import is_out_of_memory
+from pipeline.inference.memory import free_memory, is_out_of_memory
 from pipeline.inference.pixels import DevicePixels, HostPixels
 from pipeline.inference.reading import read_ahead
 from pipeline.inference.threads import DetectorThreads, detector_threads
@@ -124,7 +122,5 @@ def _detect(
         limit.pixels = min(limit.pixels, area * (count // 2))
         tqdm.write(f"{text}; going on with {limit.images(area)}")
         waiting = [smaller for large in (part, *waiting) for smaller in large.parts(limit.images(area))]
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
     return results
