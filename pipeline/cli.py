@@ -182,10 +182,10 @@ def add_device(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default=None, help="cpu, cuda:0 ... (default: a GPU if any)")
 
 
-def add_views(arguments: argparse.ArgumentParser) -> None:
+def add_views(arguments: argparse.ArgumentParser, default: Sequence[str] = ("identity",)) -> None:
     """--views: `options.views` is a list for `views.parse_views`."""
     example = "as identity,hflip,rot90,scale1.25,hflip+scale1.25"
-    add_list(arguments, "--views", default=["identity"], help=example)
+    add_list(arguments, "--views", default=list(default), help=example)
 
 
 def add_whole(arguments: Any, *flags: str, least: int = 1, most: int = 2**31 - 1, **options: Any) -> None:

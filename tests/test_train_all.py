@@ -30,7 +30,7 @@ from pipeline.jobs.job import NONE, Command, Job, Outcome, Resources, read_resou
 from pipeline.jobs.placement import Node, check_fit
 from pipeline.jobs.plan import JobOptions, fit_resources, make_job, plan, try_again
 from pipeline.jobs.status import StatusTable, duration
-from pipeline.paths import PROJECT
+from pipeline.paths import PROJECT, write_json
 from pipeline.processes import finish, start
 from pipeline.training.progress import PROGRESS
 
@@ -369,10 +369,22 @@ def test_a_job_is_the_stages_as_a_user_types_them(tmp_path: Path) -> None:
     assert job.commands[1].resources == Resources(1, 2, 2) and len(job.steps) == 2
     assert json.loads(job.environment["PIPELINE_PROCESS"]) == {"CPU": 2, "GPU": 1, "memory": 2 * 2**30}
     alone = make_job(find_model("yolov5n"), 1, tmp_path, Resources(gpus=1), options)
-    assert len(alone.steps) == 1 and not alone.environment
+    (command,) = alone.commands
+    assert " ".join(command.arguments) == (
+        "-m pipeline.train --competition demo --model yolov5n --fold 1 --device cuda:0 --seed 7 --wait 300 "
+        "--epochs 3 --workers 3 --split oof test --views identity,hflip"
+    )
+    assert command.resources is None and not alone.environment
     cpu = make_job(find_model("yolov5n"), 1, tmp_path, Resources(gpus=0), options)
     assert "--device cpu" in " ".join(cpu.commands[0].arguments)
     assert "--workers" not in cpu.commands[0].arguments and "--gpus" not in cpu.commands[0].arguments
+
+
+def test_a_command_that_has_trained_predicts(tmp_path: Path) -> None:
+    job = fake_job(tmp_path, "m", 0, Resources())
+    assert job.state("training") == "training"
+    write_json(job.run / "card.json", {})
+    assert job.state("training") == "predicting"
 
 
 def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:

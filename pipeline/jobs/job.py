@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.paths import CARD
+
+TRAINING, PREDICTING = "training", "predicting"  # states of a command
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.model}-fold{self.fold}"
+
+    def state(self, command: str) -> str:
+        """What a command in the state `command` does now: one that trains may then predict."""
+        return PREDICTING if command == TRAINING and (self.run / CARD).is_file() else command
 
     @property
     def steps(self) -> list[list[Command]]:

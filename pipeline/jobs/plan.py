@@ -14,7 +14,7 @@ from pipeline.data.profile import Profile
 from pipeline.data.runs import Run
 from pipeline.data.split import Split
 from pipeline.errors import PipelineError
-from pipeline.jobs.job import NONE, Command, Job, Resources, check_gpus, read_resources
+from pipeline.jobs.job import NONE, PREDICTING, TRAINING, Command, Job, Resources, check_gpus, read_resources
 from pipeline.jobs.placement import Node, spread
 from pipeline.paths import shown
 from pipeline.training.backend import check_nodes_of, load_backend
@@ -128,10 +128,10 @@ def choose_nodes(
 
 
 def make_job(model: ModelConfig, fold: int, run: Path, resources: Resources, options: JobOptions) -> Job:
-    """The stages as a user would type them.
+    """The stages as a user would type them: one process trains and predicts.
 
-    A training in several processes is started by a command that holds nothing: they reserve what they need,
-    and would wait for ever for what it held. Predicting then takes one GPU.
+    But a training in several processes is started by a command that holds nothing: they reserve what they
+    need, and would wait for ever for what it held. Then predicting is a command of its own, with one GPU.
     """
     device = options.device or ("cuda:0" if resources.gpus else "cpu")
     each, count = resources.each, resources.processes
@@ -148,13 +148,13 @@ def make_job(model: ModelConfig, fold: int, run: Path, resources: Resources, opt
         train += ["--gpus", str(count)]
     if resources.nodes > 1:
         train += ["--nodes", str(resources.nodes)]
-    predict = ["-m", "pipeline.predict", *target, "--split", *options.splits, "--views", options.views]
-    training = Command("training", tuple(train), NONE if count > 1 else None)
-    predicting = Command("predicting", tuple(predict), each if count > 1 else None)
-    environment = {}
-    if count > 1:
-        reserved = {"CPU": each.cpus, "GPU": each.gpus, "memory": int(each.memory_gb * GB)}
-        environment[PROCESS] = json.dumps({key: value for key, value in reserved.items() if value})
+    predict = ("--split", *options.splits, "--views", options.views)
+    if count == 1:
+        return Job(model.name, fold, run, resources, (Command(TRAINING, (*train, *predict)),))
+    training = Command(TRAINING, tuple(train), NONE)
+    predicting = Command(PREDICTING, ("-m", "pipeline.predict", *target, *predict), each)
+    reserved = {"CPU": each.cpus, "GPU": each.gpus, "memory": int(each.memory_gb * GB)}
+    environment = {PROCESS: json.dumps({key: value for key, value in reserved.items() if value})}
     return Job(model.name, fold, run, resources, (training, predicting), environment)
 
 

@@ -111,7 +111,7 @@ class StatusTable:
         elif status.attempts[-1]["ended"] is None:
             status.attempts[-1] |= values
         if record.state != "ended" and status.attempts[-1]["ended"] is None:
-            status.state, status.reason = record.state, ""
+            status.state, status.reason = job.state(record.state), ""
             status.device = _device(job, record)
 
     def _read_progress(self, job: Job, status: JobStatus) -> None:

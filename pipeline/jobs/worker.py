@@ -71,7 +71,7 @@ def _run(job: Job, command: Command, path: Path, attempt: int) -> Outcome:
         log.flush()
         before = log.tell()
         status = finish(start([sys.executable, *command.arguments], log, cwd=PROJECT, env=environment))
-    return failure(command.state, status, path, before) if status else Outcome(True)
+    return failure(job.state(command.state), status, path, before) if status else Outcome(True)
 
 
 def failure(state: str, status: int, log: Path, begin: int) -> Outcome:
