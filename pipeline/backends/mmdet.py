@@ -4,28 +4,20 @@ Configs are the framework's own (`_base_ = "mmdet::..."` reaches those it ships)
 `image_size`, `epochs` and `batch`, that a run may override; see `mmdet_config` for what is honoured.
 """
 
-import contextlib
 import functools
-import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.backends import mmcv_ext
+from pipeline.backends import mmcv_ext, mmdet_imports
 
 KERNELS = mmcv_ext.install()  # before anything imports mmcv
+mmdet_imports.install()
 
 import mmdet
 import mmengine
-
-# It prints and warns that optional packages are missing.
-with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-    import mmdet.datasets
-    import mmdet.models
-
 from mmengine.config import Config
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.registry import init_default_scope

@@ -14,6 +14,7 @@ import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from pipeline.backends.mmdet_imports import import_named
 from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
@@ -62,12 +63,16 @@ def dicts(node: Any, skip: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
             yield from dicts(item, skip)
 
 
-def read_config(model: ModelConfig) -> Config:
-    """A model's config, its own modules imported, its types known; raises PipelineError with file and key."""
+def _parsed(model: ModelConfig) -> Config:
     try:
-        cfg = Config.fromfile(model.path, import_custom_modules=False)
+        return Config.fromfile(model.path, import_custom_modules=False)
     except (OSError, SyntaxError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
+
+
+def read_config(model: ModelConfig) -> Config:
+    """A model's config, its own modules imported, its types known; raises PipelineError with file and key."""
+    cfg = _parsed(model)
     for key in ("image_size", "epochs", "batch"):
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
@@ -105,11 +110,11 @@ def import_modules_of(model: str) -> None:
     """Import the modules of our own that a model's config in this checkout names; a run's file names none."""
     config = list_models().get(model)
     if config is not None and config.backend == "mmdet":
-        read_config(config)
+        _import_modules(_parsed(config).get("custom_imports"), shown(config.path))
 
 
 def registered() -> dict[str, Any]:
-    """Every class and function that a config may name as `type`, by its name."""
+    """Every class and function that is imported and that a config may name as `type`, by its name."""
     spaces = (mmengine.registry, mmdet.registry)
     registries = [value for space in spaces for value in vars(space).values() if isinstance(value, Registry)]
     for registry in registries:
@@ -122,6 +127,9 @@ def check_types(config: Mapping[str, Any], source: str) -> None:
 
     mmengine would import whatever stands before a dot, also as the scope of a whole part, and call it.
     """
+    stated = [part["type"] for part in dicts(config) if "type" in part]
+    for kind in stated:
+        import_named(kind if isinstance(kind, str) else kind.__name__)
     known = registered()
     by_path = {f"{item.__module__}.{name}": name for name, item in known.items()}
     for part in dicts(config):
