@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from prediction_oracle import detect_resized, resize
 from pipeline import cost, ensemble, evaluate, folds, predict, submission, train
 from pipeline.data import demo
 from pipeline.data.models import Overrides, find_model, list_models
-from pipeline.data.predictions import read_predictions
+from pipeline.data.predictions import SPLITS, read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.runs import Run, only_one
 from pipeline.errors import PipelineError
+from pipeline.inference.detector import Detector
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
 from pipeline.training.backend import load_backend, load_detector
@@ -51,8 +53,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> It
         for model in MODELS:
             for fold in "01":
                 target = [*COMPETITION, "--model", model, "--fold", fold]
-                train.main([*target, *SMALL, *(EXACT[model] if EXACT[model][:2] == SCRATCH else [])])
-                predict.main([*target, "--views", "identity,hflip", "--device", "cpu"])
+                own = EXACT[model] if EXACT[model][:2] == SCRATCH else []
+                train.main([*target, *SMALL, *own, "--views", "identity,hflip"])
         yield home
 
 
@@ -346,6 +348,49 @@ def test_predict_refuses_a_damaged_checkpoint(
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(PipelineError, match=r"best\.pt: digest differs"):
         predict.main([*COMPETITION, "--model", "yolov5n", "--fold", "0", "--views", "vflip"])
+
+
+def test_several_folds_and_models_are_predicted_in_one_process_as_one_by_one(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables of the processes that trained them, bit for bit; a damaged run among them costs no other.
+
+    One detector is in memory at a time.
+    """
+    home = tmp_path / "home"
+    shutil.copytree(trained, home)
+    monkeypatch.setenv("PIPELINE_HOME", str(home))
+    runs = [Run("demo", model, fold) for model in MODELS for fold in (0, 1)]
+    damaged = runs[2]
+    damaged.checkpoint.write_bytes(damaged.checkpoint.read_bytes()[:1000])
+    paths = [
+        run.table_path(split, view) for run in runs for split in SPLITS for view in ("identity", "hflip")
+    ]
+    for path in paths:
+        path.unlink()
+    loaded: list[weakref.ref[Detector]] = []
+
+    def load(run: Run, device: str) -> Detector:
+        assert all(detector() is None for detector in loaded)
+        detector = load_detector(run, device)
+        loaded.append(weakref.ref(detector))
+        return detector
+
+    monkeypatch.setattr(predict, "load_detector", load)
+    command = [*COMPETITION, "--model", ",".join(MODELS), "--fold", "folds", "--device", "cpu"]
+    with pytest.raises(
+        PipelineError, match=rf"1 of {len(runs)} trained folds not predicted.*: .*yolov5n/fold0$"
+    ):
+        predict.main([*command, "--views", "identity,hflip"])
+    assert "best.pt: digest differs" in capsys.readouterr().out
+    assert len(loaded) == len(runs) - 1
+    for path in paths:
+        assert path.exists() != path.is_relative_to(damaged.folder)
+        if path.exists():
+            made, before = read_predictions(path), read_predictions(trained / path.relative_to(home))
+            for name in ("boxes_xyxy", "scores", "labels", "offsets"):
+                assert np.array_equal(getattr(made, name), getattr(before, name))
+            assert len(made.scores) > 0
 
 
 def test_the_demo_ends_with_scores_and_a_sheet_of_photos(trained: Path) -> None:
