@@ -122,7 +122,7 @@ def say(step: int, text: str, command: str = "") -> None:
 
 
 def make_everything(overwrite: bool) -> float:
-    """Data to submission; returns the seconds that training took."""
+    """Data to submission; returns the seconds that training and prediction took."""
     home_data = load_profile(NAME).root
     say(1, f"render the competition into {shown(home_data)}")
     written = generator.ensure(home_data)
@@ -131,20 +131,15 @@ def make_everything(overwrite: bool) -> float:
     again = ["--overwrite"] if overwrite else []
     run_side_by_side("folds", [["--competition", NAME, "--k", str(FOLDS), *again]])
     began = time.monotonic()
-    for model, settings in TRAININGS.items():
-        say(3, f"train {model}, both folds side by side", f"make train COMP={NAME} MODEL={model} FOLD=folds")
-        target = ["--competition", NAME, "--model", model]
-        todo = [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)]
-        run_side_by_side("train", todo)
-    seconds = time.monotonic() - began
-    say(
-        4,
-        "predict held-out and test photos in two views",
-        f"make predict COMP={NAME} MODEL=... FOLD=folds VIEWS={VIEWS}",
-    )
-    for model in TRAININGS:
+    for step, (model, settings) in enumerate(TRAININGS.items(), start=3):
+        say(
+            step,
+            f"train {model}, both folds side by side, and predict held-out and test photos in two views",
+            f"make train COMP={NAME} MODEL={model} FOLD=folds VIEWS={VIEWS}",
+        )
         target = ["--competition", NAME, "--model", model, "--views", VIEWS]
-        run_side_by_side("predict", [[*target, "--fold", str(k)] for k in range(FOLDS)])
+        run_side_by_side("train", [[*target, "--fold", str(k), *settings, *again] for k in range(FOLDS)])
+    seconds = time.monotonic() - began
     say(5, "tune the ensemble on the held-out photos", f"make tune COMP={NAME}")
     run_side_by_side("tune", [["--competition", NAME, "--ensemble", "final", *TUNING]])
     say(6, "fuse models, views and folds, write the submission", f"make ensemble COMP={NAME}")
@@ -225,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         f"\nsubmission: {shown(submission_csv(NAME, 'final'))}\n"
         f"picture:    {shown(path)}\n"
         f"runs:       {shown(run_dir(NAME, 'yolov5n', 0).parent.parent)}/\n"
-        f"time:       {time.monotonic() - began:.0f} s, of which training {training:.0f} s"
+        f"time:       {time.monotonic() - began:.0f} s, of which training and prediction {training:.0f} s"
     )
 
 
