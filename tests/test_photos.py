@@ -1,8 +1,12 @@
 """Photos: decoded to the size that the annotations state, whatever the file is like; originals stay."""
 
+import contextlib
 import os
+import struct
 
+import competitions
 import numpy as np
+import pydicom
 import pytest
 import tiny
 from PIL import Image, ImageFile
@@ -15,6 +19,7 @@ from pipeline.data.photos import (
     Photo,
     check_photos,
     load_photo,
+    photo_size,
     photos_of,
     stage_photos,
     staged_suffix,
@@ -34,6 +39,7 @@ UPRIGHT = {
     8: lambda a: np.rot90(a),
 }
 TURNED = "photos with an EXIF rotation turned upright"
+DEEP = "photos of more than 8 bits of grey, spread from darkest to brightest over 8 bits"
 
 
 def rotated(path, orientation, **options):
@@ -71,11 +77,49 @@ def test_exif_rotation_that_contradicts_the_stated_size_is_left(tmp_path, orient
     assert check(photo) == ({path}, {kind: ["a.png"]})
 
 
-@pytest.mark.parametrize("orientation", [0, 9])
-def test_an_exif_orientation_that_means_nothing(tmp_path, orientation):
-    path = tmp_path / "a.png"
-    stored = rotated(path, orientation)
-    np.testing.assert_array_equal(load_photo(Photo(path, WIDTH, HEIGHT)), stored)
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),  # of a tag: 2 a text, 3 whole numbers, 5 a fraction, 7 bytes
+    [
+        (3, 1, b"\0\0\0\0"),
+        (3, 1, b"\t\0\0\0"),
+        (2, 2, b"6\0\0\0"),
+        (7, 1, b"\6\0\0\0"),
+        (5, 1, b"\xff" * 4),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_an_exif_orientation_that_means_nothing(tmp_path, kind, count, value, suffix):
+    path = tmp_path / f"a{suffix}"
+    entry = struct.pack("<HHHI", 1, EXIF_ORIENTATION, kind, count) + value
+    tiny.write_photo(path, exif=b"Exif\0\0II*\0\x08\0\0\0" + entry + b"\0\0\0\0")
+    photo, stored = Photo(path, WIDTH, HEIGHT), np.asarray(Image.open(path))
+    np.testing.assert_array_equal(load_photo(photo), stored)
+    assert photo_size(path) == (WIDTH, HEIGHT) and check(photo) == (set(), {})
+
+
+def test_exif_that_cannot_be_read(tmp_path):
+    path = tmp_path / "a.jpg"
+    tiny.write_photo(path, exif=b"Exif\0\0no TIFF header")
+    assert photo_size(path) == (WIDTH, HEIGHT) and check(Photo(path, WIDTH, HEIGHT)) == (set(), {})
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_a_tiff_is_turned_once(tmp_path, orientation, mode):
+    """Pillow turns a TIFF itself, and states its size as it will be."""
+    path = tmp_path / "a.tif"
+    stored = np.arange(WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    if mode == "RGB":
+        stored = np.stack([stored % 251, stored % 13, stored % 7], axis=2).astype(np.uint8)
+    Image.fromarray(stored).save(path, tiffinfo={EXIF_ORIENTATION: orientation})
+    grey = np.round(stored.astype(float) * (255 / stored.max())).astype(np.uint8)
+    expected = UPRIGHT[orientation](stored if mode == "RGB" else np.stack([grey] * 3, axis=2))
+    size = expected.shape[1::-1]
+    assert photo_size(path) == size
+    np.testing.assert_array_equal(load_photo(Photo(path, *size)), expected)
+    repaired, kinds = check(Photo(path, *size))
+    assert kinds == ({TURNED: ["a.tif"]} if orientation != 1 else {DEEP: ["a.tif"]} if mode != "RGB" else {})
+    assert repaired == ({path} if kinds else set())
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
@@ -96,6 +140,69 @@ def test_another_shape_is_refused(tmp_path, stated):
     for read in (load_photo, check):
         with pytest.raises(PipelineError, match=expected):
             read(Photo(path, *stated))
+
+
+def test_a_stated_size_that_fills_the_memory_is_refused(tmp_path):
+    path = tmp_path / "a.jpg"
+    tiny.write_photo(path, 60, 60)
+    for stretched in (False, True):
+        for read in (load_photo, check):
+            with pytest.raises(
+                PipelineError, match=r"60 x 60 .* 60000 x 60000, the limit is 178,956,970; corr"
+            ):
+                read(Photo(path, 60_000, 60_000, stretched))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".dcm"])
+@pytest.mark.parametrize(
+    "error",
+    [TypeError("x"), KeyError(7), struct.error, RuntimeError, MemoryError, NotImplementedError, IndexError],
+)
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, suffix, error):
+    path = tmp_path / f"a{suffix}"
+    competitions.write_dicom(path, np.zeros((HEIGHT, WIDTH), np.uint8))
+
+    def decoder(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", decoder)
+    monkeypatch.setattr(pydicom, "dcmread", decoder)
+    for read in (load_photo, check, lambda photo: photo_size(photo.path)):
+        with pytest.raises(
+            PipelineError, match=r"not a readable photo \(\d+ bytes, \w+\); restore it or"
+        ) as caught:
+            read(Photo(path, WIDTH, HEIGHT))
+        assert getattr(caught.value, "kind", "unreadable") == "unreadable"
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".dcm"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    os.mkfifo(path)
+    for read in (load_photo, check, lambda photo: photo_size(photo.path)):
+        with pytest.raises(PipelineError, match="no file, but a folder, a pipe or a device"):
+            read(Photo(path, WIDTH, HEIGHT))
+
+
+def test_decoders_print_nothing(tmp_path, capfd):
+    """What libjpeg and libtiff say about damaged photos has no name, and is a line more than an error."""
+    jpeg, tiff = tmp_path / "a.jpg", tmp_path / "a.tif"
+    tiny.write_photo(jpeg, 301, 203, quality=95)
+    data = bytearray(jpeg.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 9] = b"\xfe" * 9
+    jpeg.write_bytes(data)
+    load_photo(Photo(jpeg, 301, 203))
+    tiny.write_photo(tiff, compression="tiff_lzw")
+    samples = struct.pack("<HHII", 277, 3, 1, 3)
+    for old, new in ((samples, struct.pack("<HHII", 277, 3, 1, 279)), (b"\x80\x17", b"\xff\xff")):
+        tiny.write_photo(tiff, compression="tiff_lzw")
+        assert old in tiff.read_bytes()
+        tiff.write_bytes(tiff.read_bytes().replace(old, new))
+        with contextlib.suppress(PipelineError):
+            load_photo(Photo(tiff, WIDTH, HEIGHT))
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"
 
 
 def damaged(path, damage):

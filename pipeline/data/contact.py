@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.data.photos import Photo, PhotoError, load_photo
+from pipeline.data.photos import Photo, PhotoError, load_photo, photo_size
 from pipeline.paths import atomic
 
 SIDE, PAIR_SIDE, GAP, CAPTION, COLUMNS = 240, 180, 8, 46, 5
@@ -98,7 +98,9 @@ def _thumbnail(panel: Panel, side: int = SIDE) -> Image.Image:
         pixels = load_photo(panel.photo)
     except PhotoError as error:
         if error.kind == "another shape":  # readable, but boxes have no place on it
-            image = ImageOps.contain(Image.open(panel.photo.path).convert("RGB"), (side, side))
+            path = panel.photo.path
+            whole = Image.fromarray(load_photo(Photo(path, *photo_size(path))))
+            image = ImageOps.contain(whole, (side, side))
             square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
             return square
         draw.line((0, 0, side, side), fill=MARK, width=2)

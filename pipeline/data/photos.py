@@ -6,42 +6,46 @@ scaled to it, and one of another shape is refused. Frameworks that read files th
 to photos that need nothing of this, and repaired copies of the others (`stage_photos`).
 """
 
+import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os.path import getsize, isfile  # False for names that no file can have, where pathlib raises
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from pipeline.cpus import usable_cpus
 from pipeline.data.dicom import decode_dicom, dicom_size, is_dicom
 from pipeline.data.findings import Findings
 from pipeline.data.locate import locate_photos
+from pipeline.data.muted import muted
 from pipeline.data.profile import Profile
 from pipeline.data.specs import SplitSpec
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
 
 EXIF_ORIENTATION = 0x0112
 ASPECT_TOLERANCE = 0.02  # a resized photo keeps its aspect within this, rounding included
-# What Pillow raises for a file that is no photo. ultralytics replaces Pillow's `open` by one that then
-# looks for another package, hence the ImportError.
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-    ImportError,
-)
+# What turns a photo upright, by its EXIF orientation (EXIF 2.3, tag 0x0112).
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a whole file
 # A marker in a JPEG's coded data, where 0xff is followed by 0 or by a restart's number.
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
@@ -91,24 +95,52 @@ def photos_of(profile: Profile, split: str, images: pd.DataFrame, others: Iterab
     return [Photo(path, width, height, spec.stretched, name) for path, width, height, name in rows]
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Around everything that reads a photo's file: whatever a decoder raises becomes a PhotoError.
+
+    Decoders raise what they like for damaged bytes: OSError, SyntaxError, struct.error, KeyError ...
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise OSError("no file, but a folder, a pipe or a device")
+        with muted():
+            yield
+    except PipelineError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise PhotoError("missing", f"{shown(path)}: no such photo; restore it") from None
+    except Image.DecompressionBombError as error:
+        pixels = (int(number) for number in re.findall(r"\d+", str(error))[:1])
+        raise _too_large(path, f"has {next(pixels):,} pixels", "cut it into tiles or scale it") from None
+    except Exception as error:
+        size = getsize(path) if isfile(path) else 0
+        why = f"{size} bytes, {reason(error)}" if size else "zero bytes" if isfile(path) else reason(error)
+        raise PhotoError(
+            "truncated" if size and _has_header(path) else "unreadable",
+            f"{shown(path)}: not a readable photo ({why}); restore it or take its image out of the "
+            "annotations",
+        ) from None
+
+
+def _has_header(path: Path) -> bool:
+    with contextlib.suppress(Exception), Image.open(path):
+        return True
+    return False
+
+
 def photo_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels from a photo's header, upright. Raises PipelineError."""
-    try:
+    with _reading(path):
         if is_dicom(path):
             return dicom_size(path)
         with Image.open(path) as image:
             return _exif_size(image)
-    except FileNotFoundError:
-        raise PhotoError("missing", f"{shown(path)}: no such photo; its size is read from it") from None
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, error) from None
-    except UNREADABLE as error:
-        raise PhotoError("unreadable", f"{shown(path)}: not a readable photo ({error}); restore it") from None
 
 
 def are_sizes(sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """(n,) which widths and heights can be those of a photo."""
-    good: NDArray[np.bool_] = np.logical_and.reduce((sizes > 0) & (sizes < 2**31), axis=1)
+    good: NDArray[np.bool_] = np.logical_and.reduce((sizes >= 1) & (sizes < 2**31), axis=1)
     return good
 
 
@@ -155,27 +187,17 @@ def load_photo(photo: Photo) -> NDArray[np.uint8]:
 
     Raises PhotoError for a photo that is missing, unreadable, truncated or of another shape.
     """
-    kind = "unreadable"
-    try:
+    with _reading(photo.path):
         if is_dicom(photo.path):
-            return np.asarray(_upright(decode_dicom(photo.path), photo).convert("RGB"))
+            return np.asarray(_upright(decode_dicom(photo.path), 1, photo).convert("RGB"))
         with Image.open(photo.path) as image:
-            kind = "truncated"  # it has a header
             if (pixels := _plain_jpeg(image, photo)) is not None:
                 return pixels
-            return np.asarray(_upright(_decoded(image, photo.path), photo).convert("RGB"))
-    except FileNotFoundError:
-        raise PhotoError("missing", f"{shown(photo.path)}: no such photo; restore it") from None
-    except Image.DecompressionBombError as error:
-        raise _too_large(photo.path, error) from None
-    except UNREADABLE as error:
-        size = photo.path.stat().st_size
-        reason = "zero bytes" if size == 0 else f"{size} bytes, {error}"
-        raise PhotoError(
-            kind,
-            f"{shown(photo.path)}: not a readable photo ({reason}); restore it or take its image out "
-            "of the annotations",
-        ) from None
+            whole = _decoded(image, photo.path)
+            orientation = _orientation(whole)
+            if whole.mode.startswith(DEEP_MODES):
+                whole = _to_8_bits(whole)
+            return np.asarray(_upright(whole, orientation, photo).convert("RGB"))
 
 
 @functools.cache
@@ -198,7 +220,7 @@ def _plain_jpeg(image: Image.Image, photo: Photo) -> NDArray[np.uint8] | None:
         return None
     file: Any = getattr(image, "fp", None)
     coded = file.tell() if file else 0  # Pillow has read the header, and no pixel
-    if "progressive" in image.info or 2 <= _orientation(image) <= 8 or (opencv := _opencv()) is None:
+    if "progressive" in image.info or _orientation(image) != 1 or (opencv := _opencv()) is None:
         return None
     data = photo.path.read_bytes()
     marker = MARKER.search(data, coded)
@@ -209,14 +231,15 @@ def _plain_jpeg(image: Image.Image, photo: Photo) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _too_large(path: Path, error: Image.DecompressionBombError) -> PhotoError:
-    """Pillow takes what has twice its limit of pixels for a small file that unpacks to fill the memory."""
-    pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])
-    return PhotoError(
-        "too large",
-        f"{shown(path)}: has {pixels} pixels, the limit is {limit}; cut it into tiles or scale it, and "
-        "its boxes with it",
-    )
+def _too_large(path: Path, what: str, remedy: str) -> PhotoError:
+    """A small file may unpack to fill the memory, and so may a small photo that is said to be large."""
+    limit = f"the limit is {_most_pixels():,}"
+    return PhotoError("too large", f"{shown(path)}: {what}, {limit}; {remedy}, and its boxes with it")
+
+
+def _most_pixels() -> int:
+    """Of a photo: Pillow decodes no more."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 1 << 27)
 
 
 def _decoded(image: Image.Image, path: Path) -> Image.Image:
@@ -226,6 +249,8 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
     where nothing was left to be decoded.
     """
     try:
+        if image.format == "TIFF":
+            setattr(image, "filename", "")  # noqa: B010  Pillow maps the file, and a turned one in a wrong shape
         image.load()
     except OSError:
         data, end = path.read_bytes(), END_MARKERS["JPEG"]
@@ -236,7 +261,7 @@ def _decoded(image: Image.Image, path: Path) -> Image.Image:
         if len({attempt.tobytes() for attempt in tries}) > 1:
             raise
         return tries[0]
-    return _to_8_bits(image) if image.mode.startswith(DEEP_MODES) else image
+    return image
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -246,42 +271,51 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
     values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
     grey = (values - low) * (255 / (high - low) if high > low else 0)
-    made = Image.fromarray(np.round(grey).astype(np.uint8))
-    made.info["exif"] = image.getexif().tobytes()
-    return made
+    return Image.fromarray(np.round(grey).astype(np.uint8))
 
 
-def _upright(image: Image.Image, photo: Photo) -> Image.Image:
+def _upright(image: Image.Image, orientation: int, photo: Photo) -> Image.Image:
     """The image in the stated size: rotated as its EXIF says, or resized, or refused."""
     stated = (photo.width, photo.height)
-    if _exif_size(image) == stated:
-        return ImageOps.exif_transpose(image)
+    turned = image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    if turned.size == stated:
+        return turned
     if image.size == stated:
         return image
-    _check_aspect(image, photo)
-    return ImageOps.exif_transpose(image).resize(stated, Image.Resampling.BILINEAR)
+    _check_shape(turned.size, photo)
+    return turned.resize(stated, Image.Resampling.BILINEAR)
 
 
-def _check_aspect(image: Image.Image, photo: Photo) -> None:
-    """Raise PhotoError unless the photo has the stated shape, whatever its size, or is stretched."""
-    width, height = _exif_size(image)
+def _check_shape(size: tuple[int, int], photo: Photo) -> None:
+    """Raise PhotoError unless a photo of a size can be scaled to the stated one: it has its shape, or is
+    stretched."""
+    stated = f"the annotations say {photo.width} x {photo.height}"
+    if photo.width * photo.height > _most_pixels():
+        what = f"is {size[0]} x {size[1]} pixels, {stated}"
+        raise _too_large(photo.path, what, "correct that size")
     if photo.stretched:
         return
-    if abs((width / height) / (photo.width / photo.height) - 1) > ASPECT_TOLERANCE:
+    if abs((size[0] / size[1]) / (photo.width / photo.height) - 1) > ASPECT_TOLERANCE:
         raise PhotoError(
             "another shape",
-            f"{shown(photo.path)}: is {image.size[0]} x {image.size[1]} pixels, the annotations say "
-            f"{photo.width} x {photo.height}, another shape; restore the photo or correct its size",
+            f"{shown(photo.path)}: is {size[0]} x {size[1]} pixels, {stated}, another shape; restore the "
+            "photo or correct its size",
         )
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    """The EXIF orientation of an image; 1, upright, where it states none of those there are."""
+    with contextlib.suppress(Exception):  # of the EXIF alone: the pixels may be good
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+        return orientation if orientation in TURNS else 1
+    return 1
 
 
 def _exif_size(image: Image.Image) -> tuple[int, int]:
+    """The size of an image that is not decoded yet, upright. Pillow states that of a TIFF upright."""
     width, height = image.size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    turned = image.format != "TIFF" and _orientation(image) >= 5
+    return (height, width) if turned else (width, height)
 
 
 def fault_of(photo: Photo) -> tuple[str, str] | None:
@@ -290,11 +324,11 @@ def fault_of(photo: Photo) -> tuple[str, str] | None:
     Reads the header and the file's last bytes; pixels are decoded only where these are not as they
     should be, or where the format has no end marker.
     """
-    name = photo.name
-    if is_dicom(photo.path):
-        _check_dicom(photo)
-        return "DICOM photos decoded to 8 bits of grey", name
-    try:
+    with _reading(photo.path):
+        if is_dicom(photo.path):
+            if dicom_size(photo.path) != (photo.width, photo.height):
+                load_photo(photo)
+            return "DICOM photos decoded to 8 bits of grey", photo.name
         with Image.open(photo.path) as image:
             kind = _repair(image, photo)
             marker = END_MARKERS.get(image.format or "")
@@ -302,20 +336,7 @@ def fault_of(photo: Photo) -> tuple[str, str] | None:
             load_photo(photo)  # raises when the pixels are cut off too
             if marker is not None and kind is None:
                 kind = "photos without an end marker, read as they are"
-    except UNREADABLE:
-        load_photo(photo)  # raises with the reason
-        raise
-    return (kind, name) if kind else None
-
-
-def _check_dicom(photo: Photo) -> None:
-    """Read the header; decode the pixels where it is not that of the stated size."""
-    try:
-        if dicom_size(photo.path) == (photo.width, photo.height):
-            return
-    except OSError:
-        pass  # decoding says what is wrong
-    load_photo(photo)
+    return (kind, photo.name) if kind else None
 
 
 def _ends_with(path: Path, marker: bytes) -> bool:
@@ -333,7 +354,7 @@ def _repair(image: Image.Image, photo: Photo) -> str | None:
     elif image.size == stated:
         return "photos whose EXIF rotation contradicts the stated size, left unturned"
     else:
-        _check_aspect(image, photo)
+        _check_shape(_exif_size(image), photo)
         return "photos of another size than stated, scaled to it"
     if image.mode.startswith(DEEP_MODES):
         return "photos of more than 8 bits of grey, spread from darkest to brightest over 8 bits"
