@@ -21,7 +21,7 @@ from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
 from pipeline.data.specs import Losses
-from pipeline.data.text import find_key, forward, leads_outside, same_text
+from pipeline.data.text import find_key, forward, leads_outside, plain_numbers, same_text
 from pipeline.data.units import doubts_of
 from pipeline.errors import PipelineError
 from pipeline.paths import shown, text_digest
@@ -60,10 +60,15 @@ def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
     `strict`, when images or more than a tenth of the boxes would be left out or are read in a wrong unit.
     """
     require_root(profile)
-    if profile.holds_out:
-        whole = _load(profile, split, profile.train, strict=strict)
-        return _held_out(whole, profile.test.holdout, split)
-    return _load(profile, split, profile.train if split == "train" else profile.test, strict=strict)
+    spec = profile.train if split == "train" or profile.holds_out else profile.test
+    try:
+        whole = _load(profile, split, spec, strict=strict)
+        return _held_out(whole, profile.test.holdout, split) if profile.holds_out else whole
+    except UnicodeEncodeError as error:  # bytes of a name that Python shows as half characters
+        raise PipelineError(
+            f"{shown(profile.path(spec.annotations))}: name {error.object!r}: not a text in Unicode; rename "
+            "the file in UTF-8"
+        ) from None
 
 
 def load_truth(profile: Profile, split: str) -> Dataset | None:
@@ -197,11 +202,9 @@ def _image_table(records: Records, profile: Profile, spec: SplitSpec, findings: 
 
 def _stated_sizes(cells: pd.DataFrame) -> NDArray[np.float64]:
     """(images, 2) widths and heights, NaN for what is no number."""
-    try:
-        return cells.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
-    except OverflowError:  # an integer that no float holds
-        too_large = cells.map(lambda value: isinstance(value, int) and value.bit_length() > 64)
-        return _stated_sizes(cells.mask(too_large))
+    if not cells.dtypes.map(pd.api.types.is_float_dtype).all():
+        cells = cells.map(lambda cell: (plain_numbers([cell]) or [np.nan])[0])
+    return cells.to_numpy(np.float64)
 
 
 def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings) -> pd.DataFrame:

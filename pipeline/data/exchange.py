@@ -18,7 +18,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.data.findings import MAY_LOSE, Findings
 from pipeline.data.predictions import Predictions
 from pipeline.data.specs import CORNER_FIELDS, SIZE_FIELDS
-from pipeline.data.text import find_key, read_json
+from pipeline.data.text import find_key, four_numbers, plain_numbers, read_json
 from pipeline.data.units import doubts_of
 from pipeline.errors import PipelineError
 from pipeline.paths import shown, write_text
@@ -96,11 +96,11 @@ def read_coco_results(path: Path, dataset: Dataset, findings: Findings) -> Boxes
     for number, item in enumerate(items):
         try:
             image, category = find_key(item["image_id"], images), find_key(item["category_id"], labels)
-            values = np.array([images[image], labels[category], item["score"], *item["bbox"]], np.float64)
-            good = len(values) == 7 and bool(np.isfinite(values).all())
-        except (KeyError, TypeError, ValueError):
-            good = False
-        if not good:
+            score, box = plain_numbers([item["score"]]), four_numbers(item["bbox"])
+            values = [images[image], labels[category], *(score or ()), *(box or ())]
+        except (KeyError, TypeError):
+            values = []
+        if len(values) != 7:
             raise PipelineError(
                 f"{shown(path)}: detection {number}: expected image_id of the {dataset.split} set as "
                 f"{next(iter(images))!r}, category_id of {list(labels)}, bbox of 4 numbers and score; got "

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from pipeline.data.metric import MetricSpec, parse_metric
 from pipeline.data.records import STRICT, read_yaml_record
 from pipeline.data.specs import Losses, SiteSpec, SplitSpec, SubmissionSpec, box_fields
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, reason
 from pipeline.names import check_name
 from pipeline.paths import CONFIGS, home, shown
 
@@ -83,8 +83,11 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
 def data_folder(name: str, root: str | Path | None = None, own: Path = Path()) -> Path:
     """Where a competition's data lie. `root` is the user's, relative to where he stands; `own`, which the
     profile names, and the folder in its absence are below home()."""
-    folder = Path(root or (own if own.name else f"data/{name}")).expanduser()
-    return ((Path.cwd() if root else home()) / folder).resolve()
+    folder = Path(root or (own if own.name else f"data/{name}"))
+    try:
+        return ((Path.cwd() if root else home()) / folder.expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # ~nobody; a null character
+        raise PipelineError(f"root {str(folder)!r}: no folder ({reason(error)})") from None
 
 
 def complete_profile(profile: Profile, name: str, root: str | Path | None, source: str) -> Profile:
@@ -117,13 +120,13 @@ def read_classes(path: Path, where: str) -> tuple[tuple[str, ...], tuple[str, ..
     """What a file of `label,name` rows calls the classes, and their names; Open Images V7 has a header."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            rows = [row for row in csv.reader(file, strict=True) if row]
     except FileNotFoundError:
         raise PipelineError(
             f"no class file {path}: put {where} there, or say where it lies with ROOT=<folder>"
         ) from None
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+        raise PipelineError(f"{shown(path)}: not a CSV file ({reason(error)})") from None
     rows = rows[1:] if rows[:1] == [["LabelName", "DisplayName"]] else rows
     for number, row in enumerate(rows, start=1):
         if len(row) != 2:

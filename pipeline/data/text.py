@@ -6,6 +6,9 @@ written as text: what looks the same to the eye is the same here.
 
 import csv
 import json
+import math
+import mmap
+import re
 import unicodedata
 from collections.abc import Container, Iterable
 from os.path import basename, splitext  # pathlib takes ten times as long
@@ -16,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from pipeline.data.records import as_mapping
 from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
 
@@ -26,6 +30,9 @@ _SUFFIXES = (
 )
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split(" "))
 BLOCK = 1 << 26  # bytes; the longest row of a CSV
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # a JSON escape of half a character; two of them are one
+# A quoted cell of a CSV; the group is missing where its quote is not closed, or text follows it.
+QUOTED = re.compile(rb'(?:(?<![^,\r\n])|(?<=\A\xef\xbb\xbf))"[^"]*+(?:""[^"]*+)*+("(?![^,\r\n]))?')
 FLAGS = {
     "1": True,
     "true": True,
@@ -36,6 +43,7 @@ FLAGS = {
     "": False,
     "-1": False,
 }  # Open Images writes -1 where it is not known
+Corners = tuple[float, float, float, float]  # x1 y1 x2 y2, or what a file has in their place
 
 
 def read_text(path: Path, missing: str = "") -> str:
@@ -45,16 +53,24 @@ def read_text(path: Path, missing: str = "") -> str:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise PipelineError(missing or f"{shown(path)}: no such file") from None
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{shown(path)}: not text in UTF-8 ({error}); save it as UTF-8") from None
+        raise PipelineError(f"{shown(path)}: not text in UTF-8 ({reason(error)}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: no name of a file
+        raise PipelineError(
+            f"{shown(path)}: not readable ({reason(error)}); mend its name or rights"
+        ) from None
 
 
 def read_json(path: Path, missing: str = "") -> Any:
-    """The value of a json file. Raises PipelineError."""
+    """The value of a json file. Raises PipelineError for a file that is none, and for doubled keys."""
+    text = read_text(path, missing)
     try:
-        return json.loads(read_text(path, missing))
+        value = json.loads(text, object_pairs_hook=as_mapping)
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # raises for half characters
+        return value
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of 4,301 digits
         raise PipelineError(
-            f"{shown(path)}: not a whole json file ({error}); copy or download it again"
+            f"{shown(path)}: not a whole json file ({reason(error)}); copy or download it again"
         ) from None
 
 
@@ -67,11 +83,12 @@ def read_table(path: Path, missing: str = "") -> pd.DataFrame:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = next((row for row in csv.reader(file) if row), [])
+            _check_quotes(path)
             header_lines = 1 + sum(not line.strip() for line in _lines_until_text(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise PipelineError(missing or f"{shown(path)}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise PipelineError(f"{shown(path)}: not a CSV file ({reason(error)})") from None
     doubled = [name for name in header if name and header.count(name) > 1]
     if not header or doubled:
         what = f"column '{doubled[0]}' is there twice" if doubled else "it is empty"
@@ -97,6 +114,20 @@ def _lines_until_text(path: Path) -> Iterable[str]:
             if line.strip():
                 return
             yield line
+
+
+def _check_quotes(path: Path) -> None:
+    """Raise csv.Error at a quote that is not closed, behind which pyarrow takes the rest for one cell."""
+    with open(path, "rb") as file:
+        if not file.read(1):
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for quoted in QUOTED.finditer(data):
+                if quoted[1] is None:
+                    line = (
+                        data[: quoted.start()].replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n") + 1
+                    )
+                    raise csv.Error(f'line {line}: a quote (") that is not closed, or has text behind it')
 
 
 def _parse(path: Path, names: list[str], skip: int) -> tuple[pd.DataFrame, list[Any]]:
@@ -152,6 +183,29 @@ def photo_stem(name: str) -> str:
     return basename(name).removesuffix(photo_suffix(name))
 
 
+def plain_numbers(cells: Any) -> list[float] | None:
+    """A list's finite numbers, also where they are written as text, in the digits 0 to 9; None for others.
+
+    float() takes true, other digits and 1_000 as well.
+    """
+    if not isinstance(cells, (list, tuple)):
+        return None
+    for cell in cells:
+        if isinstance(cell, bool) or (isinstance(cell, str) and ("_" in cell or not cell.isascii())):
+            return None
+    try:
+        numbers = list(map(float, cells))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def four_numbers(values: Any) -> Corners | None:
+    """Four finite numbers as `plain_numbers` takes them; None for anything else."""
+    numbers = plain_numbers(values)
+    return (numbers[0], numbers[1], numbers[2], numbers[3]) if numbers and len(numbers) == 4 else None
+
+
 def find_key(value: Any, known: Container[Any]) -> Any:
     """The key of `known` that an id means (1, 1.0, "1" and "1.0" are one id), None where it means none."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -159,7 +213,7 @@ def find_key(value: Any, known: Container[Any]) -> Any:
     if value in known:
         return value
     text = str(value).strip().removesuffix(".0")
-    if not (text.isascii() and text.removeprefix("-").isdigit()):
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 20):
         return None
     return next((key for key in (int(text), text) if key in known), None)
 

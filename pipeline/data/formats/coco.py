@@ -11,12 +11,19 @@ from pipeline.data.formats.shapes import (
     OUTLINED,
     box_record,
     extent_of,
-    four_numbers,
     match_classes,
 )
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record, as_list
-from pipeline.data.text import as_flag, find_key, forward, leads_outside, read_json, same_text
+from pipeline.data.text import (
+    as_flag,
+    find_key,
+    forward,
+    four_numbers,
+    leads_outside,
+    read_json,
+    same_text,
+)
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -78,7 +85,7 @@ def _is_image(image: Any) -> bool:
     return (
         isinstance(image, dict)
         and {"id", "file_name"} <= set(image)
-        and isinstance(image["id"], (int, str))
+        and type(image["id"]) in (int, str)
         and isinstance(image["file_name"], str)
     )
 
@@ -101,6 +108,10 @@ def _coco_boxes(
         image_id, category_id = item.get("image_id"), item.get("category_id")
         image, category = find_key(image_id, index), find_key(category_id, labels)
         crowd = as_flag(item.get("iscrowd"))
+        if crowd is None:
+            raise PipelineError(
+                f"{shown(path)}: annotation {position}: iscrowd {item['iscrowd']!r}, expected 0 or 1"
+            )
         if image is None:
             findings.lose("boxes", "boxes of image ids that are not in 'images' dropped (ids)", identity)
             continue
@@ -109,10 +120,6 @@ def _coco_boxes(
                 "boxes", "boxes of category ids that are not in 'categories' dropped (ids)", identity
             )
             continue
-        if crowd is None:
-            raise PipelineError(
-                f"{shown(path)}: annotation {position}: iscrowd {item['iscrowd']!r}, expected 0 or 1"
-            )
         if type(image) is not type(image_id) or type(category) is not type(category_id):
             findings.add(
                 "boxes whose ids are text where the lists have numbers, or numbers where text (ids)", identity
@@ -143,7 +150,7 @@ def _category_labels(
     """
     for position, category in enumerate(categories):
         known = isinstance(category, dict) and {"id", "name"} <= set(category)
-        if not known or not isinstance(category["id"], (int, str, float)):
+        if not known or type(category["id"]) not in (int, str, float):
             raise PipelineError(f"{shown(path)}: category {position}: expected id and name")
     names = [(category["id"], same_text(str(category["name"]))) for category in categories]
     groups = {same_text(str(category.get("supercategory"))) for category in categories}

@@ -5,7 +5,7 @@ one row an image with its boxes in a cell (siim, reef), and sample submissions a
 """
 
 import json
-import string
+import re
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,15 @@ from pipeline.data.photos import complete_sizes
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw
 from pipeline.data.specs import ColumnSpec
-from pipeline.data.text import as_flag, forward, read_table, same_text
+from pipeline.data.text import Corners, as_flag, forward, four_numbers, read_table, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
 SIZE_COLUMNS = (("image", "width", "height"), ("image_id", "width", "height"), ("image_id", "dim1", "dim0"))
+ROW = "row of the file"  # a column that no file has
 NO_BOX = ("", "[]", "nan", "none")
 NO_BOXES = pd.DataFrame(columns=["id", "image", "label", "x1", "y1", "x2", "y2", "iscrowd"])
+TEMPLATE = re.compile(r"\{([^{}]+)\}")  # a column's name in that of a file
 BAD = "boxes that are not four finite numbers dropped (rows)"
 
 
@@ -39,17 +41,18 @@ def read_csv(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: 
         )
     columns = spec.columns
     table = _read(profile, spec.annotations, _needed(columns, with_boxes))
-    table["row"] = np.arange(2, len(table) + 2)
+    table[ROW] = np.arange(2, len(table) + 2)
     if (nameless := (table[columns.image] == "").to_numpy()).any():
-        row = table["row"][nameless].iloc[0]
+        row = table[ROW][nameless].iloc[0]
         raise PipelineError(f"{shown(profile.path(spec.annotations))}: row {row}: no {columns.image}")
     table = table[table[columns.image].str.endswith(columns.suffix)]
     ids = table[columns.image].str.removesuffix(columns.suffix).to_numpy()
     image, names = pd.factorize(ids)
     images = table.iloc[np.unique(image, return_index=True)[1]]
+    parts = TEMPLATE.split(columns.file)  # texts and names of columns in turn
     file_names = [
-        forward(columns.file.format_map({str(key): value for key, value in row.items()} | {"id": name}))
-        for name, row in zip(names, images.to_dict(orient="records"), strict=True)
+        forward("".join(row[part] if i % 2 else part for i, part in enumerate(parts)))
+        for row in images.assign(id=names).to_dict(orient="records")
     ]
     sizes = _sizes(profile, spec, columns, images, names, file_names)
     pictures = pd.DataFrame(
@@ -60,7 +63,7 @@ def read_csv(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: 
 
 
 def _needed(columns: ColumnSpec, with_boxes: bool) -> list[str]:
-    in_name = [name for _, name, _, _ in string.Formatter().parse(columns.file) if name and name != "id"]
+    in_name = [name for name in TEMPLATE.findall(columns.file) if name != "id"]
     own = [columns.image, columns.width, columns.height]
     of_boxes = [columns.label, columns.crowd, *columns.box] if with_boxes else []
     return [name for name in dict.fromkeys([*own, *of_boxes, *in_name]) if name]
@@ -133,7 +136,7 @@ def _boxes(
         values = values * np.tile(sizes[image[place]], 2)
     if not columns.xyxy:
         values[:, 2:] += values[:, :2]
-    rows, label = table["row"].to_numpy()[place], np.zeros(len(place), np.int64)
+    rows, label = table[ROW].to_numpy()[place], np.zeros(len(place), np.int64)
     if columns.label:
         index = pd.Index(list(map(same_text, profile.labels or profile.classes)), dtype=object)
         cells = table[columns.label].map(same_text).to_numpy(object)[place]
@@ -145,7 +148,7 @@ def _boxes(
             )
     crowd = np.zeros(len(place), np.int8)
     if columns.crowd:
-        crowd = _flags(table[columns.crowd].to_numpy(object)[place], columns.crowd, rows, findings)
+        crowd = _flags(table, columns.crowd, findings)[place]
     boxes = pd.DataFrame(
         {"id": rows, "image": image[place], "label": label, "iscrowd": crowd}
         | {name: values[:, i] for i, name in enumerate(("x1", "y1", "x2", "y2"))}
@@ -153,17 +156,14 @@ def _boxes(
     return boxes[label >= 0]
 
 
-def _flags(
-    cells: NDArray[np.object_], column: str, rows: NDArray[np.int64], findings: Findings
-) -> NDArray[np.int8]:
-    """(n,) 1 where a flag is set; raises PipelineError at a cell that is no flag."""
-    meaning = {cell: as_flag(cell) for cell in pd.unique(cells)}
-    for cell, flag in meaning.items():
-        if flag is None:
-            raise PipelineError(
-                f"{findings.source}: row {rows[cells == cell][0]}: {column} '{cell}', expected 1 or 0"
-            )
-    return np.array([meaning[cell] for cell in cells], np.int8)
+def _flags(table: pd.DataFrame, column: str, findings: Findings) -> NDArray[np.int8]:
+    """(rows,) 1 where a flag is set; raises PipelineError at a cell that is no flag."""
+    flags = [as_flag(cell) for cell in table[column]]
+    if None in flags:
+        at = flags.index(None)
+        row, cell = table[ROW].iloc[at], table[column].iloc[at]
+        raise PipelineError(f"{findings.source}: row {row}: {column} '{cell}', expected 1 or 0")
+    return np.array(flags, np.int8)
 
 
 def _from_columns(
@@ -176,7 +176,7 @@ def _from_columns(
     if columns.no_label:
         none = none | (table[columns.label] == columns.no_label).to_numpy()
     good = np.isfinite(values).all(axis=1)
-    findings.lose("boxes", BAD, *table["row"].to_numpy()[~good & ~none])
+    findings.lose("boxes", BAD, *table[ROW].to_numpy()[~good & ~none])
     place = np.flatnonzero(good & ~none)
     return place, values[place]
 
@@ -185,8 +185,9 @@ def _from_cells(
     columns: ColumnSpec, table: pd.DataFrame, findings: Findings
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """The same from one column of lists: [x, y, w, h], or mappings with x, y, width and height."""
-    places, values = [], []
-    for place, (row, cell) in enumerate(zip(table["row"], table[columns.box[0]], strict=True)):
+    places: list[int] = []
+    values: list[Corners] = []
+    for place, (row, cell) in enumerate(zip(table[ROW], table[columns.box[0]], strict=True)):
         if cell.strip().lower() in NO_BOX:
             continue
         try:
@@ -195,13 +196,12 @@ def _from_cells(
                 [item[key] for key in ("x", "y", "width", "height")] if isinstance(item, dict) else item
                 for item in (found if isinstance(found[0], (dict, list)) else [found])
             ]
-            numbers = np.array(boxes, np.float64).reshape(-1, 4)
-            good = len(numbers) == len(boxes) and bool(np.isfinite(numbers).all())
-        except (ValueError, KeyError, TypeError, IndexError):
-            good = False
-        if not good:
+            numbers = [corners for box in boxes if (corners := four_numbers(box)) is not None]
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            numbers, boxes = [], [None]
+        if len(numbers) < len(boxes):
             findings.lose("boxes", BAD, row)
             continue
         places += [place] * len(numbers)
-        values.append(numbers)
-    return np.array(places, np.intp), np.concatenate([np.empty((0, 4)), *values])
+        values += numbers
+    return np.array(places, np.intp), np.array(values, np.float64).reshape(-1, 4)

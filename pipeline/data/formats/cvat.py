@@ -9,11 +9,11 @@ import xml.etree.ElementTree as ElementTree
 from os.path import exists
 
 from pipeline.data.findings import Findings
-from pipeline.data.formats.shapes import Corners, Shape, boxes_of_shapes, extent_of, plain_numbers
+from pipeline.data.formats.shapes import Shape, boxes_of_shapes, extent_of
 from pipeline.data.formats.voc import parse_xml
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
-from pipeline.data.text import forward
+from pipeline.data.text import Corners, forward, plain_numbers
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 

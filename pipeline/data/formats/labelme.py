@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.data.findings import Findings
 from pipeline.data.formats.photos import list_photos
-from pipeline.data.formats.shapes import Corners, Shape, boxes_of_shapes, extent_of
+from pipeline.data.formats.shapes import Shape, boxes_of_shapes, extent_of
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
-from pipeline.data.text import forward, photo_stem, photo_suffix, read_json, same_text
+from pipeline.data.text import Corners, forward, photo_stem, photo_suffix, read_json, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 

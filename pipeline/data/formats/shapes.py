@@ -1,6 +1,5 @@
 """What formats share: numbers, extents, the shapes of annotation tools as boxes, classes by name."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any, NamedTuple
 from pipeline.data.findings import Findings
 from pipeline.data.profile import Profile
 from pipeline.data.raw import Record
-from pipeline.data.text import same_text
+from pipeline.data.text import Corners, plain_numbers, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
 NO_NUMBERS = "boxes that are not four finite numbers dropped (ids)"
 OUTLINED = "boxes that only an outline states, taken from its extent (ids)"
 GROUPED = "shapes of one class and group taken for one object (ids)"
-Corners = tuple[float, float, float, float]  # x1 y1 x2 y2
 
 
 class Shape(NamedTuple):
@@ -61,40 +59,30 @@ def boxes_of_shapes(
     return boxes
 
 
-def plain_numbers(cells: Sequence[str]) -> list[float] | None:
-    """Finite numbers as text files hold them, in ASCII digits; None where one cell is none."""
-    try:
-        numbers = [float(cell) for cell in cells if cell.isascii() and "_" not in cell]
-    except ValueError:
-        return None
-    return numbers if len(numbers) == len(cells) and all(map(math.isfinite, numbers)) else None
-
-
-def four_numbers(values: Any) -> Corners | None:
-    """Four finite numbers, also where they are written as text; None for anything else."""
-    try:
-        a, b, c, d = map(float, values)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return (a, b, c, d) if all(map(math.isfinite, (a, b, c, d))) and not isinstance(values, str) else None
-
-
 def extent_of(outline: Any) -> Corners | None:
     """Corners of what a COCO segmentation outlines: polygons [x, y, x, y ...], or a run-length mask."""
+    if isinstance(outline, dict):
+        return _extent_of_mask(outline)
     try:
-        if isinstance(outline, dict):
-            from pycocotools import mask  # C code that few need
-
-            counts = outline["counts"]
-            packed = mask.frPyObjects(outline, *outline["size"]) if isinstance(counts, list) else outline
-            x, y, width, height = map(float, mask.toBbox(packed))
-            return x, y, x + width, y + height
-        values = [float(value) for part in outline for value in part]
-        xs, ys = values[::2], values[1::2]
-        corners = min(xs), min(ys), max(xs), max(ys)
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        values = plain_numbers([value for part in outline for value in part])
+    except TypeError:
         return None
-    return corners if len(values) % 2 == 0 and all(map(math.isfinite, values)) else None
+    if not values or len(values) % 2:
+        return None
+    xs, ys = values[::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _extent_of_mask(outline: dict[str, Any]) -> Corners | None:
+    from pycocotools import mask  # C code that few need
+
+    try:
+        counts = outline["counts"]
+        packed = mask.frPyObjects(outline, *outline["size"]) if isinstance(counts, list) else outline
+        x, y, width, height = map(float, mask.toBbox(packed))
+    except Exception:  # it raises what it likes for what is no mask
+        return None
+    return x, y, x + width, y + height
 
 
 def box_record(

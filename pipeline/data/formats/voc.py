@@ -1,17 +1,21 @@
 """Pascal VOC: a folder of xml files, and image sets."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
 from pipeline.data.findings import Findings
-from pipeline.data.formats.shapes import Shape, boxes_of_shapes, extent_of, four_numbers
+from pipeline.data.formats.shapes import Shape, boxes_of_shapes, extent_of
 from pipeline.data.locate import locate_photos
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
-from pipeline.data.text import forward, photo_stem, photo_suffix, read_text, same_text
-from pipeline.errors import PipelineError
+from pipeline.data.text import forward, four_numbers, photo_stem, photo_suffix, read_text, same_text
+from pipeline.errors import PipelineError, reason
 from pipeline.paths import shown
+
+DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""")  # an encoding, in ASCII
+FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # a stem of an image set and whether a class is on the photo
 
 
 def read_voc(profile: Profile, spec: SplitSpec, findings: Findings, with_boxes: bool = True) -> Raw:
@@ -52,22 +56,24 @@ def _stems(profile: Profile, spec: SplitSpec, known: set[str]) -> list[str]:
     for name in spec.image_sets:
         text = read_text(profile.path(name), profile.missing("image set", profile.path(name)))
         for line in filter(None, map(str.strip, forward(text).split("\n"))):
-            word, _, flag = line.rpartition(" ")
-            candidates = (
-                [line, photo_stem(line)] + [word.rstrip()] * (flag in ("-1", "0", "1")) + line.split()[:1]
-            )
-            default = word.rstrip() if flag in ("-1", "0", "1") and word else photo_stem(line)
-            stems.append(next((stem for stem in candidates if same_text(stem) in known), default))
+            flagged = FLAGGED.fullmatch(line)
+            candidates = [line, photo_stem(line), *([flagged[1]] if flagged else [])]
+            stems.append(next((stem for stem in candidates if same_text(stem) in known), candidates[-1]))
     return stems
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
     """The root of an xml file. Raises PipelineError for a damaged one."""
+    data = path.read_bytes()
     try:
-        return ElementTree.parse(path).getroot()
+        # expat knows no encodings of several bytes per character, such as euc-kr: Python decodes them.
+        declared = DECLARED.match(data)
+        if declared and declared[1].lower() not in (b"utf-8", b"utf-16"):
+            return ElementTree.fromstring(data.decode(declared[1].decode()))
+        return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise PipelineError(
-            f"{shown(path)}: not a whole xml file ({error}); copy or export it again"
+            f"{shown(path)}: not a whole xml file ({reason(error)}); copy or export it again"
         ) from None
 
 

@@ -7,6 +7,7 @@ bare name and one suffix.
 """
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,17 +21,15 @@ from pipeline.data.findings import Findings
 from pipeline.data.formats.photos import list_photos, name_below
 from pipeline.data.formats.shapes import (
     OUTLINED,
-    Corners,
     box_record,
     extent_of,
     match_classes,
-    plain_numbers,
 )
 from pipeline.data.photos import complete_sizes
 from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
 from pipeline.data.records import read_yaml
-from pipeline.data.text import forward, photo_suffix, read_text, same_text
+from pipeline.data.text import Corners, forward, photo_suffix, plain_numbers, read_text, same_text
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 
@@ -122,7 +121,7 @@ def _of_yaml(path: Path, profile: Profile, spec: SplitSpec) -> Layout:
     points = data.get("kpt_shape") or [0, 0]
     try:
         cells = int(points[0]) * int(points[1])
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise PipelineError(f"{shown(path)}: kpt_shape {points}: expected two numbers") from None
     return Layout(classes, sources, base, row_length=5 + cells if cells else 0)
 
@@ -140,7 +139,7 @@ def class_names(names: Any, path: Path) -> list[tuple[int, str]]:
             raise PipelineError(
                 f"{shown(path)}: names: class {identity} is {name!r}, expected a text; put it in quotes"
             )
-        if not (str(identity).isascii() and str(identity).isdecimal()):
+        if not re.fullmatch("[0-9]{1,9}", str(identity)):
             raise PipelineError(f"{shown(path)}: names: class id {identity!r}, expected a number from 0")
     return [(int(identity), str(name)) for identity, name in pairs]
 
