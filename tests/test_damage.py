@@ -12,9 +12,9 @@ from pipeline.data.exchange import read_coco_results
 from pipeline.data.findings import Findings
 from pipeline.data.formats.shapes import NO_NUMBERS, extent_of
 from pipeline.data.models import read_yaml_config
-from pipeline.data.profile import read_classes
+from pipeline.data.profile import Profile, read_classes
 from pipeline.data.records import parse_yaml
-from pipeline.data.specs import ColumnSpec, SubmissionSpec
+from pipeline.data.specs import ColumnSpec, SplitSpec, SubmissionSpec
 from pipeline.errors import PipelineError
 
 # COCO json
@@ -310,3 +310,24 @@ def test_a_key_of_submissions_that_is_refused(image):
 @pytest.mark.parametrize("image", ["{file_name}", "{stem}_x", "{image_id:06d}", "{position}-{stem}"])
 def test_a_key_of_submissions(image):
     assert SubmissionSpec(image=image).image == image
+
+
+# Links
+
+
+def test_links_of_the_data_are_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
+    write(tmp_path / "disk", {"case/train.json": with_box()})
+    write(tmp_path / "elsewhere", {"a.jpg": None})
+    (tmp_path / "home/data").mkdir(parents=True)
+    (tmp_path / "home/data/case").symlink_to(tmp_path / "disk/case")
+    (tmp_path / "disk/case/photos").symlink_to(tmp_path / "elsewhere")
+    spec = SplitSpec("train.json", photos="photos")
+    profile = Profile("Case", "coco", spec, spec, "case", tmp_path / "disk/case", classes=("cat", "dog"))
+    for _ in range(2):
+        load_dataset(profile, "train")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "is a link" in line]
+    assert [line.split(" is a link to ")[1] for line in lines] == [
+        str(tmp_path / "disk/case"),
+        str(tmp_path / "elsewhere"),
+    ]

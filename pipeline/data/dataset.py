@@ -5,6 +5,7 @@ reach outside are clipped, boxes without area, doubled ones and those that lie o
 every one of them is listed in `findings`.
 """
 
+import functools
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,8 @@ def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
     `strict`, when images or more than a tenth of the boxes would be left out or are read in a wrong unit.
     """
     require_root(profile)
+    for link in profile.links:
+        _note_link(link, link.resolve())
     spec = profile.train if split == "train" or profile.holds_out else profile.test
     try:
         whole = _load(profile, split, spec, strict=strict)
@@ -69,6 +72,12 @@ def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
             f"{shown(profile.path(spec.annotations))}: name {error.object!r}: not a text in Unicode; rename "
             "the file in UTF-8"
         ) from None
+
+
+@functools.cache
+def _note_link(link: Path, target: Path) -> None:
+    """Say once where a link of the user leads: data may lie anywhere."""
+    print(f"  note: {shown(link)} is a link to {target}")
 
 
 def load_truth(profile: Profile, split: str) -> Dataset | None:

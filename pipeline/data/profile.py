@@ -56,6 +56,16 @@ class Profile:
         return [self.path(name) for name in names if name]
 
     @property
+    def links(self) -> list[Path]:
+        """The links among the folder of the data, and the files and folders of it, that lead out of it."""
+        own = home() / "data" / self.name
+        photos = [self.path(spec.photos) for spec in (self.train, self.test)]
+        inside = [
+            path for path in (*self.files, *photos) if not path.resolve().is_relative_to(self.root.resolve())
+        ]
+        return [*([own] if own.is_symlink() and own.resolve() == self.root else []), *dict.fromkeys(inside)]
+
+    @property
     def holds_out(self) -> bool:
         """Whether a part of train serves as the test set, because the test set is not there."""
         return bool(self.test.holdout) and not self.path(self.test.annotations).exists()
