@@ -235,6 +235,21 @@ def test_an_answer_that_is_no_list_of_submissions_is_not_an_empty_one(kaggle, se
     assert str(refused.value).isprintable()
 
 
+@pytest.mark.parametrize("answer", [{}, {"submissions": []}])
+def test_an_empty_list_where_the_ledger_has_a_submission_is_not_believed(kaggle, send, answer):
+    send()
+    kaggle.submissions.clear()
+    kaggle.faults["ListSubmissions"] = [
+        lambda handler: (handler.read() and handler.reply(200, answer)) or True
+    ]
+    with pytest.raises(
+        PipelineError, match=r"lists no submission, the ledger has 1 of recycle.*1000; nothing"
+    ):
+        send()
+    assert kaggle.submissions == []
+    assert send(again=True).ref == "1000"
+
+
 def test_control_characters_of_the_site_do_not_reach_the_terminal(kaggle, send):
     kaggle.faults["CreateSubmission"] = [status(400, "no \x1b[31m\x07\nway")]
     with pytest.raises(PipelineError, match=r"refused .400: no  \[31m") as refused:

@@ -156,7 +156,7 @@ def _csv(entries: list[Entry]) -> str:
 def _change(rows: list[list[str]], entries: list[Entry]) -> str:
     """What was changed in a ledger, as far as its rows' digests tell."""
     written = csv.reader(io.StringIO(_csv(entries), newline=""))
-    changed = [k for k, row in enumerate(written, start=1) if row != rows[k - 1]]
+    changed = [k for k, pair in enumerate(zip(written, rows, strict=False), start=1) if pair[0] != pair[1]]
     if len(changed) == len(entries) != 1:
         return "rows were added or removed"
     return f"row {changed[0]} was changed" if changed else "quotes, spaces or line ends were changed"

@@ -17,7 +17,7 @@ from pipeline.locks import locked
 from pipeline.paths import atomic, sent_csv
 from pipeline.submissions.card import SubmissionCard, read_card, write_card
 from pipeline.submissions.kaggle_site import Submission, UnclearAnswer
-from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entry_of, now, record
+from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entries_of, entry_of, now, record
 
 LOOK_UPS = 3  # for a submission of which it is not clear whether it arrived
 
@@ -88,7 +88,14 @@ def _send_once(
     upload: Upload, site: Site, again: bool, pause: float, show: Callable[[str], None]
 ) -> tuple[str, str]:
     """Send it unless the site has it already; returns the site's number, and when the site took it."""
-    earlier = [item for item in site.submissions() if upload.tag in item.message]
+    listed = site.submissions()
+    recorded = [entry for entry in entries_of(upload.competition) if entry.ref]
+    if recorded and not listed and not again:
+        raise PipelineError(
+            f"the site lists no submission, the ledger has {len(recorded)} of {upload.competition}, the last "
+            f"with number {recorded[-1].ref}; nothing was sent. Try later; AGAIN=1 if it is another account"
+        )
+    earlier = [item for item in listed if upload.tag in item.message]
     if earlier and not again:
         ref, submitted_at = earlier[0].ref, earlier[0].time or now()
         show(
