@@ -172,6 +172,7 @@ def voc(file: str) -> Callable[[], Kind]:
             root / file,
             lambda: boxes_of(profile, "train", lambda name: name.removesuffix(".jpg")),
             lambda: plain.voc(root / "xml", root / "set.txt", CLASSES, size_of),
+            style="xml" if file.endswith(".xml") else "text",
         )
 
     return make
@@ -209,6 +210,119 @@ def csv_cells() -> Kind:
         path,
         lambda: boxes_of(profile, "train"),
         lambda: plain.csv_boxes(path, ["wheat"], lambda name: None, CELLS),  # type: ignore[arg-type, misc]
+    )
+
+
+def open_images(file: str) -> Callable[[], Kind]:
+    def make() -> Kind:
+        columns: dict[str, Any] = {
+            "image": "ImageID",
+            "file": "{ImageID}.jpg",
+            "box": ["XMin", "YMin", "XMax", "YMax"],
+            "xyxy": True,
+            "normalized": True,
+            "label": "LabelName",
+            "crowd": "IsGroupOf",
+            "sizes": "sizes.csv",
+        }
+        train = {"annotations": "boxes.csv", "columns": columns}
+        labels = [f"/m/0{i}" for i in range(len(CLASSES))]
+        name = f"openimages_{Path(file).stem}"
+        profile, root = competition(name, format="csv", train=train, test=train, labels=labels)
+        lines = [
+            f"{i:02x}ab,xclick,{labels[c]},1,{x / 64},{(x + w) / 64},{y / 64},{(y + h) / 64},-1,0,{k % 2},0,0"
+            for i in range(COUNT)
+            for k, (c, (x, y, w, h)) in enumerate(tiny.random_boxes(i, len(CLASSES)))
+        ]
+        header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
+        competitions.write(root / "boxes.csv", f"{header},IsDepiction,IsInside", *lines)
+        sizes = [f"{i:02x}ab,{SIZE[0]},{SIZE[1]}" for i in range(COUNT)]
+        competitions.write(root / "sizes.csv", "image,width,height", *sizes)
+
+        def by_hand() -> Any:
+            stated = {plain.same(row["image"]): row for row in reversed(plain.table(root / "sizes.csv"))}
+
+            def size_of(name: str) -> plain.Size:
+                row = stated[plain.same(name.removesuffix(".jpg"))]
+                return plain.size(row["width"], row["height"], None)
+
+            return plain.csv_boxes(root / "boxes.csv", CLASSES, size_of, columns, labels)
+
+        return Kind(root / file, lambda: boxes_of(profile, "train"), by_hand)
+
+    return make
+
+
+def yolo(file: str) -> Callable[[], Kind]:
+    def make() -> Kind:
+        split = {"annotations": "data.yaml", "image_sets": ["train"]}
+        name = f"yolo_{Path(file).suffix[1:]}"
+        profile, root = competition(name, format="yolo", train=split, test=split)
+        names = "".join(f"  {i}: {name}\n" for i, name in enumerate(CLASSES))
+        text = f"path: .\ntrain: images/train\nval: images/val\nnc: {len(CLASSES)}\nnames:\n{names}"
+        (root / "data.yaml").write_text(text, encoding="utf-8")
+        for i in range(COUNT // 2):
+            tiny.write_photo(root / f"images/train/{i:04d}.jpg", seed=i)
+            rows = [
+                f"{c} {(x + w / 2) / SIZE[0]} {(y + h / 2) / SIZE[1]} {w / SIZE[0]} {h / SIZE[1]}"
+                for c, (x, y, w, h) in tiny.random_boxes(i, len(CLASSES)) * 4
+            ]
+            rows[-1] = "2 0.1 0.1 0.4 0.2 0.3 0.5"
+            competitions.write(root / f"labels/train/{i:04d}.txt", *rows)
+        return Kind(
+            root / file,
+            lambda: boxes_of(profile, "train"),
+            lambda: plain.yolo(root / "data.yaml", root, CLASSES, photo_beside(root)),
+        )
+
+    return make
+
+
+def labelme() -> Kind:
+    profile, root = competition(
+        "labelme", format="labelme", train={"annotations": "."}, test={"annotations": "."}
+    )
+    for i in range(4):
+        shapes = [
+            {
+                "label": CLASSES[c],
+                "points": [[x, y], [x + w, y + h]],
+                "shape_type": ("rectangle", "circle")[k % 5 == 4],
+                "group_id": k % 3 if k % 5 == 0 else None,
+            }
+            for k, (c, (x, y, w, h)) in enumerate(tiny.random_boxes(2, len(CLASSES)) * 4)
+        ]
+        shapes.append({"label": "cup", "points": [[1, 2], [9, 4], [3, 8.5]], "shape_type": "polygon"})
+        sizes = {"imageWidth": SIZE[0], "imageHeight": SIZE[1]}
+        tiny.write_json(root / f"{i}.json", {"imagePath": f"{i}.jpg", "shapes": shapes} | sizes)
+        tiny.write_photo(root / f"{i}.jpg", seed=i)
+    return Kind(
+        root / "1.json",
+        lambda: boxes_of(profile, "train"),
+        lambda: plain.labelme(root, CLASSES, photo_beside(root)),
+        style="json",
+    )
+
+
+def cvat() -> Kind:
+    split = {"annotations": "annotations.xml"}
+    profile, root = competition("cvat", format="cvat", train=split, test=split)
+    rows = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>"]
+    for i in range(COUNT // 2):
+        rows.append(f'<image id="{i}" name="{i}.jpg" width="{SIZE[0]}" height="{SIZE[1]}">')
+        for k, (c, (x, y, w, h)) in enumerate(tiny.random_boxes(i, len(CLASSES)) * 3):
+            turned = 'rotation="30.0" ' if k == 1 else ""
+            corners = f'xtl="{x}" ytl="{y}" xbr="{x + w}" ybr="{y + h}"'
+            rows.append(f'<box label="{CLASSES[c]}" {turned}{corners} z_order="0"></box>')
+        rows += ['<polygon label="cup" points="1.5,2;30,8;9,20"></polygon>', "</image>"]
+        if i % 2:
+            tiny.write_photo(root / f"{i}.jpg", seed=i)
+    path = competitions.write(root / "annotations.xml", *rows, "</annotations>")
+    return Kind(
+        path,
+        lambda: boxes_of(profile, "train"),
+        lambda: plain.cvat(path, CLASSES, photo_beside(root)),
+        style="xml",
     )
 
 
@@ -482,6 +596,22 @@ def photo(suffix: str, mode: str = "RGB", **options: Any) -> Callable[[], Kind]:
     return make
 
 
+def weights(**options: Any) -> Callable[[], Kind]:
+    """Weights as people download them, in torch's zip or its older format."""
+
+    def make() -> Kind:
+        import torch
+
+        from pipeline.training.pretrained import take_fitting
+
+        path, module = home() / f"weights/net{len(options)}.pth", torch.nn.Linear(3, 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(module.state_dict() | {"note": [1, "x", {"a": 2.5}]}, path, **options)
+        return Kind(path, lambda: take_fitting(module, path), style="bytes")
+
+    return make
+
+
 def a_table(name: str) -> tuple[Path, Any]:
     profile, test, _ = test_set(name)
     rows = tiny.guesses(test.images, 3, 3, len(CLASSES))
@@ -582,6 +712,12 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "COCO train": coco_train,
     "COCO test": coco_test,
     "VOC xml": voc("xml/cell_1.xml"),
+    "CVAT xml": cvat,
+    "LabelMe": labelme,
+    "YOLO labels": yolo("labels/train/0001.txt"),
+    "YOLO data.yaml": yolo("data.yaml"),
+    "Open Images CSV": open_images("boxes.csv"),
+    "Open Images sizes": open_images("sizes.csv"),
     "VOC image set": voc("set.txt"),
     "CSV, a box a row": csv_columns,
     "CSV, boxes in cells": csv_cells,
@@ -597,6 +733,9 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "COCO results": coco_results,
     "folds.csv": fold_file,
     "FOLDS= of others": folds_of_others,
+    "weights": weights(),
+    "weights, older format": weights(_use_new_zipfile_serialization=False),
+    "photo AVIF": photo(".avif"),
     "photo JPEG": photo(".jpg"),
     "photo JPEG grey": photo(".jpg", "L", quality=50),
     "photo PNG": photo(".png"),
@@ -605,6 +744,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "photo BMP": photo(".bmp"),
     "photo TIFF": photo(".tif"),
     "photo TIFF 16 bit": photo(".tif", "I;16"),
+    "photo TIFF packed": photo(".tiff", compression="tiff_lzw"),
     "photo GIF": photo(".gif", "P"),
     "photo WEBP": photo(".webp"),
     "photo DICOM": photo(".dcm"),

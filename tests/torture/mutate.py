@@ -148,10 +148,39 @@ def _places(value: Any) -> Any:
         yield from _places(item)
 
 
+ENCODINGS = _words("utf-8|UTF-16|utf-16le|utf-32|latin-1|ascii|euc-kr|cp949|shift_jis|utf-7|hex|klingon")
+DECLARATION = re.compile(r"^\ufeff?(<\?xml.*?\?>\s*)?", re.DOTALL)
+ENTITIES = '<!DOCTYPE a [<!ENTITY x "cup"><!ENTITY y "&x;&x;"><!ENTITY z SYSTEM "/etc/passwd">]>'
+BOMB = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 9))
+
+
+def damage_xml(rng: random.Random, data: bytes) -> bytes:
+    """A declared encoding, which the bytes may have, or a document type with entities; else `damage_text`."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return damage_bytes(rng, data)
+    if rng.random() < 0.7:
+        return damage_text(rng, data)
+    name = rng.choice(ENCODINGS)
+    if rng.random() < 0.5:
+        text = DECLARATION.sub(f'<?xml version="1.0" encoding="{name}"?>\n', text, count=1)
+    else:
+        kind = rng.choice((ENTITIES, f'<!DOCTYPE a [<!ENTITY l0 "ha">{BOMB}]>', "<!DOCTYPE a>"))
+        at = rng.choice([match.end() for match in re.finditer("<[a-z]+>", text)] or [0])
+        text = text[:at] + rng.choice(("&x;", "&y;", "&z;", "&l8;", "&#49;", "")) + text[at:]
+        text = DECLARATION.sub(lambda match: match[0] + kind, text, count=1)
+    try:
+        return text.encode(rng.choice((name, "utf-8", "utf-8-sig")), "xmlcharrefreplace")
+    except (LookupError, UnicodeError):
+        return text.encode("utf-8", "surrogatepass")
+
+
 Damage = Callable[[random.Random, bytes], bytes]
 STYLES: dict[str, tuple[Damage, ...]] = {
     "bytes": (damage_bytes,),
     "text": (damage_text, damage_text, damage_bytes),
+    "xml": (damage_xml, damage_xml, damage_bytes),
     "json": (damage_json, damage_json, damage_text, damage_bytes),
 }
 

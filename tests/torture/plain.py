@@ -9,12 +9,15 @@ import csv
 import io
 import json
 import math
+import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.dom import minidom
+
+import yaml
 
 DECIMAL = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*", re.ASCII)
 FLAGS = {"": 0, "0": 0, "false": 0, "no": 0, "-1": 0, "1": 1, "true": 1, "yes": 1}
@@ -63,7 +66,7 @@ def identity(value: Any) -> str | None:
 
 
 def flag(value: Any) -> int:
-    if value is None:
+    if value is None or value != value:
         return 0
     key = str(value).strip().lower().removesuffix(".0")
     if key not in FLAGS:
@@ -145,7 +148,7 @@ def outline(parts: Any) -> tuple[float, float, float, float] | None:
     if not isinstance(parts, list) or not parts or not all(isinstance(part, list) for part in parts):
         return None
     points = [number(value) for part in parts for value in part]
-    if not points or any(len(part) % 2 for part in parts):
+    if not points or any(len(part) % 2 for part in parts) or not all(map(math.isfinite, points)):
         return None
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
 
@@ -158,7 +161,7 @@ def voc(folder: Path, sets: Path, classes: Sequence[str], size_of: Callable[[str
     stems = [line if same(line) in xmls else re.sub(r"(?i)\s+(-1|0|1)$|\.jpe?g$", "", line) for line in lines]
     for stem in dict.fromkeys(name_of(stem) for stem in stems):
         paths = [xmls[same(stem)]]
-        found.append((stem, minidom.parseString(paths[0].read_bytes()).documentElement))
+        found.append((stem, xml_of(paths[0])))
     boxes = Boxes({})
     for stem, root in found:
         stated = size(child_text(root, "size", "width"), child_text(root, "size", "height"), size_of(stem))
@@ -169,6 +172,163 @@ def voc(folder: Path, sets: Path, classes: Sequence[str], size_of: Callable[[str
             boxes.add(stem, label if label in map(same, classes) else None, box)
     if not boxes.sizes:
         raise Refused("no images")
+    return boxes.done()
+
+
+def xml_of(path: Path) -> Any:
+    """The root of an xml file. Python decodes what expat cannot: encodings of several bytes per character."""
+    data = path.read_bytes()
+    try:
+        return minidom.parseString(data).documentElement
+    except ValueError:
+        name = re.match(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""", data)
+        if name is None:
+            raise
+        return minidom.parseString(data.decode(name[1].decode())).documentElement
+
+
+def cvat(path: Path, classes: Sequence[str], size_of: SizeOf) -> Any:
+    """CVAT for images: boxes, turned or not, and polygons."""
+    root, boxes = xml_of(path), Boxes({})
+    if root.tagName != "annotations" or any(node.nodeName == "track" for node in root.childNodes):
+        raise Refused("no annotations")
+    images = [node for node in root.childNodes if node.nodeName == "image"]
+    for image in images:
+        name = name_of(image.getAttribute("name"))
+        if not name or same(name) in map(same, boxes.sizes):
+            raise Refused("name")
+        boxes.sizes[name] = size(image.getAttribute("width"), image.getAttribute("height"), size_of(name))
+    known = {same(name): name for name in classes}
+    for image in images:
+        for item in [node for node in image.childNodes if node.nodeType == node.ELEMENT_NODE]:
+            if item.tagName == "tag":
+                continue
+            corners = None
+            if item.tagName == "box":
+                corners = [number(item.getAttribute(key)) for key in ("xtl", "ytl", "xbr", "ybr")]
+                angle = item.getAttribute("rotation") if item.hasAttribute("rotation") else "0"
+                corners = turned(corners, number(angle))
+            elif item.tagName == "polygon":
+                points = [point.split(",") for point in item.getAttribute("points").split(";")]
+                if all(len(point) == 2 for point in points):
+                    corners = outline([[value for point in points for value in point]])
+            label = known.get(same(item.getAttribute("label").strip()))
+            boxes.add(name_of(image.getAttribute("name")), label, corners)
+    if not images:
+        raise Refused("no images")
+    return boxes.done()
+
+
+def turned(corners: Sequence[float], angle: float) -> list[float]:
+    """The extent of a box that is turned around its centre by an angle in degrees."""
+    x1, y1, x2, y2 = corners
+    if not angle:
+        return list(corners)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    points = [
+        (
+            (x - (x1 + x2) / 2) * cos - (y - (y1 + y2) / 2) * sin,
+            (x - (x1 + x2) / 2) * sin + (y - (y1 + y2) / 2) * cos,
+        )
+        for x, y in ((x1, y1), (x2, y1), (x1, y2), (x2, y2))
+    ]
+    xs, ys = [p[0] + (x1 + x2) / 2 for p in points], [p[1] + (y1 + y2) / 2 for p in points]
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
+def labelme(folder: Path, classes: Sequence[str], size_of: SizeOf) -> Any:
+    """A json file per photo, beside it; rectangles, polygons and circles, of which a group is one object."""
+    known, boxes = {same(name): name for name in classes}, Boxes({})
+    photos = {same(path.name): path.name for path in folder.glob("*.jpg")}
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        data = json.loads(text(path))
+        stated = posixpath.normpath(name_of(data["imagePath"]))
+        name = next(
+            photos[same(n)]
+            for n in (stated, posixpath.basename(stated), path.stem + ".jpg")
+            if same(n) in photos
+        )
+        if name in boxes.sizes:
+            raise Refused("a photo twice")
+        boxes.sizes[name] = size(data.get("imageWidth"), data.get("imageHeight"), size_of(name))
+        if not isinstance(data["shapes"], list):
+            raise Refused("shapes")
+        found += [(name, shape) for shape in data["shapes"]]
+    groups: dict[Any, list[Any]] = {}
+    for position, (name, shape) in enumerate(found):
+        item = shape if isinstance(shape, dict) else {}
+        label, corners = known.get(same(str(item.get("label")).strip())), extent_of_shape(item)
+        group = item.get("group_id")
+        whole = label is not None and corners is not None and all(map(math.isfinite, corners))
+        if not whole or type(group) not in (int, str, bool):
+            group = ("alone", position)
+        groups.setdefault((name, label, group), []).append(corners)
+    for (name, label, _), parts in groups.items():
+        if parts[0] is None or not all(map(math.isfinite, parts[0])):
+            boxes.add(name, label, parts[0])
+            continue
+        x1, y1, x2, y2 = zip(*parts, strict=True)
+        boxes.add(name, label, (min(x1), min(y1), max(x2), max(y2)))
+    return boxes.done()
+
+
+def extent_of_shape(item: dict[str, Any]) -> Sequence[float] | None:
+    kind, points = item.get("shape_type") or "polygon", item.get("points")
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        return None
+    if kind == "circle" and len(points) == 2:
+        (x, y), (u, v) = [[number(value) for value in point] for point in points]
+        radius = math.hypot(x - u, y - v)
+        return x - radius, y - radius, x + radius, y + radius
+    return outline(points) if kind in ("rectangle", "polygon") else None
+
+
+def yolo(data_yaml: Path, photos: Path, classes: Sequence[str], size_of: SizeOf) -> Any:
+    """The split train of a data.yaml; label files lie where a photo's path has `labels` for `images`."""
+    data = yaml.safe_load(text(data_yaml))
+    names = data["names"] if isinstance(data["names"], dict) else dict(enumerate(data["names"]))
+    names = {int(number(str(key))): same(str(name)) for key, name in names.items()}
+    if sorted(names.values()) != sorted(map(same, classes)):
+        raise Refused("classes")
+    base = data_yaml.parent / str(data.get("path") or ".")
+    base = base if base.is_dir() else data_yaml.parent
+    entries = data["train"] if isinstance(data["train"], list) else [data["train"]]
+    found: dict[str, Path] = {}
+    for entry in entries:
+        tried = [base / name_of(entry), base / name_of(entry).removeprefix("../")]
+        folder = next(place for place in tried if place.exists())
+        found |= {
+            path.resolve().relative_to(photos.resolve()).as_posix(): path for path in folder.rglob("*.jpg")
+        }
+    boxes = Boxes({name: size_of(name) for name in found})  # type: ignore[misc]
+    labelled = 0
+    for name in found:
+        parts = name.removesuffix(".jpg").split("/")
+        for i in range(len(parts) - 2, -1, -1):
+            if parts[i] == "images":
+                parts[i] = "labels"
+                break
+        path = photos.joinpath(*parts).with_name(parts[-1] + ".txt")
+        if not path.is_file():
+            continue
+        labelled += 1
+        for line in re.split(r"\r\n|\r|\n", text(path)):
+            if not (cells := line.split()):
+                continue
+            values, corners = [number(cell) for cell in cells], None
+            good = all(map(math.isfinite, values)) and values[0] == int(values[0])
+            if good and len(values) == 5:
+                _, x, y, w, h = values
+                corners = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+            elif good and len(values) >= 7 and len(values) % 2:
+                corners = min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2])
+            label = names.get(int(values[0])) if good else None
+            width, height = boxes.sizes[name]
+            scaled = corners and [v * s for v, s in zip(corners, (width, height) * 2, strict=True)]
+            boxes.add(name, label, scaled)
+    if not labelled:
+        raise Refused("no label file")
     return boxes.done()
 
 
@@ -211,8 +371,9 @@ def csv_boxes(
     classes: Sequence[str],
     size_of: Callable[[str, dict[str, str]], Any],
     columns: dict[str, Any],
+    labels: Sequence[str] = (),
 ) -> Any:
-    """One row a box; `columns` are the keys of a profile's `columns`."""
+    """One row a box; `columns` are the keys of a profile's; `labels`: what the file calls classes."""
     rows = table(path)
     boxes = Boxes({})
     for row in rows:
@@ -225,7 +386,7 @@ def csv_boxes(
         del key
     if not boxes.sizes:
         raise Refused("no images")
-    known = {same(name): name for name in classes}
+    known = {same(name): own for name, own in zip(labels or classes, classes, strict=True)}
     for row in rows:
         name = name_of(columns["file"].format_map(row))
         label = known.get(same(row[columns["label"]])) if "label" in columns else classes[0]
@@ -242,6 +403,8 @@ def csv_boxes(
         for box in values if values is not None else [None]:
             if box is not None and not columns.get("xyxy"):
                 box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+            if box is not None and columns.get("normalized"):
+                box = [value * side for value, side in zip(box, boxes.sizes[name] * 2, strict=True)]
             boxes.add(name, label, box, crowd)
     return boxes.done()
 

@@ -9,10 +9,12 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class Tries:
         warnings.simplefilter("ignore")
         inputs.use_configs(folder / "configs")
         self.kinds: dict[str, tuple[inputs.Kind, bytes, Any]] = {}
+        self.noise = tempfile.TemporaryFile()  # noqa: SIM115  what C code prints to stderr meanwhile
 
     def kind(self, name: str) -> tuple[inputs.Kind, bytes, Any]:
         if name not in self.kinds:
@@ -70,7 +73,12 @@ class Tries:
         kind, _, whole = self.kind(name)
         kind.path.write_bytes(data)
         value: list[Any] = []
-        status, stderr, place = as_a_stage(lambda: value.append(kind.read()))
+        before = os.fstat(self.noise.fileno()).st_size
+        with to_file(self.noise):
+            status, stderr, place = as_a_stage(lambda: value.append(kind.read()))
+        if (size := os.fstat(self.noise.fileno()).st_size) > before:
+            said = os.pread(self.noise.fileno(), size - before, before).decode(errors="replace")
+            return "bad line", f"noise: {said[:80]!r}"
         if status and not stderr:
             return ("hang" if place == "hang" else "traceback"), place
         if status:
@@ -107,6 +115,18 @@ class Tries:
         kind, whole, _ = self.kind(name)
         kind.path.write_bytes(whole)
         return number, found
+
+
+@contextlib.contextmanager
+def to_file(file: Any) -> Iterator[None]:
+    """What C code writes to stderr goes to a file."""
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def as_a_stage(work: Any) -> tuple[int, str, str]:
