@@ -53,6 +53,13 @@ def test_coco_that_is_refused(tmp_path, old, new, message):
     refused(coco_profile(tmp_path, text.replace(old, new, 1)), rf"a\.json: {message}")
 
 
+@pytest.mark.parametrize("key", ["annotations", "categories"])
+@pytest.mark.parametrize("value", [3, "x", {"id": 1}])
+def test_lists_of_a_test_file_that_are_none(tmp_path, key, value):
+    text = json.dumps(json.loads(with_box()) | {key: value})
+    refused(coco_profile(tmp_path, text), "annotations and categories: expected lists", "test")
+
+
 @pytest.mark.parametrize("identity", [True, None, [1], {}])
 @pytest.mark.parametrize("key", ["images", "categories"])
 def test_an_id_that_is_none_is_refused(tmp_path, key, identity):
@@ -77,12 +84,17 @@ def test_what_is_no_box_is_left_out(tmp_path, box):
     assert train.findings.kinds == {NO_NUMBERS: [70]} and len(train.annotations) == 9
 
 
+def test_corners_that_no_number_holds_are_left_out(tmp_path):
+    train = load_dataset(coco_profile(tmp_path, with_box(bbox=[1e308, 0, 1e308, 9])), "train")
+    assert train.findings.count_lost("boxes") == 1 and len(train.annotations) == 9
+
+
 def test_nan_where_nothing_needs_a_number(tmp_path):
     text = with_box(area=float("nan"), iscrowd=float("nan"))
     assert len(load_dataset(coco_profile(tmp_path, text), "train").annotations) == 10
 
 
-@pytest.mark.parametrize("size", [True, [100], "1_00", "１００", float("inf"), 10**400])
+@pytest.mark.parametrize("size", [True, 0.5, [100], "1_00", "１００", float("inf"), 10**400])
 def test_a_size_that_is_none_is_read_from_the_photo(tmp_path, size):
     value = json.loads(with_box())
     value["images"][0]["width"] = size
@@ -143,6 +155,13 @@ def csv_profile(root, text, **columns):
 def test_a_quote_that_is_not_closed_is_refused(tmp_path, end, row):
     text = end.join(["im,x1,y1,x2,y2", '"b, ""c""",1,1,9,9', row, "c,1,1,9,9", ""])
     refused(csv_profile(tmp_path, text), r'a\.csv: not a CSV file \(line 3: a quote \("\) that is not closed')
+
+
+def test_a_file_that_is_cut_in_a_letter_is_refused(tmp_path, capfd):
+    (tmp_path / "a.csv").write_bytes("im,x1,y1,x2,y2\na,1,1,9,9\n가".encode()[:-1])
+    spec = {"annotations": "a.csv", "columns": COLUMNS}
+    refused(profile_of(tmp_path, "csv", spec, classes=("cat",)), r"a\.csv: not a CSV file \('utf-8' codec")
+    assert capfd.readouterr().err == ""
 
 
 def test_quotes_that_are_closed(tmp_path):

@@ -229,7 +229,7 @@ def test_classes_that_differ_are_refused(recycle, change, message):
         (lambda v: v["images"][3].update(file_name="train/0000.jpg"), "'train/0000.jpg' is there twice"),
         (lambda v: v["images"][3].update(file_name=3), "image 3: expected id, file_name"),
         (lambda v: v["annotations"].insert(1, [1, 2]), "annotation 1: expected a mapping"),
-        (lambda v: v.update(annotations={"1": 2}), "'annotations': expected a list"),
+        (lambda v: v.update(annotations={"1": 2}), "annotations and categories: expected lists"),
     ],
 )
 def test_a_damaged_coco_file_is_refused(recycle, change, message):

@@ -223,6 +223,9 @@ def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings
     findings.lose("boxes", "boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
     known = images[["index", "image_id", "width", "height"]]
     boxes = boxes.merge(known, left_on="image", right_on="index", how="inner", sort=False)
+    finite = np.isfinite(boxes[CORNERS].to_numpy(np.float64)).all(axis=1)
+    findings.lose("boxes", "boxes whose corners no number holds dropped (ids)", *boxes.loc[~finite, "id"])
+    boxes = boxes[finite]
     raw = boxes[CORNERS].to_numpy(np.float64)
     size = boxes[["width", "height"]].to_numpy(np.float64)
     findings.refusals += doubts_of(raw, size)

@@ -4,6 +4,7 @@ UTF-8 with or without a byte order mark, names in either Unicode form and with e
 written as text: what looks the same to the eye is the same here.
 """
 
+import codecs
 import csv
 import json
 import math
@@ -83,7 +84,7 @@ def read_table(path: Path, missing: str = "") -> pd.DataFrame:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = next((row for row in csv.reader(file) if row), [])
-            _check_quotes(path)
+            _check_text(path)
             header_lines = 1 + sum(not line.strip() for line in _lines_until_text(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise PipelineError(missing or f"{shown(path)}: no such file") from None
@@ -116,10 +117,17 @@ def _lines_until_text(path: Path) -> Iterable[str]:
             yield line
 
 
-def _check_quotes(path: Path) -> None:
-    """Raise csv.Error at a quote that is not closed, behind which pyarrow takes the rest for one cell."""
+def _check_text(path: Path) -> None:
+    """Raise csv.Error at a quote that is not closed, behind which pyarrow takes the rest for one cell.
+
+    And UnicodeDecodeError, which pyarrow prints where it calls us back.
+    """
     with open(path, "rb") as file:
-        if not file.read(1):
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        while piece := file.read(1 << 24):
+            decoder.decode(piece)
+        decoder.decode(b"", final=True)
+        if not file.tell():
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for quoted in QUOTED.finditer(data):

@@ -79,7 +79,7 @@ def size(width: Any, height: Any, photo: Size | None) -> Size:
     stated = number(width), number(height)
     if all(1 <= side < 2**31 for side in stated):
         return int(stated[0]), int(stated[1])
-    if any(0 < side < 1 for side in stated) or photo is None:
+    if photo is None:
         raise Refused("no size")
     return photo
 
@@ -106,12 +106,12 @@ class Boxes:
         if thin:
             self.lost += 1
         else:
-            self.boxes.setdefault((name, label, *(round(v, 6) for v in cut)), crowd)
+            self.boxes.setdefault((name, label, *cut), crowd)
 
     def done(self) -> tuple[list[Any], list[Box]]:
         if self.lost > int(MAY_LOSE * self.total):
             raise Refused(f"{self.lost} of {self.total} boxes lost")
-        boxes = [(*key, crowd) for key, crowd in self.boxes.items()]
+        boxes = [(*key[:2], *(round(v, 6) for v in key[2:]), crowd) for key, crowd in self.boxes.items()]
         return sorted((name, *size) for name, size in self.sizes.items()), sorted(boxes)
 
 

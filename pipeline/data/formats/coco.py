@@ -57,10 +57,9 @@ def _read_file(path: Path, profile: Profile, findings: Findings, with_boxes: boo
     for key in ("images", "categories")[: 1 + with_boxes]:
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise PipelineError(f"{shown(path)}: no list '{key}'; expected a COCO annotation file")
-    annotations = data.get("annotations") or []
-    if not isinstance(annotations, list):
-        raise PipelineError(f"{shown(path)}: 'annotations': expected a list")
-    categories = data.get("categories") or []
+    annotations, categories = (data.get(key) or [] for key in ("annotations", "categories"))
+    if not isinstance(annotations, list) or not isinstance(categories, list):
+        raise PipelineError(f"{shown(path)}: annotations and categories: expected lists")
     labels: dict[Any, int] = {}
     if categories or with_boxes:
         labels = _category_labels(categories, annotations, profile, path, findings)
