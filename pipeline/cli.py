@@ -209,6 +209,15 @@ def add_seed(arguments: argparse.ArgumentParser) -> None:
     add_whole(arguments, "--seed", least=0, default=0, help="of all that is random (0)")
 
 
+def add_cache(arguments: argparse.ArgumentParser) -> None:
+    arguments.add_argument(
+        "--cache", choices=("off", "ram", "disk"), default="off", help="where decoded photos are kept (off)"
+    )
+    arguments.add_argument(
+        "--cache-full", action="store_true", help="in full size, not in that of the largest input"
+    )
+
+
 def add_image_size(arguments: argparse.ArgumentParser) -> None:
     add_whole(arguments, "--image-size", help="pixels, the longer side")
 

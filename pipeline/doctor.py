@@ -21,6 +21,7 @@ from typing import Any
 from pipeline import cli
 from pipeline.cpus import usable_cpus
 from pipeline.paths import PROJECT
+from pipeline.processes import memory_limit
 
 PYTHONS = ((3, 11), (3, 12))  # the versions that requirements.txt was resolved for
 PATIENCE = 180  # seconds that a framework may take to be imported and run once
@@ -214,9 +215,7 @@ def machine_rows() -> list[Row]:
     ]
     rows.append(Row("CPU cores", "ok", f"{usable_cpus()} usable of {os.cpu_count()}"))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")  # what a container may use, or "max"
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, int(text))
+    memory = min(memory, memory_limit() or memory)
     rows.append(Row("memory", "ok" if memory >= 4e9 else "note", f"{memory / 2**30:.1f} GiB"))
     free = shutil.disk_usage(PROJECT).free
     rows.append(Row("free disk", "ok" if free >= 5e9 else "note", f"{free / 2**30:.1f} GiB"))

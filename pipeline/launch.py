@@ -22,6 +22,7 @@ from pipeline.jobs.plan import JobOptions, plan, try_again
 from pipeline.jobs.scheduler import nodes, run_jobs
 from pipeline.jobs.status import StatusTable
 from pipeline.paths import jobs_dir, shown
+from pipeline.training.job import CacheWish
 from pipeline.views import parse_views
 
 
@@ -30,6 +31,8 @@ def job_options(options: argparse.Namespace) -> JobOptions:
     for flag in ("epochs", "image_size", "batch"):
         if (value := getattr(options, flag)) is not None:
             train += [f"--{flag.replace('_', '-')}", str(value)]
+    if options.cache != "off":
+        train += ["--cache", options.cache, *(["--cache-full"] if options.cache_full else [])]
     if options.set:
         train += ["--set", *options.set]
     common = ["--competition", options.competition]
@@ -44,6 +47,7 @@ def job_options(options: argparse.Namespace) -> JobOptions:
         gpus=options.gpus,
         nodes=options.nodes,
         workers=options.workers,
+        cache=CacheWish(options.cache, options.cache_full),
         train_arguments=tuple(train),
         common_arguments=tuple(common),
     )
@@ -62,6 +66,8 @@ def make_variables(options: argparse.Namespace) -> dict[str, Any]:
         "GPUS": options.gpus,
         "NODES": options.nodes,
         "WORKERS": options.workers,
+        "CACHE": None if options.cache == "off" else options.cache,
+        "CACHE_FULL": int(options.cache_full) or None,
         "SET": " ".join(options.set),
         "SEED": options.seed or None,
     }
@@ -76,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_settings(arguments)
     cli.add_seed(arguments)
     cli.add_whole(arguments, "--workers", least=0, help="processes that read photos, a job")
+    cli.add_cache(arguments)
     arguments.add_argument("--device", default=None, help="cpu trains without GPUs where there are some")
     cli.add_number(arguments, "--gpus", help="GPUs of each job, instead of the config's")
     cli.add_whole(arguments, "--nodes", help="nodes that may have a job's GPUs together")

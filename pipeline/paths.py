@@ -65,6 +65,11 @@ def jobs_dir(competition: str) -> Path:
     return runs_dir(competition) / "jobs"
 
 
+def cache_dir(competition: str) -> Path:
+    """Decoded photos that trainings keep; may be deleted when none is running."""
+    return home() / "cache" / check_name("competition", competition)
+
+
 def submissions_dir(competition: str) -> Path:
     return home() / "submissions" / check_name("competition", competition)
 

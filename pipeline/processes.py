@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from pipeline.paths import PROJECT
@@ -56,6 +58,20 @@ def finish(process: subprocess.Popen[bytes], patience: float = 20.0) -> int:
             process.wait()
         raise
     return process.returncode
+
+
+def free_memory() -> int:
+    """Bytes of memory that processes can still take here, and at most what their container may use."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+    available = int(found[1]) * 1024 if found else 0
+    return min(available, memory_limit() or available)
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process's container may use, None where nothing limits it."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="utf-8").strip() if limit.is_file() else "max"
+    return int(text) if text.isdigit() else None
 
 
 def thread_limits(threads: int) -> Mapping[str, str]:

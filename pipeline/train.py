@@ -19,6 +19,7 @@ from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
 from pipeline.training.backend import load_detector
 from pipeline.training.fold import Devices, plan_fold, train_fold
+from pipeline.training.job import CacheWish
 from pipeline.views import View, parse_views
 
 
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments, "--nodes", default=1, help="machines of the cluster of RAY_ADDRESS that may have them"
     )
     cli.add_whole(arguments, "--workers", least=0, help="processes that read photos")
+    cli.add_cache(arguments)
     cli.add_number(arguments, "--wait", default=0, help="seconds to wait for another process that trains it")
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS), help="what --views predict")
     cli.add_views(arguments, default=[])
@@ -47,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     profile = load_profile(options.competition, options.root)
     folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
     overrides = Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set))
-    devices = Devices(options.device, options.gpus, options.nodes, options.workers)
+    cache = CacheWish(options.cache, options.cache_full)
+    devices = Devices(options.device, options.gpus, options.nodes, options.workers, cache)
     for model in models:
         for fold in folds:
             plan = plan_fold(profile, model, fold, overrides, devices, options.seed)

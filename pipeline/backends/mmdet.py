@@ -74,7 +74,8 @@ class MMDetection(Backend):
     def resolve(self, model: ModelConfig, overrides: Overrides) -> Resolved:
         cfg = mmdet_config.configured(model, overrides)
         values = json.loads(json.dumps(cfg.to_dict(), default=str))
-        return Resolved(values, cfg.epochs, cfg.image_size, cfg.batch, cfg.resources)
+        largest = mmdet_config.largest_input(cfg)
+        return Resolved(values, cfg.epochs, cfg.image_size, cfg.batch, largest, cfg.resources)
 
     def stage(self, job: TrainJob) -> None:
         write_coco(job)

@@ -4,6 +4,7 @@ What a config states is honoured or refused with its key; what the pipeline sets
 """
 
 import importlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -202,6 +203,25 @@ def _rescale(cfg: Config, factor: float) -> None:
         for key in PIXELS:
             if step.get(key) is not None:
                 step[key] = _times(step[key], factor)
+
+
+def largest_input(cfg: Config) -> int:
+    """Pixels of the longest side that a step of the training makes of a photo, or an upper bound of it."""
+    largest = 0.0
+    for step in dicts([cfg.train_pipeline, cfg.get("train_dataloader", {})]):
+        if IN_PIXELS.fullmatch(str(step.get("type", "")).rpartition(".")[2]):
+            factor = max(*(step.get("ratio_range") or (1.0,)), 1.0)
+            stated = [step[key] for key in PIXELS if step.get(key) is not None]
+            largest = max([largest, *(side * factor for side in _numbers(stated))])
+            if step.get("scale_factor"):  # of the photo's own size
+                return 2**31 - 1
+    return math.ceil(largest) or 2**31 - 1
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _numbers(item)]
+    return [value]
 
 
 def _times(value: Any, factor: float) -> Any:

@@ -1,11 +1,16 @@
 """What MMDetection reads during a training: the config's own loader, over our files."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
 from pipeline.backends import mmdet_config
 from pipeline.errors import PipelineError
+from pipeline.training.cache import PhotoCache
 from pipeline.training.job import TrainJob
 from pipeline.training.staging import data_folder, images_folder
 
@@ -26,9 +31,43 @@ def train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
     dataset.update(filter_cfg=dict(filter_empty_gt=False, min_size=0), metainfo=dict(classes=job.classes))
     files = data_folder(job) / "train.json"
     dataset.update(ann_file=str(files), data_prefix=dict(img=f"{images_folder(job)}/"))
+    if job.cache:
+        _take_kept(loader, job.cache, source)
     loader.setdefault("sampler", dict(type="DefaultSampler", shuffle=True))
     loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler", drop_last=False))
     return loader | dict(batch_size=cfg.batch, num_workers=job.workers, persistent_workers=job.workers > 0)
+
+
+def _take_kept(loader: dict[str, Any], cache: PhotoCache, source: str) -> None:
+    """Let a loader read photos from a cache wherever it reads them."""
+    LoadKeptPhoto.cache = cache
+    for step in mmdet_config.dicts(loader):
+        if str(step.get("type", "")).rpartition(".")[2] == "LoadImageFromFile":
+            if others := set(step) - {"type", "to_float32", "backend_args"}:
+                raise PipelineError(f"{source}: LoadImageFromFile: {min(others)}: not with CACHE=")
+            step["type"] = "LoadKeptPhoto"
+
+
+@TRANSFORMS.register_module()
+class LoadKeptPhoto(LoadImageFromFile):  # type: ignore[misc]
+    """Loads a photo from the training's cache; boxes follow one that is smaller there than its file."""
+
+    cache: PhotoCache
+
+    def __init__(self, to_float32: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.as_floats = to_float32
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["img_path"]
+        plain = super().transform
+        image = self.cache.read(Path(path).name, lambda: plain({"img_path": path})["img"])
+        height, width = image.shape[:2]
+        factors = np.array([width / results["width"], height / results["height"]] * 2)
+        for instance in results["instances"]:
+            instance["bbox"] = (instance["bbox"] * factors).tolist()
+        size = {"img_shape": (height, width), "ori_shape": (height, width), "height": height, "width": width}
+        return results | size | {"img": image.astype(np.float32) if self.as_floats else image}
 
 
 def check_evaluators(cfg: Config, source: str) -> None:

@@ -87,7 +87,7 @@ class Ultralytics(Backend):
         except (SyntaxError, TypeError, ValueError) as error:
             raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
         epochs, image_size, batch = (int(values[key]) for key in ("epochs", "image_size", "batch"))
-        return Resolved(values, epochs, image_size, batch, values.get("resources", {}))
+        return Resolved(values, epochs, image_size, batch, image_size, values.get("resources", {}))
 
     def stage(self, job: TrainJob) -> None:
         refuse_small(job.train.photos, LEAST_SIDE, "ultralytics")

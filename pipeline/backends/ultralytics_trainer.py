@@ -25,6 +25,7 @@ from pipeline.backends import ultralytics_setup
 ultralytics_setup.install()  # before anything imports ultralytics
 
 from ultralytics import __version__
+from ultralytics.data import base
 from ultralytics.data.augment import Mosaic
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
@@ -35,6 +36,7 @@ from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import Detector
 from pipeline.paths import shown
+from pipeline.training.cache import PhotoCache
 from pipeline.training.recovery import scale_steps
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
@@ -171,6 +173,18 @@ def _attach(trainer: _Trainer) -> None:
     trainer.add_callback("on_train_batch_end", lambda trainer: session.step(trainer.loss_items))
 
 
+@contextlib.contextmanager
+def _reading_from(cache: PhotoCache | None) -> Iterator[None]:
+    """Within it the framework takes photos from a cache, also in the processes that it starts."""
+    decode: Any = base.imread
+    if cache is not None:
+        base.imread = lambda file, **flags: cache.read(Path(file).name, lambda: decode(file, **flags))
+    try:
+        yield
+    finally:
+        base.imread = decode
+
+
 def draw_from_all(step: Any) -> None:
     """Let every mosaic in a transform draw its partners from all photos."""
     if isinstance(step, Mosaic):
@@ -200,7 +214,8 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
             setattr(trainer.args, key, arguments[key])
     trainer.session, trainer.detector = session, detector
     _attach(trainer)
-    trainer.train()
+    with _reading_from(session.job.cache):
+        trainer.train()
     del trainer
     gc.collect()
 

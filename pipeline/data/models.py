@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,12 @@ def _option(pair: str, value: str) -> Any:
     raise PipelineError(f"option '{pair}': expected a finite number in the digits 0 to 9")
 
 
-def config_digest(resolved: dict[str, Any]) -> str:
-    """Digest of what decides a training's result; what it may use of a machine does not."""
+def config_digest(resolved: Mapping[str, Any], photo_side: int | None = None) -> str:
+    """Digest of what decides a training's result; what it may use of a machine does not.
+
+    photo_side: pixels, where photos are reduced before they are trained on.
+    """
     values = {key: value for key, value in resolved.items() if key != "resources"}
+    if photo_side is not None:
+        values["photo_side"] = photo_side
     return text_digest(json.dumps(values, sort_keys=True, default=str))

@@ -24,6 +24,7 @@ class JobDescription(Record):
     epochs: Positive
     image_size: Positive  # pixels, the longer side
     batch: Positive  # photos a step and device
+    photo_side: Positive | None = None  # pixels, to which a cache reduced the longer side of photos
     config_digest: str
     gpus: Positive = 1
     findings: tuple[dict[str, Any], ...] = ()  # what the readers refused or repaired

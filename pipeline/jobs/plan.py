@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster import GB
+from pipeline.data.dataset import load_dataset
 from pipeline.data.models import ModelConfig, Overrides, config_digest, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile
@@ -18,6 +19,7 @@ from pipeline.jobs.job import NONE, PREDICTING, TRAINING, Command, Job, Resource
 from pipeline.jobs.placement import Node, spread
 from pipeline.paths import shown
 from pipeline.training.backend import check_nodes_of, load_backend
+from pipeline.training.job import NO_CACHE, CacheWish
 
 LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process may outlive its node
 PROCESS = "PIPELINE_PROCESS"  # environment in which `training.processes` finds what each process reserves
@@ -35,6 +37,7 @@ class JobOptions:
     gpus: float | None = None  # instead of the config's
     nodes: int | None = None  # that may have them together; None takes as few as have them
     workers: int | None = None
+    cache: CacheWish = NO_CACHE
     train_arguments: tuple[str, ...] = ()  # the overrides as the user typed them
     common_arguments: tuple[str, ...] = ()  # the competition and its root, as the stages take them
 
@@ -53,12 +56,14 @@ def plan(
     """
     todo: list[tuple[ModelConfig, int, Resources]] = []
     finished: list[str] = []
+    images = load_dataset(profile, "train").images
     for name in dict.fromkeys(models):
         model = find_model(name)
         resolved = load_backend(model.backend).resolve(model, options.overrides)
         resources = read_resources(resolved.resources, shown(model.path))
+        side = options.cache.side(images, resolved.largest_input)
         for fold in dict.fromkeys(folds):
-            digests = config_digest(dict(resolved.values)), split.digest
+            digests = config_digest(resolved.values, side), split.digest
             if is_finished(Run(profile.name, name, fold), digests, options):
                 finished.append(f"{name}-fold{fold}")
             else:

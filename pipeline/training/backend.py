@@ -55,6 +55,7 @@ class Resolved:
     epochs: int
     image_size: int
     batch: int
+    largest_input: int  # pixels, the longer side of the largest input that training makes of a photo
     resources: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -8,6 +8,7 @@ from pipeline.data.records import Record, read_record, write_record
 from pipeline.data.run_card import RecoveryNote
 from pipeline.paths import atomic
 from pipeline.training.backend import Backend, load_backend
+from pipeline.training.cache import photo_cache
 from pipeline.training.checkpoints import BEST, LAST, save_tensors
 from pipeline.training.job import TrainJob
 from pipeline.training.recovery import recovering
@@ -43,7 +44,8 @@ def fit(job: TrainJob) -> Trained:
     backend.stage(job)
     job = replace(job, weights=_first_weights(backend, job))
     batch = backend.resolve(job.model, job.overrides).batch
-    note = recovering(job.model.name, job.work, batch, _attempt(job))
+    with photo_cache(job) as cache:
+        note = recovering(job.model.name, job.work, batch, _attempt(replace(job, cache=cache)))
     return _export(backend, job, note)
 
 

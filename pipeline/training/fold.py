@@ -16,11 +16,11 @@ from pipeline.data.run_card import JobDescription, RunCard
 from pipeline.data.runs import Run, all_runs
 from pipeline.data.split import Split, check_fold, read_split
 from pipeline.errors import PipelineError
-from pipeline.paths import CARD, file_digest, shown, text_digest
-from pipeline.training.backend import check_nodes_of, load_backend, load_detector, select_device
+from pipeline.paths import CARD, cache_dir, file_digest, shown, text_digest
+from pipeline.training.backend import Resolved, check_nodes_of, load_backend, load_detector, select_device
 from pipeline.training.checkpoints import begun
 from pipeline.training.fit import Trained, fit
-from pipeline.training.job import PhotoSet, TrainJob
+from pipeline.training.job import NO_CACHE, CachePlan, CacheWish, PhotoSet, TrainJob
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Devices:
     gpus: int = 1
     nodes: int = 1  # machines that have these GPUs
     workers: int | None = None  # processes that read photos
+    cache: CacheWish = NO_CACHE
 
     def readers(self, device: str) -> int:
         """Reading processes for each training one: none on a CPU, whose cores are busy with the network."""
@@ -76,6 +77,8 @@ def plan_fold(
     train.findings.show()
     findings.show()
     device = select_device(devices.device, devices.gpus)
+    cache = cache_plan(profile, train, resolved, devices)
+    side = cache.side if cache else None
     run = Run(profile.name, model.name, fold)
     description = JobDescription(
         competition=profile.name,
@@ -89,7 +92,8 @@ def plan_fold(
         epochs=resolved.epochs,
         image_size=resolved.image_size,
         batch=resolved.batch,
-        config_digest=config_digest(dict(resolved.values)),
+        photo_side=side,
+        config_digest=config_digest(resolved.values, side),
         gpus=devices.gpus,
         findings=(train.findings.as_json(), findings.as_json()),
     )
@@ -106,8 +110,20 @@ def plan_fold(
         workers=devices.readers(device),
         gpus=devices.gpus,
         nodes=devices.nodes,
+        cache_plan=cache,
     )
     return Plan(run, job, description)
+
+
+def cache_plan(profile: Profile, train: Dataset, resolved: Resolved, devices: Devices) -> CachePlan | None:
+    """Where a training is to keep decoded photos, and how large; None where it keeps none."""
+    place = devices.cache.place
+    if place == "off":
+        return None
+    if place == "ram" and (platform.system() != "Linux" or devices.nodes > 1):
+        raise PipelineError("CACHE=ram: takes one machine with Linux; take CACHE=disk")
+    side = devices.cache.side(train.images, resolved.largest_input)
+    return CachePlan("ram" if place == "ram" else "disk", cache_dir(profile.name), side)
 
 
 def check_same_job(run: Run, description: JobDescription) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.data.photos import Photo
+
+if TYPE_CHECKING:  # it needs torch
+    from pipeline.training.cache import PhotoCache
 
 CORNERS = ["x1", "y1", "x2", "y2"]
 
@@ -57,6 +61,35 @@ def _keys(table: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
+class CacheWish:
+    """Whether decoded photos are to be kept: "off", in "ram" or on "disk", and whether in full size.
+
+    Without that they are kept no larger than the largest input that a config makes of one.
+    """
+
+    place: str = "off"
+    full: bool = False
+
+    def side(self, images: pd.DataFrame, largest_input: int) -> int | None:
+        """Pixels to which longer sides are reduced; None where no photo becomes smaller by it."""
+        if self.place == "off" or self.full or largest_input >= images[["width", "height"]].to_numpy().max():
+            return None
+        return largest_input
+
+
+NO_CACHE = CacheWish()
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Where a training keeps decoded photos, and how large."""
+
+    place: Literal["ram", "disk"]
+    folder: Path  # of the competition's caches on the disk
+    side: int | None = None  # pixels, to which longer sides are reduced; None keeps all as they are
+
+
+@dataclass(frozen=True)
 class TrainJob:
     """One training on one fold. Plain data: it travels to other processes."""
 
@@ -73,6 +106,8 @@ class TrainJob:
     gpus: int = 1  # processes that train, each on a GPU of its own (on the CPU, if `device` is that)
     nodes: int = 1  # machines that have these GPUs, as many each
     weights: Mapping[str, str | None] = field(default_factory=dict)  # see training.weights
+    cache_plan: CachePlan | None = None
+    cache: "PhotoCache | None" = None  # what became of it, see training.cache
 
     @property
     def work(self) -> Path:

@@ -58,7 +58,7 @@ class _Loop:
     ) -> None:
         self.detector, self.config, self.job, self.session = detector, config, job, session
         options = self.options = config.train
-        photos = TrainPhotos(job.train, detector.resized, config.augment, job.seed)
+        photos = TrainPhotos(job.train, detector.resized, config.augment, job.seed, job.cache)
         self.batches = EpochBatches(len(photos), config.batch, job.seed, session.rank, job.gpus)
         self.loader = loader_of(photos, self.batches, job.workers, job.device)
         step_photos = config.batch * job.gpus

@@ -4,6 +4,7 @@ A backend states its config's own keys and builds the detector; everything else 
 """
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,8 @@ class NetworkBackend(Backend):
     def resolve(self, model: ModelConfig, overrides: Overrides) -> Resolved:
         config = configured(self.config_type, model, overrides)
         values = config.model_dump(mode="json")
-        return Resolved(values, config.epochs, config.image_size, config.batch, config.resources)
+        largest = math.ceil(config.image_size * config.augment.scale[1])
+        return Resolved(values, config.epochs, config.image_size, config.batch, largest, config.resources)
 
     def wanted_weights(self, job: TrainJob) -> WantedWeights:
         return WantedWeights(configured(self.config_type, job.model, job.overrides).weights)

@@ -4,6 +4,7 @@ What is drawn for a photo depends on the seed, the epoch and the photo alone, so
 process reads it, or whether the training was cut off before.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torchvision.transforms import v2
 
 from pipeline.data.photos import load_photo
 from pipeline.inference.pixels import resize_to
+from pipeline.training.cache import PhotoCache
 from pipeline.training.job import PhotoSet
 from pipeline.training.options import AugmentOptions
 from pipeline.training.seeds import Place, drawing, epoch_seed
@@ -37,9 +39,16 @@ class Sample(NamedTuple):
 class TrainPhotos(Dataset[Sample]):
     """Photos by (epoch, position). Crowd boxes are left out: they are not single objects."""
 
-    def __init__(self, photos: PhotoSet, resized: Resized, augment: AugmentOptions, seed: int) -> None:
+    def __init__(
+        self,
+        photos: PhotoSet,
+        resized: Resized,
+        augment: AugmentOptions,
+        seed: int,
+        cache: PhotoCache | None = None,
+    ) -> None:
         self.photos, self.boxes = photos.photos, photos.boxes()
-        self.resized, self.augment, self.seed = resized, augment, seed
+        self.resized, self.augment, self.seed, self.cache = resized, augment, seed, cache
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -50,8 +59,10 @@ class TrainPhotos(Dataset[Sample]):
             return self._sample(position)
 
     def _sample(self, position: int) -> Sample:
-        image = load_photo(self.photos[position])
-        height, width = image.shape[:2]
+        photo = self.photos[position]
+        height, width = photo.height, photo.width
+        decode = functools.partial(load_photo, photo)
+        image = self.cache.read(str(photo.path), decode) if self.cache else decode()
         whole = self.resized(height, width, 1.0)
         scale = float(torch.empty(1).uniform_(*self.augment.scale))
         size = self.resized(height, width, scale)
