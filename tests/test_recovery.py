@@ -31,10 +31,10 @@ from pipeline.paths import PROJECT
 from pipeline.processes import python_path
 from pipeline.training import recovery
 from pipeline.training.backend import SavedModel, load_backend
-from pipeline.training.checkpoints import BEST, LAST, Checkpoints
+from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
 from pipeline.training.fold import Devices, plan_fold
 from pipeline.training.progress import Progress
-from pipeline.training.session import CHECK_STEPS, Session
+from pipeline.training.session import CHECK_STEPS, Session, checkpoints_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,6 +155,25 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     assert re.search(r"last-00002-\w+\.pth?: damaged, .* set aside as damaged-last-00002", said)
     assert said.count("epoch 2/3") == 2 and said.count("epoch 1/3") == 1
     assert [row[0] for row in history(run)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_checkpoint_without_a_network_is_refused_in_one_line(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its record of the session is whole, and so is its digest."""
+    work = enter("home") / model / "fold0/work"
+    fit_until(model, 2, 1, monkeypatch)
+    checkpoints = checkpoints_of(work, load_backend(find_model(model).backend).suffix)
+    held = load_backend(find_model(model).backend).read_checkpoint(checkpoints.newest(LAST))
+    networks = {
+        key: type(value)() for key, value in held.items() if key in ("model", "state_dict", "weights")
+    }
+    for changed in (held | networks, {key: value for key, value in held.items() if key not in networks}):
+        with checkpoints.write(LAST, 1) as path:
+            save_tensors(changed, path)
+        with pytest.raises(PipelineError, match=r"damaged checkpoints, or of another version .* OVERWRITE=1"):
+            fit(model, 2)
 
 
 def poison(patch: pytest.MonkeyPatch, times: int) -> None:

@@ -94,7 +94,7 @@ class MMDetection(Backend):
     def fit(self, job: TrainJob, session: Session) -> None:
         init_default_scope("mmdet")
         if last := session.last():
-            session.resume(self.read_checkpoint(last))
+            session.resume(self.read_checkpoint(last), "meta", "state_dict", "optimizer")
         cfg = mmdet_runner.runner_config(job, last)
         mmdet_runner.run(cfg, job, session)
 

@@ -203,7 +203,7 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
     last = session.last()
     arguments = arguments | in_parts(arguments, session.recovery, session.job.gpus)
     if last:
-        session.resume(read_checkpoint(last))
+        session.resume(read_checkpoint(last), "weights", "optimizer", "train_args")
         if session.epoch >= arguments["epochs"]:
             return
         kept = ("data", "project", "name", "exist_ok", "device", "workers", "save_dir", "batch")

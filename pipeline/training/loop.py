@@ -42,7 +42,7 @@ def train(detector: "NetworkDetector", config: NetworkConfig, job: TrainJob, ses
     last = session.last()
     if last:
         checkpoint = load_tensors(last)
-        session.resume(checkpoint)
+        session.resume(checkpoint, "model", "state_dict", "optimizer")
         loop.load(checkpoint)
     session.begin(config.epochs, len(loop.batches))
     while session.epoch < config.epochs:

@@ -66,15 +66,20 @@ class Session:
         """The checkpoint to go on from; the loop reads it and calls `resume` with what it holds."""
         return self.checkpoints.newest(LAST)
 
-    def resume(self, checkpoint: Mapping[str, Any]) -> None:
-        """Go on after the epoch that a checkpoint holds. Raises PipelineError for one of an older version."""
+    def resume(self, checkpoint: Mapping[str, Any], *parts: str) -> None:
+        """Go on after the epoch that a checkpoint holds, with the parts that the loop takes from it.
+
+        Raises PipelineError for one of an older version, or that lacks a part.
+        """
         try:
+            if empty := [part for part in parts if not checkpoint[part]]:
+                raise KeyError(empty[0])
             record = checkpoint[RECORD]
             self.epoch, self.best = int(record["epoch"]), float(record["best"])
         except (KeyError, TypeError, ValueError):
             raise PipelineError(
-                f"{shown(self.checkpoints.folder)}: checkpoints of another version of this pipeline; "
-                "OVERWRITE=1 (--overwrite) trains anew"
+                f"{shown(self.checkpoints.folder)}: damaged checkpoints, or of another version of this "
+                "pipeline; OVERWRITE=1 (--overwrite) trains anew"
             ) from None
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
