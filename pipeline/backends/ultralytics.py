@@ -45,8 +45,6 @@ from pipeline.training.staging import data_folder, write_yolo
 tasks.SAFE_LOAD = True  # it reads the environment once, when somebody first imports it
 # It would take one thread less than there are cores, whatever OMP_NUM_THREADS says.
 torch_utils.NUM_THREADS = torch.get_num_threads()
-# The framework's NMS gives up after seconds and leaves the rest of the batch without a box.
-nms.non_max_suppression = functools.partial(nms.non_max_suppression, max_time_img=1e6)
 LEAST_SIDE = 10  # pixels; the framework leaves out photos with a shorter side
 NMS_IOU = 0.7
 CLASS_OFFSET = 7680  # pixels
