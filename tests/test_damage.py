@@ -16,6 +16,7 @@ from pipeline.data.profile import Profile, read_classes
 from pipeline.data.records import parse_yaml
 from pipeline.data.specs import ColumnSpec, SplitSpec, SubmissionSpec
 from pipeline.errors import PipelineError
+from pipeline.training.options import read_over_base
 
 # COCO json
 
@@ -300,8 +301,8 @@ def test_aliases_that_repeat_little():
         ("train: null", "train: expected a mapping"),
         ("train: [1]", "train: expected a mapping"),
         ("_base_: 7", "_base_ 7: expected the path of another config"),
-        ("_base_: m.yaml", "_base_ 'm.yaml': expected the path of another config"),
-        ("_base_: ../x/n.yaml", "expected the path of another config"),
+        ("_base_: m.yaml", "of which it is a base itself"),
+        ("_base_: ../x/n.yaml", "of which it is a base itself"),
         ("_base_: none.yaml", r"none\.yaml: not readable"),
         ("_base_: .", "not readable"),
     ],
@@ -310,6 +311,9 @@ def test_a_model_config_that_is_refused(tmp_path, text, message):
     root = write(tmp_path / "x", {"m.yaml": text, "n.yaml": "_base_: ./m.yaml"})
     with pytest.raises(PipelineError, match=message):
         read_yaml_config(root / "m.yaml", ("model", "train"))
+    if "_base_" in text:
+        with pytest.raises(PipelineError, match=message):
+            read_over_base(root / "m.yaml")
 
 
 # Profiles

@@ -52,25 +52,39 @@ def find_model(name: str) -> ModelConfig:
     return models[name]
 
 
-def read_yaml_config(path: Path, keys: Sequence[str], leaves: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A leaf config over its `_base_` (a path beside it); the mapping `train` merges, other values replace.
+def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The values of a YAML config and below them those of its `_base_`, a path beside it, and so on.
 
-    leaves: the configs whose base it is. Raises PipelineError with the file for text that is no YAML, for
-    keys that are not among `keys`, and for bases in a circle.
+    Raises PipelineError with the file for text that is no YAML, and for bases in a circle.
     """
-    values = read_yaml(path)
-    base = values.pop("_base_", None)
-    if unknown := [key for key in values if key not in keys]:
-        raise PipelineError(f"{shown(path)}: unknown key '{unknown[0]}'; known: _base_, {', '.join(keys)}")
-    if base is not None and not (isinstance(base, str) and path.resolve() not in leaves):
-        raise PipelineError(f"{shown(path)}: _base_ {base!r}: expected the path of another config")
-    if not isinstance(values.get("train", {}), dict):
-        raise PipelineError(f"{shown(path)}: train: expected a mapping of keys to values")
-    if base is None:
-        return values
-    merged = read_yaml_config(path.parent / base, keys, (*leaves, path.resolve()))
-    train = merged.get("train", {}) | values.pop("train", {})
-    return merged | values | {"train": train}
+    layers: list[tuple[Path, dict[str, Any]]] = []
+    while path.resolve() not in [above.resolve() for above, _ in layers]:
+        values = read_yaml(path)
+        base = values.pop("_base_", None)
+        layers.append((path, values))
+        if base is None:
+            return layers
+        if not isinstance(base, str):
+            raise PipelineError(f"{shown(path)}: _base_ {base!r}: expected the path of another config")
+        path = path.parent / base
+    raise PipelineError(f"{shown(layers[-1][0])}: its _base_ is {shown(path)}, of which it is a base itself")
+
+
+def read_yaml_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A leaf config over its `_base_`; the mapping `train` merges, other values replace.
+
+    Raises PipelineError as `read_layers`, and for keys that are not among `keys`.
+    """
+    merged: dict[str, Any] = {}
+    for place, values in reversed(read_layers(path)):
+        if unknown := [key for key in values if key not in keys]:
+            known = f"_base_, {', '.join(keys)}"
+            raise PipelineError(f"{shown(place)}: unknown key '{unknown[0]}'; known: {known}")
+        train = values.get("train", {})
+        if not isinstance(train, dict):
+            raise PipelineError(f"{shown(place)}: train: expected a mapping of keys to values")
+        merged = merged | values | {"train": merged.get("train", {}) | train}
+    return merged
 
 
 @dataclass(frozen=True)

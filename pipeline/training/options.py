@@ -4,13 +4,14 @@ A key that is not known is refused with its name; `--set` takes the same keys, d
 """
 
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from pipeline.data.models import ModelConfig, Overrides
-from pipeline.data.records import Record, parse_record, read_yaml
+from pipeline.data.models import ModelConfig, Overrides, read_layers
+from pipeline.data.records import Record, parse_record
 from pipeline.paths import shown
 
 Count = Annotated[int, Field(ge=1)]
@@ -86,10 +87,8 @@ def config_of(kind: type[AnyConfig], values: dict[str, Any], source: str) -> Any
 
 
 def read_over_base(path: Path) -> dict[str, Any]:
-    """A YAML file over its `_base_` (a path beside it); mappings merge, other values replace."""
-    values = read_yaml(path)
-    base = values.pop("_base_", None)
-    return _merged(read_over_base(path.parent / base), values) if base else values
+    """A YAML file over its `_base_`; mappings merge, other values replace. Raises as `read_layers`."""
+    return reduce(_merged, [values for _, values in reversed(read_layers(path))])
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
