@@ -13,6 +13,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from os.path import exists, isdir  # False for names that no file can have, where pathlib raises
 from pathlib import Path
 from typing import Any
 from xml.dom import minidom
@@ -292,12 +293,12 @@ def yolo(data_yaml: Path, photos: Path, classes: Sequence[str], size_of: SizeOf)
     if sorted(names.values()) != sorted(map(same, classes)):
         raise Refused("classes")
     base = data_yaml.parent / str(data.get("path") or ".")
-    base = base if base.is_dir() else data_yaml.parent
+    base = base if isdir(base) else data_yaml.parent
     entries = data["train"] if isinstance(data["train"], list) else [data["train"]]
     found: dict[str, Path] = {}
     for entry in entries:
         tried = [base / name_of(entry), base / name_of(entry).removeprefix("../")]
-        folder = next(place for place in tried if place.exists())
+        folder = next(place for place in tried if exists(place))
         found |= {
             path.resolve().relative_to(photos.resolve()).as_posix(): path for path in folder.rglob("*.jpg")
         }
