@@ -85,6 +85,13 @@ def test_what_is_no_box_is_left_out(tmp_path, box):
     assert train.findings.kinds == {NO_NUMBERS: [70]} and len(train.annotations) == 9
 
 
+@pytest.mark.parametrize(
+    "outline", [["1", "2", "3", "4"], "1234", {"1": 2}, [[1, 2, 3], [4]], [["a", 1]], [], 7]
+)
+def test_what_is_no_outline_has_no_extent(outline):
+    assert extent_of(outline) is None and extent_of([[1, 2, 3, 4]]) == (1, 2, 3, 4)
+
+
 def test_corners_that_no_number_holds_are_left_out(tmp_path):
     train = load_dataset(coco_profile(tmp_path, with_box(bbox=[1e308, 0, 1e308, 9])), "train")
     assert train.findings.count_lost("boxes") == 1 and len(train.annotations) == 9

@@ -623,7 +623,7 @@ def a_table(name: str) -> tuple[Path, Any]:
 def values_of(table: Any) -> Any:
     columns = (table.image_id, table.labels, table.scores, table.boxes_xyxy)
     meta = vars(table.meta) | {key: getattr(table.meta, key).tolist() for key in ("image_ids", "folds")}
-    return [column.tolist() for column in columns], json.dumps(meta, sort_keys=True)
+    return [column.tolist() for column in columns], json.loads(json.dumps(meta))
 
 
 def prediction_table() -> Kind:
@@ -646,7 +646,7 @@ def table_of_others() -> Kind:
         boxes = [list(box) for box in zip(*(columns[k] for k in ("x1", "y1", "x2", "y2")), strict=True)]
         values = [*(columns[k] for k in ("image_id", "label", "score")), boxes]
         kept = {key: meta[key] for key in meta if key != "format"} | {"folds": folds}
-        return values, json.dumps(kept, sort_keys=True)
+        return values, kept
 
     return Kind(path, read, by_hand, style="parquet")
 

@@ -63,11 +63,12 @@ def extent_of(outline: Any) -> Corners | None:
     """Corners of what a COCO segmentation outlines: polygons [x, y, x, y ...], or a run-length mask."""
     if isinstance(outline, dict):
         return _extent_of_mask(outline)
-    try:
-        values = plain_numbers([value for part in outline for value in part])
-    except TypeError:
+    if not isinstance(outline, list) or not all(isinstance(part, list) for part in outline):
         return None
-    if not values or len(values) % 2:
+    if any(len(part) % 2 for part in outline):
+        return None
+    values = plain_numbers([value for part in outline for value in part])
+    if not values:
         return None
     xs, ys = values[::2], values[1::2]
     return min(xs), min(ys), max(xs), max(ys)
