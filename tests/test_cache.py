@@ -86,11 +86,9 @@ def test_reduced_photos_make_another_training_and_the_card_says_so(data: Path) -
 
 
 @pytest.mark.parametrize("model", ["faster_rcnn_tiny", "yolov5n"])
-def test_frameworks_train_from_a_cache(model: str) -> None:
-    options = ("--epochs", "2", "--image-size", "64")
-    without = trained(model, *options)
-    assert same(trained(model, *options, "--cache", "disk", "--cache-full"), without)
-    trained(model, *options, "--cache", "ram")
+def test_frameworks_train_on_reduced_photos(model: str) -> None:
+    """That those of full size change no weight is tested where a training is killed."""
+    trained(model, "--epochs", "2", "--image-size", "64", "--cache", "ram")
     side = Run("demo", model, 0).card().photo_side
     assert side and 64 <= side < 128
 

@@ -185,7 +185,10 @@ def history(run: Path) -> list[tuple[str, str, str]]:
 def test_kill_9_then_the_same_command_goes_on(
     trained: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while a thread writes a checkpoint, a run ends as an undisturbed one, whatever reads photos."""
+    """Killed while a thread writes a checkpoint, a run ends as an undisturbed one.
+
+    Whatever reads photos, and whether a cache keeps them.
+    """
     homes = [tmp_path / "whole", tmp_path / "home"]
     undisturbed, run = (home / "runs" / "demo" / model / "fold0" for home in homes)
     for home in homes:
@@ -200,7 +203,8 @@ def test_kill_9_then_the_same_command_goes_on(
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([*command, *more], cwd=PROJECT, env=environment, **pipes)
 
-    whole, first = start(homes[0]), start(homes[1], "--workers", "2")
+    cached = ("--cache", "disk", "--cache-full")
+    whole, first = start(homes[0]), start(homes[1], "--workers", "2", *cached)
     deadline, kept = time.monotonic() + 120, run / "work/checkpoints"
     while not (list(kept.glob("last-*.pt*")) and list(kept.glob(".*.tmp*"))) and time.monotonic() < deadline:
         assert first.poll() is None, "the training ended before it could be killed"
@@ -208,7 +212,7 @@ def test_kill_9_then_the_same_command_goes_on(
     first.kill()
     first.communicate()
     assert not (run / "card.json").exists() and list(kept.glob(".*.tmp*"))
-    again = start(homes[1])
+    again = start(homes[1], *cached)
     printed, errors = again.communicate()
     assert again.returncode == 0, errors
     assert f"{model} fold0: epoch 1/3" not in printed and f"{model} fold0: epoch 3/3" in printed
