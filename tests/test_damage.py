@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import tiny
-from test_formats import boxes_of, coco, profile_of, refused, write
+from test_formats import boxes_of, coco, cvat, cvat_box, cvat_profile, profile_of, refused, write
 
 from pipeline.data.dataset import load_dataset
 from pipeline.data.exchange import read_coco_results
@@ -267,6 +267,16 @@ def test_a_line_of_an_image_set_that_is_no_stem(tmp_path, line):
 @pytest.mark.parametrize("line", ["a", "a 1", "a\t-1", "a  0", "a.jpg"])
 def test_a_line_of_an_image_set(tmp_path, line):
     assert len(load_dataset(voc_profile(tmp_path, XML.encode(), f"{line}\n"), "train").images) == 1
+
+
+# CVAT xml
+
+
+def test_a_turned_box_with_corners_out_of_order_has_no_area(tmp_path):
+    """As one that is not turned."""
+    shapes = cvat_box() * 20 + cvat_box("24 8 23 19", more='rotation="30.0"') + cvat_box("24 8 23 19")
+    train = load_dataset(cvat_profile(tmp_path, cvat(('name="a.jpg"', shapes))), "train")
+    assert boxes_of(train) == {"a.jpg": [(1, 10, 10, 30, 20, 0)]} and train.findings.count_lost("boxes") == 2
 
 
 # YAML

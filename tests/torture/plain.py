@@ -223,7 +223,7 @@ def cvat(path: Path, classes: Sequence[str], size_of: SizeOf) -> Any:
 def turned(corners: Sequence[float], angle: float) -> list[float]:
     """The extent of a box that is turned around its centre by an angle in degrees."""
     x1, y1, x2, y2 = corners
-    if not angle:
+    if not angle or x2 <= x1 or y2 <= y1:
         return list(corners)
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     points = [

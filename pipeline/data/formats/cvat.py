@@ -102,7 +102,7 @@ def _corners(item: ElementTree.Element) -> Corners | None:
     if item.tag == "ellipse":
         half_x, half_y = math.hypot(c * cos, d * sin), math.hypot(c * sin, d * cos)
         return a - half_x, b - half_y, a + half_x, b + half_y
-    if not angle:
+    if not angle or c <= a or d <= b:  # corners out of order stay without area, turned or not
         return a, b, c, d
     x, y, width, height = (a + c) / 2, (b + d) / 2, c - a, d - b
     half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
