@@ -30,14 +30,16 @@ fi
 
 echo "Setting up .venv from $file with $("$python" --version): about $about, once; messages go to setup.log"
 rm -f .venv/.stamp
+with_pip() { .venv/bin/python -m pip install --disable-pip-version-check "$@"; }
+with_uv() { .venv/bin/python -m uv pip install --python .venv "$@"; }
+# uv is faster than pip, but does not read pip's settings: where it finds no packages, pip looks.
 install() {
-  "$python" -m venv .venv --clear
-  .venv/bin/python -m pip install --disable-pip-version-check -r "$file"
-  if [ "$file" = requirements.txt ]; then
-    # The cv2 wheel that needs no libGL goes on top of the others, which are of the same version.
-    .venv/bin/python -m pip install --disable-pip-version-check --force-reinstall --no-deps \
-      "$(grep '^opencv-python-headless==' requirements.txt)"
-  fi
+  "$python" -m venv .venv --clear && with_pip "$(grep '^uv==' "$file")" || return
+  with_uv -r "$file" || with_pip -r "$file" || return
+  [ "$file" = requirements.txt ] || return 0
+  # The cv2 wheel that needs no libGL goes on top of the others, which are of the same version.
+  headless=$(grep '^opencv-python-headless==' "$file")
+  with_uv --reinstall --no-deps "$headless" || with_pip --force-reinstall --no-deps "$headless"
 }
 if ! install >setup.log 2>&1; then
   tail -n 15 setup.log >&2
