@@ -50,7 +50,7 @@ NMS_IOU = 0.7
 CLASS_OFFSET = 7680  # pixels
 # Arguments of the framework that the pipeline sets itself.
 OURS = re.compile(
-    "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed|val"
+    "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed"
     "|verbose|workers"
 )
 KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train")
@@ -124,7 +124,6 @@ class Ultralytics(Backend):
             "deterministic": True,
             "plots": False,
             "verbose": False,
-            "val": True,
             "save": True,
             "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
         }

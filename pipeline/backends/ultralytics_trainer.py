@@ -115,7 +115,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
     def save_model(self) -> bool:
         networks = [unwrap_model(self.model), self.ema.ema]
-        self.session.end_epoch(float(self.fitness or 0), networks, self._state)
+        self.session.end_epoch(self.fitness, networks, self._state)
         return True
 
     def _state(self, whole: bool) -> dict[str, Any]:
