@@ -74,7 +74,15 @@ def generate(
             new.rename(root)
 
 
-def ensure(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, size: int = 256) -> bool:
+def ensure(
+    root: Path,
+    *,
+    seed: int = 0,
+    n_train: int = 240,
+    n_test: int = 80,
+    size: int = 256,
+    processes: int = 1,
+) -> bool:
     """Generate the competition if it is missing or was made with other parameters.
 
     Takes the arguments of `generate`, and raises its errors.
@@ -84,7 +92,7 @@ def ensure(root: Path, *, seed: int = 0, n_train: int = 240, n_test: int = 80, s
     """
     if _read_stamp(root) == _stamp(seed, n_train, n_test, size):
         return False
-    generate(root, seed=seed, n_train=n_train, n_test=n_test, size=size)
+    generate(root, seed=seed, n_train=n_train, n_test=n_test, size=size, processes=processes)
     return True
 
 
