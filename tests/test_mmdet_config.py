@@ -277,6 +277,7 @@ REFUSED = {
         "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='RandomFlip')]",
         r"test_pipeline: step RandomFlip: expected Resize",
     ),
+    "misspelt": ("load_form = 'coco.pth'", r"'load_form' is no key of a config; is 'load_from' meant"),
     "size": ("image_size = 'large'", r"expected a whole number 'image_size' at the top"),
 }
 

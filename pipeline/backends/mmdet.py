@@ -24,8 +24,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import checkpoint
 
 from pipeline.backends import mmdet_config, mmdet_runner
-from pipeline.backends.mmdet_config import dicts
 from pipeline.backends.mmdet_detector import MMDetector
+from pipeline.backends.mmdet_types import check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detector
@@ -107,7 +107,7 @@ class MMDetection(Backend):
         init_default_scope("mmdet")
         mmdet_config.import_modules_of(model.name)
         values = from_data({key: model.config[key] for key in SAVED})
-        mmdet_config.check_types(values, f"{shown(model.checkpoint.parent)}: its config")
+        check_types(values, f"{shown(model.checkpoint.parent)}: its config")
         return MMDetector.build(Config(values), device, self.read_weights(model.checkpoint))
 
     def untrained(self, model: ModelConfig, overrides: Overrides, n_classes: int, device: str) -> Detector:

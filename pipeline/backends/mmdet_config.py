@@ -6,25 +6,19 @@ What a config states is honoured or refused with its key; what the pipeline sets
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mmdet.registry
-import mmengine.registry
 from mmengine.config import Config
-from mmengine.registry import Registry
 
-from pipeline.backends.mmdet_imports import import_named
+from pipeline.backends.mmdet_types import check_keys, check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
 from pipeline.paths import shown
 
-SCOPES = ("mmdet", "mmengine")  # for another one mmengine imports `<scope>.registry`
 MODULES = "pipeline.models."  # what custom_imports may name
-# Operators that configs name as a `type` and mmcv looks up by itself.
-OPERATORS = {"nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
 # Set by the pipeline itself; options that name them are refused.
 OURS = (
     "test_dataloader",
@@ -54,16 +48,6 @@ IN_PIXELS = re.compile(
 )
 
 
-def dicts(node: Any, skip: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """Every mapping of a config, itself included, but not below the keys in `skip`."""
-    if isinstance(node, dict):
-        yield node
-        node = [value for key, value in node.items() if key not in skip]
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            yield from dicts(item, skip)
-
-
 def _parsed(model: ModelConfig) -> Config:
     try:
         return Config.fromfile(model.path, import_custom_modules=False)
@@ -77,6 +61,7 @@ def read_config(model: ModelConfig) -> Config:
     for key in ("image_size", "epochs", "batch"):
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
+    check_keys(cfg, shown(model.path))
     _import_modules(cfg.pop("custom_imports", None), shown(model.path))
     defaults = {
         "default_scope": "mmdet",
@@ -112,40 +97,6 @@ def import_modules_of(model: str) -> None:
     config = list_models().get(model)
     if config is not None and config.backend == "mmdet":
         _import_modules(_parsed(config).get("custom_imports"), shown(config.path))
-
-
-def registered() -> dict[str, Any]:
-    """Every class and function that is imported and that a config may name as `type`, by its name."""
-    spaces = (mmengine.registry, mmdet.registry)
-    registries = [value for space in spaces for value in vars(space).values() if isinstance(value, Registry)]
-    for registry in registries:
-        registry.import_from_location()  # the framework's own modules, which register themselves
-    return {name: found for registry in registries for name, found in registry.module_dict.items()}
-
-
-def check_types(config: Mapping[str, Any], source: str) -> None:
-    """Give every `type` of a config its registered name; raises PipelineError for one that is not registered.
-
-    mmengine would import whatever stands before a dot, also as the scope of a whole part, and call it.
-    """
-    stated = [part["type"] for part in dicts(config) if "type" in part]
-    for kind in stated:
-        import_named(kind if isinstance(kind, str) else kind.__name__)
-    known = registered()
-    by_path = {f"{item.__module__}.{name}": name for name, item in known.items()}
-    for part in dicts(config):
-        for key in ("_scope_", "default_scope"):
-            if (scope := part.get(key)) is not None and scope not in SCOPES:
-                raise PipelineError(f"{source}: {key} '{scope}': expected {' or '.join(SCOPES)}")
-        if "type" not in part:
-            continue
-        stated = part["type"]
-        name = stated if isinstance(stated, str) else f"{stated.__module__}.{stated.__qualname__}"
-        scope, _, bare = name.partition(".")
-        bare = by_path.get(name, bare if scope in SCOPES else name)
-        if bare not in known and bare not in OPERATORS:
-            raise PipelineError(f"{source}: type '{name}': no such class is registered")
-        part["type"] = name if scope in SCOPES and bare == name.partition(".")[2] else bare
 
 
 def configured(model: ModelConfig, overrides: Overrides) -> Config:

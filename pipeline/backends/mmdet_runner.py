@@ -16,8 +16,8 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from pipeline.backends import mmdet_config, mmdet_data
-from pipeline.backends.mmdet_config import dicts
 from pipeline.backends.mmdet_detector import MMDetector
+from pipeline.backends.mmdet_types import dicts
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob

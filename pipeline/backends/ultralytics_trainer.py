@@ -3,8 +3,7 @@
 The framework's own checkpoint to go on from holds the averaged weights alone, in half precision, and
 goes on training from those. Ours holds the weights, their average and the optimizer as they are, so that a
 resumed training is the undisturbed one, but for what lives in memory alone: gradients not yet applied where
-several batches make a step (batch < nbs). Mosaic draws its partners from all photos, not from those that its
-process read recently.
+several batches make a step (batch < nbs). Mosaic draws its partners from all photos.
 """
 
 import contextlib
@@ -107,8 +106,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         return {}, map50
 
     def set_model_attributes(self) -> None:
-        # Called right after the model was moved to its device. The framework does this on a GPU only;
-        # oneDNN's convolutions like it too.
+        # The framework does this on a GPU only; oneDNN's convolutions like it too.
         if self.device.type == "cpu":
             self.model = self.model.to(memory_format=torch.channels_last)
         super().set_model_attributes()
