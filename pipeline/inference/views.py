@@ -115,7 +115,7 @@ def _detect(
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not is_out_of_memory(error):
                 raise
-            why = reason(error)
+            why = reason(str(error).splitlines()[0])
         text = f"out of memory with {count} images of {batch.size[1]} x {batch.size[0]} pixels at once"
         if count == 1:
             raise PipelineError(f"{text}; leave out views of a large scale, or DEVICE=cpu ({why})")

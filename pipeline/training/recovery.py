@@ -57,13 +57,13 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
             if recovery.parts >= batch:
                 raise PipelineError(
                     f"{name}: out of GPU memory with one photo at a time; lower IMAGE_SIZE= or take a "
-                    f"larger GPU ({reason(error)})"
+                    f"larger GPU ({reason(str(error).splitlines()[0])})"
                 ) from None
             decided = recovery.model_copy(update={"parts": min(recovery.parts * 2, batch)})
             said = (
                 f"{name}: out of GPU memory; going on with {decided.photos_at_once(batch)} photos at a "
                 f"time instead of {recovery.photos_at_once(batch)}, their gradients added up over "
-                f"{decided.parts} parts a step ({reason(error)})"
+                f"{decided.parts} parts a step ({reason(str(error).splitlines()[0])})"
             )
         print(said, flush=True)
         write_record(work / FILE, decided)

@@ -114,11 +114,11 @@ class Stages:
             (self.project / "configs/toy").mkdir()
             (self.project / "configs/toy/toy.yaml").write_text(TOY)
             source = self.project / "pipeline/data/demo.py"
-            sizes = "n_train: int = 240, n_test: int = 80, size: int = 256"
-            assert sizes in source.read_text(), source
-            source.write_text(
-                source.read_text().replace(sizes, "n_train: int = 12, n_test: int = 4, size: int = 64")
-            )
+            text = source.read_text()
+            for name, size, small in (("n_train", 240, 12), ("n_test", 80, 4), ("size", 256, 64)):
+                assert f"{name}: int = {size}" in text, source
+                text = text.replace(f"{name}: int = {size}", f"{name}: int = {small}")
+            source.write_text(text)
             with open(self.project / "pipeline/data/models.py", "a") as file:
                 file.write('\nBACKENDS["toy"] = "toy_backend:Toy"\n')
             with open(self.project / "configs/competitions/demo.yaml", "a") as file:
