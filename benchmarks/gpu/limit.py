@@ -135,7 +135,7 @@ def resident_batch(job: TrainJob) -> Iterator[list[Resident]]:
 
         def changed(photos: Any, batches: Any, *_: Any) -> Any:
             count = len(photos.photos)
-            type(batches).__len__ = lambda self: ENDLESS  # type: ignore
+            batches.__class__ = type("Endless", (type(batches),), {"__len__": lambda self: ENDLESS})
             return resident([[photos[0, i % count] for i in range(batches.batch)]])
 
     with mock.patch.object(owner, name, changed):
