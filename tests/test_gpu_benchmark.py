@@ -1,6 +1,8 @@
 """The benchmark of a GPU: what its table is made of, and that it fits our own training and prediction."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from benchmarks.gpu.timeline import Epoch, Timeline, together
 from pipeline import folds
 from pipeline.data import demo
 from pipeline.data.models import Overrides
+from pipeline.paths import PROJECT
+from pipeline.training.reading import EpochBatches
 
 
 def test_the_table_survives_a_cut_off_and_says_what_is_missing(tmp_path: Path) -> None:
@@ -73,3 +77,10 @@ def test_a_resident_batch_is_trained_on_by_every_framework(model: str, home: Pat
     job = ours.plan_of(model, Overrides(2, 64, 2), "cpu").job
     assert training(job, 0.01)["rate"] > 0
     assert not list(job.run.rglob("checkpoints/*")), "it took no checkpoint"
+    assert len(EpochBatches(5, 2, 0, 0, 1)) == 3, "a later training has epochs of its own"
+
+
+def test_the_command_says_what_it_takes() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--help"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--budget" in done.stdout, done.stderr

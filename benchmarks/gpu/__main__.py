@@ -28,10 +28,10 @@ from benchmarks.gpu.limit import prediction
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.timeline import Timeline, together
 from pipeline import cli, folds
+from pipeline.cpus import usable_cpus
 from pipeline.data import demo
 from pipeline.data.models import Overrides, find_model
 from pipeline.paths import PROJECT, home
-from pipeline.processes import usable_cpus
 from pipeline.training.backend import load_detector
 from pipeline.training.fold import Plan
 from pipeline.training.job import TrainJob
