@@ -126,7 +126,7 @@ def make_everything(overwrite: bool) -> float:
     """Data to submission; returns the seconds that training and prediction took."""
     home_data = load_profile(NAME).root
     say(1, f"render the competition into {shown(home_data)}")
-    written = generator.ensure(home_data, processes=usable_cpus())
+    written = generator.generate(home_data, processes=usable_cpus())
     print("  240 train and 80 test photos" + ("" if written else " are there already"))
     say(2, "split the train photos", f"make folds COMP={NAME} K={FOLDS}")
     again = ["--overwrite"] if overwrite else []
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     profile = load_profile(NAME)
     if options.data_only:
-        generator.ensure(profile.root)
+        generator.generate(profile.root)
         print(f"{shown(profile.root)} is there")
         return
     began = time.monotonic()

@@ -184,25 +184,25 @@ def test_a_covered_object_keeps_its_box_and_stays_visible_enough() -> None:
     assert MIN_VISIBLE <= least < MIN_VISIBLE + 0.1
 
 
-def test_ensure_leaves_a_fitting_folder_and_replaces_another(tmp_path: Path) -> None:
+def test_a_fitting_folder_is_left_alone_and_another_replaced(tmp_path: Path) -> None:
     root = tmp_path / "data" / "demo"
-    assert demo.ensure(root, n_train=2, n_test=1, size=64)
+    assert demo.generate(root, n_train=2, n_test=1, size=64)
     times = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
-    assert not demo.ensure(root, n_train=2, n_test=1, size=64)
+    assert not demo.generate(root, n_train=2, n_test=1, size=64)
     assert times == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     for parameters in ({"n_train": 1}, {"n_test": 2}, {"size": 96}, {"seed": 1}):
-        assert demo.ensure(root, **{"n_train": 2, "n_test": 1, "size": 64, **parameters})
-        assert demo.ensure(root, n_train=2, n_test=1, size=64)
+        assert demo.generate(root, **{"n_train": 2, "n_test": 1, "size": 64, **parameters})
+        assert demo.generate(root, n_train=2, n_test=1, size=64)
     assert len(list((root / "train").iterdir())) == 2
     assert [p.name for p in root.parent.iterdir()] == ["demo"]
 
 
-def test_ensure_replaces_what_another_version_made(small: Path, tmp_path: Path) -> None:
+def test_what_another_version_made_is_replaced(small: Path, tmp_path: Path) -> None:
     root = tmp_path / "demo"
     shutil.copytree(small, root)
     stamp = read(root / "demo.json")
     (root / "demo.json").write_text(json.dumps({**stamp, "version": stamp["version"] - 1}))
-    assert demo.ensure(root, seed=3, **SMALL)
+    assert demo.generate(root, seed=3, **SMALL)
     assert contents(root) == contents(small)
 
 
@@ -210,18 +210,17 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "mine.jpg").write_bytes(b"precious")
-    for write in (demo.ensure, demo.generate):
-        with pytest.raises(PipelineError, match=r"photos: has no demo\.json"):
-            write(photos, n_train=1, n_test=1, size=64)
-        with pytest.raises(PipelineError, match=r"mine\.jpg: is a file"):
-            write(photos / "mine.jpg", n_train=1, n_test=1, size=64)
+    with pytest.raises(PipelineError, match=r"photos: has no demo\.json"):
+        demo.generate(photos, n_train=1, n_test=1, size=64)
+    with pytest.raises(PipelineError, match=r"mine\.jpg: is a file"):
+        demo.generate(photos / "mine.jpg", n_train=1, n_test=1, size=64)
     assert contents(tmp_path) == {"photos/mine.jpg": b"precious"}
 
 
 @pytest.mark.parametrize("wrong", [{"n_train": 0}, {"n_test": 0}, {"size": 63}, {"seed": -1}])
 def test_wrong_parameters_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(PipelineError, match=next(iter(wrong))):
-        demo.ensure(tmp_path / "demo", **wrong)
+        demo.generate(tmp_path / "demo", **wrong)
     assert not list(tmp_path.iterdir())
 
 

@@ -478,11 +478,11 @@ def test_random_damage_to_a_search_journal_costs_lines(tmp_path: Path, seed: int
 
 def test_a_damaged_stamp_of_the_demo_is_as_none(tmp_path: Path) -> None:
     root = tmp_path / "demo"
-    assert demo.ensure(root, n_train=1, n_test=1, size=64)
-    assert not demo.ensure(root, n_train=1, n_test=1, size=64)
+    assert demo.generate(root, n_train=1, n_test=1, size=64)
+    assert not demo.generate(root, n_train=1, n_test=1, size=64)
     for text in ("", "[1]", "[" * 100_000, '{"version": 4}', '{"seed": "0"}'):
         (root / demo.STAMP).write_text(text)
-        assert demo.ensure(root, n_train=1, n_test=1, size=64)
+        assert demo.generate(root, n_train=1, n_test=1, size=64)
 
 
 @pytest.mark.parametrize("value", [[], {}, [1], {"identity": 1}, {"identity": {"map50": "x"}}])

@@ -36,8 +36,8 @@ def generate(
     n_test: int = 80,
     size: int = 256,
     processes: int = 1,
-) -> None:
-    """Write the whole competition below `root`, replacing an older one.
+) -> bool:
+    """Write the whole competition below `root`, unless it is there; one with other parameters is replaced.
 
     The photos are rendered into a temporary sibling folder, which is then renamed: `root` holds all
     of a competition or none of it. Photo i of a split depends on seed, size and i alone.
@@ -50,13 +50,17 @@ def generate(
         size: Longer side of the photos in pixels, at least 64. A fifth has the other side shorter.
         processes: That render side by side; the photos are the same with any number of them.
 
+    Returns:
+        True if photos were written, False if they were there.
+
     Raises:
         PipelineError: A parameter is out of range, or `root` holds something else.
     """
     stamp = _stamp(seed, n_train, n_test, size)
+    if _read_stamp(root) == stamp:
+        return False
     root = root.resolve()  # a link to a folder on a larger disk stays a link
     _check_replaceable(root)
-    before = _read_stamp(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(root) as scratch:
         new = scratch / "new"
@@ -67,32 +71,11 @@ def generate(
         _write_json(new / "hidden" / "test_truth.json", truth["test"])
         write_record(new / STAMP, stamp)
         with locked(root):
-            if before != stamp and _read_stamp(root) == stamp:
-                return  # another process was faster, and its photos may be in use already
+            if _read_stamp(root) == stamp:
+                return False  # another process was faster, and its photos may be in use already
             if root.exists():
                 root.rename(scratch / "old")
             new.rename(root)
-
-
-def ensure(
-    root: Path,
-    *,
-    seed: int = 0,
-    n_train: int = 240,
-    n_test: int = 80,
-    size: int = 256,
-    processes: int = 1,
-) -> bool:
-    """Generate the competition if it is missing or was made with other parameters.
-
-    Takes the arguments of `generate`, and raises its errors.
-
-    Returns:
-        True if photos were written, False if the folder already fits.
-    """
-    if _read_stamp(root) == _stamp(seed, n_train, n_test, size):
-        return False
-    generate(root, seed=seed, n_train=n_train, n_test=n_test, size=size, processes=processes)
     return True
 
 
