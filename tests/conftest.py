@@ -64,3 +64,14 @@ def every_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         register(tmp_path_factory.mktemp("backends") / "configs", patch)
         yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny networks are quickest on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

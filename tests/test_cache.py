@@ -4,19 +4,18 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from every_backend import EXACT
 from numpy.typing import NDArray
 
-from pipeline import folds, train
-from pipeline.data import demo
+from pipeline import train
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.photos import Photo, load_photo
 from pipeline.data.profile import load_profile
@@ -33,21 +32,12 @@ TARGET = ["--competition", "demo", "--fold", "0", "--device", "cpu", "--batch", 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Path:
-    home = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_HOME", str(home))
-        demo.generate(home / "data" / "demo", n_train=10, n_test=2, size=128)
-        folds.main(["--competition", "demo", "--folds", "2"])
-    return home
+    return tiny.write_demo(tmp_path_factory.mktemp("data"), 10, 128)
 
 
 @pytest.fixture(autouse=True)
-def one_thread(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def at_home(data: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_HOME", str(data))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(model: str, *options: str) -> dict[str, torch.Tensor]:

@@ -4,21 +4,20 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torchvision
 from every_backend import EXACT, fit_toy
 from PIL import Image
 from torch import nn
 
-from pipeline import folds, predict, train
-from pipeline.data import demo
+from pipeline import predict, train
 from pipeline.data.dataset import load_dataset
 from pipeline.data.models import Overrides, find_model, parse_options
 from pipeline.data.photos import Photo
@@ -39,16 +38,12 @@ from pipeline.training.processes import fit_in_processes
 from pipeline.training.reading import EpochBatches, TrainPhotos
 
 MODEL = "tv_ssdlite320"
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Path:
-    home = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_HOME", str(home))
-        demo.generate(home / "data" / "demo", n_train=10, n_test=2, size=128)
-        folds.main(["--competition", "demo", "--folds", "2"])
-    return home
+    return tiny.write_demo(tmp_path_factory.mktemp("data"), 10, 128)
 
 
 @pytest.fixture
@@ -63,14 +58,6 @@ def enter(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return home
 
     return enter
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def arguments(model: str, *options: str, **flags: int) -> list[str]:

@@ -1,7 +1,6 @@
 """What predict makes of photos and views, beside the frameworks' own way with the same photos."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -169,15 +168,6 @@ def check_equal(detector: Detector, photos: list[Photo], views: list[View]) -> i
 
 
 VIEWS = parse_views(["identity", "hflip", "rot90", "rot180+scale1.5", "vflip+rot270", "scale0.7"])
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """On which sums are added up in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -10,18 +10,18 @@ import re
 import resource
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from every_backend import EXACT, MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import folds, train
-from pipeline.data import demo
+from pipeline import train
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.data.run_card import RecoveryNote
@@ -36,25 +36,13 @@ from pipeline.training.fold import Devices, plan_fold
 from pipeline.training.progress import Progress
 from pipeline.training.session import CHECK_STEPS, Session, checkpoints_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks are quickest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Path:
     """Home with the data and folds of a tiny competition."""
-    home = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_HOME", str(home))
-        demo.generate(home / "data" / "demo", n_train=8, n_test=2, size=64)
-        folds.main(["--competition", "demo", "--folds", "2"])
-    return home
+    return tiny.write_demo(tmp_path_factory.mktemp("data"), 8, 64)
 
 
 @pytest.fixture

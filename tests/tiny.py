@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from pipeline import folds
+from pipeline.data import demo
 from pipeline.data.dataset import Dataset
 from pipeline.data.predictions import Meta, Predictions, make_predictions
 from pipeline.data.records import DIGEST
@@ -209,3 +212,12 @@ def found(dataset: Dataset, images: pd.DataFrame, score: float = 0.6) -> list[tu
     boxes = dataset.annotations[dataset.annotations["image_id"].isin(images["image_id"])]
     columns = ["image_id", "label", "x1", "y1", "x2", "y2"]
     return [(i, label, score, *corners) for i, label, *corners in boxes[columns].itertuples(index=False)]
+
+
+def write_demo(home: Path, n_train: int, size: int) -> Path:
+    """A small demo and its two folds in a home, which is returned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_HOME", str(home))
+        demo.generate(home / "data" / "demo", n_train=n_train, n_test=2, size=size)
+        folds.main(["--competition", "demo", "--folds", "2"])
+    return home
