@@ -4,7 +4,7 @@ import re
 
 LONGEST_LINE = 300  # characters
 HEAD = 200  # of a line that is cut: its beginning names the file, its end says what to do
-WORD = 60  # characters that a word keeps, its last ones, where the line is too long
+LONGEST_WORD = 60  # characters that a word keeps, its last ones, where the line is too long
 
 
 def one_line(text: object) -> str:
@@ -26,7 +26,7 @@ def reason(error: BaseException | str, longest: int = 120) -> str:
 
 def _cut(line: str) -> str:
     if len(line) > LONGEST_LINE:
-        line = re.sub(rf"\S+(\S{{{WORD - 3}}})(?!\S)", r"...\1", line)
+        line = re.sub(rf"\S+(\S{{{LONGEST_WORD - 3}}})(?!\S)", r"...\1", line)
     tail = LONGEST_LINE - HEAD - len(" ... ")
     return line if len(line) <= LONGEST_LINE else f"{line[:HEAD]} ... {line[-tail:]}"
 

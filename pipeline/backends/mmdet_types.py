@@ -64,9 +64,9 @@ def check_types(config: Mapping[str, Any], source: str) -> None:
 
     mmengine would import whatever stands before a dot, also as the scope of a whole part, and call it.
     """
-    stated = [part["type"] for part in dicts(config) if "type" in part]
-    for kind in stated:
-        import_named(kind if isinstance(kind, str) else kind.__name__)
+    for part in dicts(config):
+        if kind := part.get("type"):
+            import_named(kind if isinstance(kind, str) else kind.__name__)
     known = registered()
     by_path = {f"{item.__module__}.{name}": name for name, item in known.items()}
     for part in dicts(config):

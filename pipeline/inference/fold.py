@@ -18,7 +18,7 @@ from pipeline.data.split import check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.inference.boxes import PhotoBoxes
 from pipeline.inference.detector import Detector
-from pipeline.inference.memory import free_memory
+from pipeline.inference.memory import release_memory
 from pipeline.inference.views import predict_views
 from pipeline.paths import shown
 from pipeline.views import View
@@ -39,7 +39,7 @@ def predict_runs(
     failed = []
     for run in runs:
         load_once = functools.cache(load)
-        free_memory()  # of what was trained or predicted before
+        release_memory()  # of what was trained or predicted before
         try:
             for split_name in splits:
                 predict_fold(profile, run, split_name, views, load_once)

@@ -17,7 +17,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in MEMORY_WORDS)
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Give back the memory of what nobody refers to any more, in cycles and in the device's cache."""
     gc.collect()
     if torch.cuda.is_available():

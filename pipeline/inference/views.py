@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError, reason
 from pipeline.inference.batches import Batch, batches_by_size, batches_by_view
 from pipeline.inference.boxes import Download, PhotoBoxes, in_photos
 from pipeline.inference.detector import Detector
-from pipeline.inference.memory import free_memory, is_out_of_memory
+from pipeline.inference.memory import is_out_of_memory, release_memory
 from pipeline.inference.pixels import DevicePixels, HostPixels
 from pipeline.inference.reading import read_ahead
 from pipeline.inference.threads import DetectorThreads, detector_threads
@@ -122,5 +122,5 @@ def _detect(
         limit.pixels = min(limit.pixels, area * (count // 2))
         tqdm.write(f"{text}; going on with {limit.images(area)}")
         waiting = [smaller for large in (part, *waiting) for smaller in large.parts(limit.images(area))]
-        free_memory()
+        release_memory()
     return results

@@ -6,7 +6,6 @@ loss that is not finite the learning rate is halved, once; the second time the t
 What was decided is kept in the run's scratch folder, so that a killed training goes on with it.
 """
 
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from pipeline.data.records import read_record, write_record
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError, reason
-from pipeline.inference.memory import is_out_of_memory
+from pipeline.inference.memory import is_out_of_memory, release_memory
 
 FILE = "recovery.json"
 
@@ -54,22 +53,21 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
         except RuntimeError as error:  # OutOfMemoryError is one
             if not is_out_of_memory(error):
                 raise
+            why = reason(str(error).splitlines()[0])
             if recovery.parts >= batch:
                 raise PipelineError(
                     f"{name}: out of GPU memory with one photo at a time; lower IMAGE_SIZE= or take a "
-                    f"larger GPU ({reason(str(error).splitlines()[0])})"
+                    f"larger GPU ({why})"
                 ) from None
             decided = recovery.model_copy(update={"parts": min(recovery.parts * 2, batch)})
             said = (
                 f"{name}: out of GPU memory; going on with {decided.photos_at_once(batch)} photos at a "
                 f"time instead of {recovery.photos_at_once(batch)}, their gradients added up over "
-                f"{decided.parts} parts a step ({reason(str(error).splitlines()[0])})"
+                f"{decided.parts} parts a step ({why})"
             )
         print(said, flush=True)
         write_record(work / FILE, decided)
-        gc.collect()  # the failed attempt's tensors; its frames went with the exception
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory()  # of the failed attempt, whose frames went with the exception
 
 
 def scale_steps(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -110,11 +110,11 @@ class Session:
         loss = sum(losses.values()) if isinstance(losses, Mapping) else losses
         self._waiting.append(torch.as_tensor(loss).detach().reshape(()))
         if len(self._waiting) >= self._check_every:
-            self._look()
+            self._check_losses()
         if self.progress:
             self.progress.step(self._losses[-1] if self._losses else math.nan)
 
-    def _look(self) -> None:
+    def _check_losses(self) -> None:
         if not self._waiting:
             return
         values = torch.stack(self._waiting).tolist()
@@ -139,7 +139,7 @@ class Session:
         state(whole) makes the checkpoint: with all that resuming needs, or with the weights alone. Its
         tensors, mappings and lists may change afterwards, its other objects must not. Raises as `step`.
         """
-        self._look()
+        self._check_losses()
         self.epoch += 1
         loss = sum(self._losses) / max(len(self._losses), 1)
         if not self.leads:
