@@ -8,6 +8,7 @@ one, is written again. What cannot be kept, as on a full disk, is decoded each t
 """
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -184,6 +185,8 @@ def _opened(plan: CachePlan, digest: str) -> Iterator[tuple[str | None, int]]:
     file, room, handle = str(plan.folder / f"{digest}.photos"), 0, None
     try:
         if plan.place == "ram":
+            if not hasattr(os, "memfd_create"):
+                raise OSError(errno.ENOSYS, "only Linux has files in memory, take CACHE=disk")
             handle = os.memfd_create("photos")
             file = f"/proc/{os.getpid()}/fd/{handle}"  # by which other processes open it
             free = free_memory()
