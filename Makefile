@@ -27,7 +27,7 @@ lock: ## make requirements*.txt anew from requirements*.in
 	@scripts/lock.sh
 
 .PHONY: demo
-demo: full ## the whole pipeline on the embedded competition: no data, no GPU, under ten minutes
+demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about six minutes
 	@$(PY) -m pipeline.demo --from-make
 
 .PHONY: new check-data data folds train train-all predict evaluate cost tune ensemble submission
