@@ -46,10 +46,12 @@ class Stage:
     after: str = ""
     kills: int = 60  # that are wanted
     status: int = 0
+    again: str = ""  # what the command says, with status 1, where its result is there already
 
 
 STAGES = {
     "data": Stage(["demo", "--data-only"]),
+    "new": Stage(["new", "--competition", "mine", "--root", "data/demo"], "data", again="is there already"),
     "check_data": Stage(["check_data", *COMPETITION], "data"),
     "folds": Stage(["folds", *COMPETITION, "--k", "2"], "data"),
     "train toy": Stage(["train", *TRAIN, "--model", "toy", *SCRATCH], "folds", 70),
@@ -123,6 +125,10 @@ class Stages:
                 file.write('\nBACKENDS["toy"] = "toy_backend:Toy"\n')
             with open(self.project / "configs/competitions/demo.yaml", "a") as file:
                 file.write("site: {api: kaggle, competition: demo}\n")
+            # Profiles lie in the home: `new` writes one, and disks are full or read-only there.
+            (self.folder / "after ").mkdir()
+            (self.project / "configs/competitions").rename(self.folder / "after " / "profiles")
+            (self.project / "configs/competitions").symlink_to(self.home / "profiles")
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         """The environment of a command; None takes a variable away."""
@@ -300,10 +306,29 @@ def leaves_of(path: Path, whole: bool) -> Iterator[tuple[str, Any]]:
             table = pq.read_table(path)
             yield "boxes", hashlib.sha256(repr(table.to_pydict()).encode()).hexdigest()
             yield from _plain("", json.loads((table.schema.metadata or {})[b"pipeline"]))
+        elif path.suffix in (".pt", ".pth"):
+            yield "tensors", digest_of_tensors(path)
         elif path.suffix != ".log":
             yield "digest", hashlib.sha256(data).hexdigest()
     except (ValueError, KeyError, OSError) as error:
         yield "half written", str(error)[:80]
+
+
+def digest_of_tensors(path: Path) -> str:
+    """A digest of all tensors of a checkpoint, in order: other values in it may be times."""
+    import torch
+
+    digest, waiting = hashlib.sha256(), [torch.load(path, map_location="cpu", weights_only=False)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.nn.Module):
+            value = value.state_dict()
+        if isinstance(value, torch.Tensor):
+            digest.update(repr((value.dtype, value.shape)).encode())
+            digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, (dict, list, tuple)):
+            waiting += value.values() if isinstance(value, dict) else value
+    return digest.hexdigest()
 
 
 def _plain(place: str, value: Any) -> Iterator[tuple[str, Any]]:
