@@ -26,7 +26,6 @@ from pipeline.training.staging import stage, staged_paths
 from pipeline.training.weights import find_weights
 
 TINY = f"_base_ = {str(CONFIGS / 'mmdet' / 'faster_rcnn_tiny.py')!r}\n"
-BASES = "mmdet::_base_/models/faster-rcnn_r50_fpn.py"
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +161,53 @@ train_pipeline = extra
     assert detector.padded(256, 512, 1.0) == (512, 512) and detector.pad_value == 114
 
 
-def test_a_config_without_the_runtime_base_trains(write: Any) -> None:
-    base = [BASES, *(str(CONFIGS / "mmdet" / "_base_" / f"{name}.py") for name in ("dataset", "schedule"))]
-    tiny = (CONFIGS / "mmdet" / "faster_rcnn_tiny.py").read_text()
-    own = tiny.replace('_base_ = ["./faster_rcnn.py"]', f"_base_ = {base!r}")
-    assert own != tiny
-    write(own)
-    assert trained().is_trained
+def test_a_config_is_the_frameworks_model_our_defaults_and_what_it_states(write: Any) -> None:
+    """The base is any config that the framework ships; its own data and schedule stay out."""
+    write("_base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'\nbatch = 2\n")
+    values = load_backend("mmdet").resolve(find_model("own"), Overrides()).values
+    assert (values["model"]["type"], values["image_size"], values["batch"]) == ("FCOS", 1024, 2)
+    assert values["optim_wrapper"]["optimizer"]["type"] == "AdamW" and "val_dataloader" not in values
+    assert values["train_pipeline"][2]["scale"] == [1024, 1024]
+
+
+def test_a_part_is_replaced_at_every_level(write: Any, tmp_path: Path) -> None:
+    swin = str(CONFIGS / "mmdet" / "cascade_swin.py")
+    write(f"_base_ = {swin!r}\nmodel = dict(backbone=dict(_delete_=True, type='ResNet', depth=18))\n")
+    values = load_backend("mmdet").resolve(find_model("own"), Overrides()).values
+    assert values["model"]["backbone"] == {"type": "ResNet", "depth": 18}
+    assert values["model"]["neck"]["in_channels"] == [96, 192, 384, 768]
+
+
+FORMS = {
+    "several": (
+        "_base_ = ['mmdet::a.py', './b.py']",
+        r"own\.py: _base_ \"\['mmdet::a\.py', .*expected one file",
+    ),
+    "module": ("_base_ = 'mmdet.configs.fcos'", r"expected one file"),
+    "package": ("_base_ = 'mmcls::resnet/resnet50.py'", r"'mmcls::resnet/resnet50\.py': expected one file"),
+    "missing": ("_base_ = './resnet50.py'", r"resnet50\.py: No such file"),
+    "unknown": (
+        "_base_ = 'mmdet::fcos/fcos_r50_caffe_fpn_gn-head_1x_coco.py'",
+        r"own\.py: MMDetection .* ships no .*; is 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco\.py' meant",
+    ),
+    "circle": ("_base_ = './own.py'", r"own\.py: its _base_ leads back to itself"),
+    "not Python": ("_base_ = './", r"own\.py: unterminated string literal"),
+    "a name": ("epochs = years", r"own\.py: name 'years' is not defined"),
+    "no model": ("epochs = 3", r"own\.py: expected 'model' with a type, or a _base_ that has one"),
+    "a number": (
+        f"{TINY}model = dict(neck=dict(num_outs=dict(a=1)))",
+        r"own\.py: num_outs=.* cannot inherit",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_another_form_of_a_config_is_refused_with_a_line(form: str, write: Any) -> None:
+    text, message = FORMS[form]
+    write(f"{text}\n")
+    with pytest.raises(PipelineError, match=message) as caught:
+        load_backend("mmdet").resolve(find_model("own"), Overrides())
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
 
 
 def test_a_whole_pretrained_detector_is_where_training_starts(

@@ -1,11 +1,5 @@
 # Cascade R-CNN, Swin-T, FPN.
-_base_ = [
-    "mmdet::_base_/models/cascade-rcnn_r50_fpn.py",
-    "./_base_/dataset.py",
-    "./_base_/schedule.py",
-    "./_base_/runtime.py",
-]
-image_size = 1024
+_base_ = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
 model = dict(
     backbone=dict(
         _delete_=True,

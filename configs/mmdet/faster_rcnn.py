@@ -1,7 +1,1 @@
-_base_ = [
-    "mmdet::_base_/models/faster-rcnn_r50_fpn.py",
-    "./_base_/dataset.py",
-    "./_base_/schedule.py",
-    "./_base_/runtime.py",
-]
-image_size = 1024
+_base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"

@@ -1,5 +1,5 @@
 # A Faster R-CNN that two cores train from scratch in minutes: half-width ResNet-18, narrow heads.
-_base_ = ["./faster_rcnn.py"]
+_base_ = "./faster_rcnn.py"
 image_size = 256
 epochs = 12
 batch = 8

@@ -1,7 +1,7 @@
 """MMDetection's detectors through mmengine's runner.
 
-Configs are the framework's own (`_base_ = "mmdet::..."` reaches those it ships) with three plain variables,
-`image_size`, `epochs` and `batch`, that a run may override; see `mmdet_config` for what is honoured.
+Configs are the framework's own, in a short form (`mmdet_files`), with three plain variables, `image_size`,
+`epochs` and `batch`, that a run may override; see `mmdet_config` for what is honoured.
 """
 
 import functools

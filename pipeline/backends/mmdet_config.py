@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from pipeline.backends.mmdet_files import read_files
 from pipeline.backends.mmdet_types import check_keys, check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
@@ -48,36 +49,14 @@ IN_PIXELS = re.compile(
 )
 
 
-def _parsed(model: ModelConfig) -> Config:
-    try:
-        return Config.fromfile(model.path, import_custom_modules=False)
-    except (OSError, SyntaxError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
-
-
 def read_config(model: ModelConfig) -> Config:
     """A model's config, its own modules imported, its types known; raises PipelineError with file and key."""
-    cfg = _parsed(model)
+    cfg = read_files(model.path)
     for key in ("image_size", "epochs", "batch"):
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
     check_keys(cfg, shown(model.path))
     _import_modules(cfg.pop("custom_imports", None), shown(model.path))
-    defaults = {
-        "default_scope": "mmdet",
-        "amp": False,
-        "val_interval": 1,
-        "resources": {},
-        "default_hooks": {},
-        "param_scheduler": [],
-    }
-    for key, value in defaults.items():
-        cfg.setdefault(key, value)
-    for key, part in (("train_pipeline", "train_dataloader"), ("test_pipeline", "val_dataloader")):
-        if key not in cfg:
-            cfg[key] = innermost(cfg.get(part, {}).get("dataset", {})).get("pipeline")
-            if not cfg[key]:
-                raise PipelineError(f"{shown(model.path)}: expected a list '{key}' at the top")
     check_types(cfg._cfg_dict, shown(model.path))
     return cfg
 
@@ -96,7 +75,7 @@ def import_modules_of(model: str) -> None:
     """Import the modules of our own that a model's config in this checkout names; a run's file names none."""
     config = list_models().get(model)
     if config is not None and config.backend == "mmdet":
-        _import_modules(_parsed(config).get("custom_imports"), shown(config.path))
+        _import_modules(read_files(config.path).get("custom_imports"), shown(config.path))
 
 
 def configured(model: ModelConfig, overrides: Overrides) -> Config:
