@@ -39,7 +39,7 @@ folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,group
 	@$(PY) -m pipeline.folds --from-make
 train: full ## train MODEL= on FOLD=0 (or 0,1 or folds): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= CACHE=ram SET="key=value" VIEWS=]
 	@$(PY) -m pipeline.train --from-make
-train-all: full ## train and predict MODEL=a,b on FOLD=folds, side by side on Ray: [GPUS= NODES= VIEWS=]
+train-all: full ## train and predict MODEL=a,b on FOLD=folds, side by side on Ray: [GPUS=2 or auto, NODES= VIEWS=]
 	@$(PY) -m pipeline.launch --from-make
 predict: full ## predict with MODEL= FOLD=0: SPLIT=oof,test VIEWS=identity,hflip,rot90,scale1.25
 	@$(PY) -m pipeline.predict --from-make

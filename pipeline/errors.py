@@ -52,6 +52,6 @@ class LostProcessError(PipelineError):
 
 
 class NoMemoryError(LostProcessError):
-    """A process was killed because its node ran out of memory, perhaps by what others do there."""
+    """A process ended because its node or GPU ran out of memory, perhaps by what others do there."""
 
     status = 76

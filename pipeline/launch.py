@@ -20,10 +20,18 @@ from pipeline.errors import PipelineError
 from pipeline.jobs.placement import check_fit
 from pipeline.jobs.plan import JobOptions, plan, try_again
 from pipeline.jobs.scheduler import nodes, run_jobs
+from pipeline.jobs.sharing import Sharing, check_gpus_there
 from pipeline.jobs.status import StatusTable
+from pipeline.names import number
 from pipeline.paths import jobs_dir, shown
 from pipeline.training.job import CacheWish
 from pipeline.views import parse_views
+
+AUTO = "auto"
+
+
+def _gpus(text: str) -> float | str:
+    return text if text == AUTO else number(text)
 
 
 def job_options(options: argparse.Namespace) -> JobOptions:
@@ -44,7 +52,8 @@ def job_options(options: argparse.Namespace) -> JobOptions:
         splits=tuple(options.split),
         views=",".join(options.views),
         device=options.device,
-        gpus=options.gpus,
+        gpus=1.0 if options.gpus == AUTO else options.gpus,
+        share=options.gpus == AUTO,
         nodes=options.nodes,
         workers=options.workers,
         cache=CacheWish(options.cache, options.cache_full),
@@ -84,7 +93,11 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_whole(arguments, "--workers", least=0, help="processes that read photos, a job")
     cli.add_cache(arguments)
     arguments.add_argument("--device", default=None, help="cpu trains without GPUs where there are some")
-    cli.add_number(arguments, "--gpus", help="GPUs of each job, instead of the config's")
+    arguments.add_argument(
+        "--gpus",
+        type=_gpus,
+        help=f"of each job, instead of the config's; {AUTO}: as many jobs on a GPU as pay",
+    )
     cli.add_whole(arguments, "--nodes", help="nodes that may have a job's GPUs together")
     cli.add_list(arguments, "--split", allowed=SPLITS, default=list(SPLITS))
     cli.add_views(arguments)
@@ -96,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = jobs_dir(profile.name)
     with connected() as ray:
         cluster_nodes = nodes(ray)
+        if options.gpus == AUTO:
+            check_gpus_there(cluster_nodes, options.device)
         jobs, finished = plan(profile, split, options.model, folds, job_options(options), cluster_nodes)
         check_fit(jobs, cluster_nodes)
         if finished:
@@ -108,7 +123,8 @@ def main(argv: list[str] | None = None) -> None:
             flush=True,
         )
         with StatusTable(jobs, folder) as table:
-            outcomes = run_jobs(ray, jobs, folder, table.report, table.look)
+            sharing = Sharing(ray, cluster_nodes, jobs, folder, table.say) if options.gpus == AUTO else None
+            outcomes = run_jobs(ray, jobs, folder, table.report, table.look, sharing)
     failed = [name for name, outcome in outcomes.items() if not outcome.ok]
     for line in table.summary():
         print(line)

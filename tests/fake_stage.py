@@ -1,10 +1,11 @@
 """Stands for a training in tests of what runs trainings: an epoch is a moment, a checkpoint a number.
 
-    python fake_stage.py RUN EPOCHS SECONDS [kill|error]
+    python fake_stage.py RUN EPOCHS SECONDS [kill|error|memory]
 
 Writes RUN/work/epoch.json after each epoch, goes on from it, and ends with RUN/result.json. It takes the
 run's lock as a training does, and notes in RUN/starts when it began. `kill` dies by SIGKILL after its
-first epoch, each time; `error` raises.
+first epoch, each time; `error` raises; `memory` runs out of it in its third epoch when others may be on its
+GPU. Each epoch it learns from 10 photos, and it says that it takes FAKE_MEMORY of a GPU.
 """
 
 import json
@@ -16,7 +17,9 @@ import zlib
 from pathlib import Path
 
 from pipeline.data.runs import only_one
+from pipeline.errors import NoMemoryError
 from pipeline.paths import write_json
+from pipeline.training.job import SHARED_GPU
 
 
 def main(run: Path, epochs: int, seconds: float, trouble: str = "") -> None:
@@ -46,8 +49,12 @@ def main(run: Path, epochs: int, seconds: float, trouble: str = "") -> None:
                     "left": 0.0,
                     "device": "cpu",
                     "time": time.time(),
+                    "photos": 10 * state["epoch"],
+                    "memory": float(os.environ.get("FAKE_MEMORY", "0")),
                 },
             )
+            if trouble == "memory" and state["epoch"] == 3 and SHARED_GPU in os.environ:
+                raise SystemExit(NoMemoryError.status)
             if trouble == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
         write_json(run / "result.json", state)

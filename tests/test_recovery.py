@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline import train
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
+from pipeline.data.records import read_record
 from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import LostProcessError, NoMemoryError, PipelineError
 from pipeline.inference.memory import is_out_of_memory
@@ -33,7 +34,8 @@ from pipeline.training import recovery
 from pipeline.training.backend import SavedModel, load_backend
 from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
 from pipeline.training.fold import Devices, plan_fold
-from pipeline.training.progress import Progress
+from pipeline.training.job import SHARED_GPU
+from pipeline.training.progress import PROGRESS, Progress, ProgressRecord
 from pipeline.training.session import CHECK_STEPS, Session, checkpoints_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -250,6 +252,20 @@ def test_out_of_memory_with_one_photo_is_one_clear_line(tmp_path: Path) -> None:
     assert tried == [5, 3, 2, 1]
 
 
+def test_out_of_memory_beside_other_trainings_ends_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried alone with its whole batch: nothing is decided."""
+    monkeypatch.setenv(SHARED_GPU, "1")
+
+    def attempt(plan: RecoveryNote) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(NoMemoryError, match=r"^m: out of GPU memory beside other trainings"):
+        recovery.recovering("m", tmp_path, 5, attempt)
+    assert recovery.read_recovery(tmp_path) == RecoveryNote()
+
+
 class _Square(torch.nn.Module):
     """Stands for a detector of mmengine's: the loss is the mean over its photos."""
 
@@ -350,6 +366,22 @@ def train_epoch(session: Session, layer: torch.nn.Module, loss: float = 1.0) -> 
     session.begin_epoch()
     session.step(torch.tensor(loss))
     session.end_epoch(0.5, [layer], lambda whole: {"weights": layer.state_dict(), "step": [session.epoch]})
+
+
+def test_a_training_says_how_many_photos_it_learned_from(session: Session) -> None:
+    layer, photos = torch.nn.Linear(2, 2), len(session.job.train.photos)
+    with session:
+        session.begin(3, 1)
+        train_epoch(session, layer)
+        train_epoch(session, layer)
+        record = read_record(session.job.run / PROGRESS, ProgressRecord, "")
+    assert record.photos == 2 * photos and record.memory == 0 and record.epoch == 2
+    again = Session(session.job, session.recovery, ".pth")
+    again.epoch = 2  # it goes on
+    with again:
+        again.begin(3, 1)
+        train_epoch(again, layer)
+        assert read_record(session.job.run / PROGRESS, ProgressRecord, "").photos == photos
 
 
 def on_the_thread(patch: pytest.MonkeyPatch, before: Callable[[], Any]) -> None:

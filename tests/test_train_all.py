@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.split import read_split
 from pipeline.errors import PipelineError
-from pipeline.jobs import scheduler
+from pipeline.jobs import scheduler, sharing
 from pipeline.jobs.job import NONE, Command, Job, Outcome, Resources, read_resources
 from pipeline.jobs.placement import Node, check_fit
 from pipeline.jobs.plan import JobOptions, fit_resources, make_job, plan, try_again
+from pipeline.jobs.sharing import Measured, Sharing, check_gpus_there, decide
 from pipeline.jobs.status import StatusTable, duration
 from pipeline.paths import PROJECT, write_json
 from pipeline.processes import finish, start
+from pipeline.training.job import SHARED_GPU
 from pipeline.training.progress import PROGRESS
 
 FAKE = Path(__file__).with_name("fake_stage.py")
@@ -44,16 +47,19 @@ def fake_job(runs: Path, model: str, fold: int, resources: Resources, *arguments
     return Job(model, fold, run, resources, (command,), {"PYTHONPATH": str(PROJECT)})
 
 
-def run_table(ray: Any, jobs: list[Job], folder: Path, look: Any = None) -> tuple[Any, dict[str, Any]]:
+def run_table(
+    ray: Any, jobs: list[Job], folder: Path, look: Any = None, share: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """Outcomes by name, and the state file as it is in the end."""
     with StatusTable(jobs, folder, seconds=0.2) as table:
+        shared = Sharing(ray, scheduler.nodes(ray), jobs, folder, table.say) if share else None
 
         def both() -> None:
             table.look()
             if look is not None:
                 look(table)
 
-        outcomes = scheduler.run_jobs(ray, jobs, folder, table.report, both)
+        outcomes = scheduler.run_jobs(ray, jobs, folder, table.report, both, shared)
     return outcomes, json.loads((folder / "state.json").read_text())["jobs"]
 
 
@@ -211,6 +217,98 @@ def test_small_jobs_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
     assert len(attempts) == count and together
     places = [(attempt["node_id"], *attempt["gpus"]) for attempt in attempts]
     assert {places.count(place) for place in places} == {2}
+
+
+def sharing_jobs(runs: Path, count: int, seconds: float, memory: float) -> list[Job]:
+    """As GPUS=auto makes them: each takes so much of a GPU's memory, in epochs of a tenth of a second."""
+    one = Resources(gpus=1, cpus=1, memory_gb=0.1)
+    environment = {SHARED_GPU: "1", "FAKE_MEMORY": str(memory), "PYTHONPATH": str(PROJECT)}
+    jobs = [fake_job(runs, "m", fold, one, round(10 * seconds), 0.1) for fold in range(count)]
+    return [replace(job, environment=environment) for job in jobs]
+
+
+def most_at_once(state: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """For each GPU, by node, how many jobs were on it at the same time."""
+    attempts = [attempt for status in state.values() for attempt in status["attempts"]]
+    most: dict[tuple[str, str], int] = {}
+    for attempt in attempts:
+        place = attempt["node_id"], *attempt["gpus"]
+        there = [a for a in attempts if (a["node_id"], *a["gpus"]) == place]
+        count = sum(a["began"] <= attempt["began"] < a["ended"] for a in there)
+        most[place] = max(most.get(place, 0), count)
+    return most
+
+
+def test_as_many_jobs_share_a_gpu_as_was_found_best_on_one(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sharing, "TRIAL", 1.0)
+    with connected() as ray:
+        count = len(scheduler.nodes(ray))
+        jobs = sharing_jobs(tmp_path / "runs", 2 * count + 1, 7.0, 0.35)
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", share=True)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert list(most_at_once(state).values()) == [2] * count
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GPUS=auto")]
+    assert re.fullmatch(r"GPUS=auto: m: photos per second of 1 job \d+\.\d; trying 2", lines[0])
+    expected = r"GPUS=auto: m: photos per second of 1 job \d+\.\d, 2 jobs \d+\.\d; .*: 2 per GPU"
+    assert re.fullmatch(expected, lines[1]) and len(lines) == 2
+
+
+def test_a_job_out_of_memory_beside_others_is_tried_alone(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sharing, "TRIAL", 1.0)
+    with connected() as ray:
+        count = len(scheduler.nodes(ray))
+        jobs = sharing_jobs(tmp_path / "runs", count + 1, 5.0, 0.2)
+        large = jobs[-1]
+        (command,) = large.commands
+        command = replace(command, arguments=(*command.arguments, "memory"))
+        jobs[-1] = replace(large, commands=(command,))
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", share=True)
+    assert all(outcome.ok for outcome in outcomes.values())
+    first, second = state[large.name]["attempts"]
+    assert "tried alone" in first["reason"]
+    others = [a for name, status in state.items() if name != large.name for a in status["attempts"]]
+
+    def beside(attempt: dict[str, Any]) -> bool:
+        return any(
+            (other["node_id"], other["gpus"]) == (attempt["node_id"], attempt["gpus"])
+            and other["began"] < attempt["ended"]
+            and attempt["began"] < other["ended"]
+            for other in others
+        )
+
+    assert beside(first) and not beside(second)
+    assert "m-fold3 ran out of memory: 1 per GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rates", "memory", "most", "expected"),
+    [
+        ([100], 0.2, 8, (2, False)),
+        ([100, 111], 0.2, 8, (3, False)),
+        ([100, 109], 0.2, 8, (1, True)),  # a tenth more is asked for
+        ([100, 190, 208], 0.2, 8, (2, True)),
+        ([100, 190, 280], 0.2, 3, (3, True)),  # CPUs
+        ([100, 190, 280], 0.23, 8, (3, True)),  # a fourth would take 92 % of the memory
+        ([100], 0.5, 8, (1, True)),
+        ([0, 0], 0.2, 8, (3, False)),  # both validated: nothing is known
+    ],
+)
+def test_how_many_jobs_share_a_gpu(
+    rates: list[float], memory: float, most: int, expected: tuple[int, bool]
+) -> None:
+    measured = [Measured(rate, (memory,) * n) for n, rate in enumerate(rates, 1)]
+    decision = decide(measured, most)
+    assert (decision.jobs, decision.is_final) == expected
+    assert bool(decision.reason) == decision.is_final
+
+
+def test_memory_that_grew_beside_others_takes_one_job_back() -> None:
+    grown = [Measured(100, (0.3,)), Measured(190, (0.5, 0.45))]
+    assert decide(grown, 8).jobs == 1
 
 
 def test_train_all_and_then_what_is_finished_is_left_alone(
@@ -458,3 +556,9 @@ def test_launch_refuses_before_it_starts_anything(home: Path, monkeypatch: pytes
         launch.main(["--competition", "demo", "--models", "yolov5n", "--folds", "0", "2"])
     with pytest.raises(PipelineError, match="view 'flop'"):
         launch.main(["--competition", "demo", "--models", "yolov5n", "--views", "flop"])
+
+
+@pytest.mark.parametrize(("found", "device"), [([Node(0, 8, 16)], None), ([Node(1, 8, 16)], "cpu")])
+def test_sharing_gpus_without_one_is_refused_in_one_line(found: list[Node], device: str | None) -> None:
+    with pytest.raises(PipelineError, match=r"^GPUS=auto: no GPU here; without GPUS= .* cores$"):
+        check_gpus_there(found, device)

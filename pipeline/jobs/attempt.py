@@ -12,6 +12,7 @@ from pipeline.jobs.job import Job, Outcome
 from pipeline.jobs.worker import work
 
 PATIENCE = 30.0  # seconds that interrupted tasks have to end
+SHARED_PART = 0.01  # of a GPU, for Ray to say which one it is: what holds it counts the jobs on it
 NODE_LOST = "its node was lost"
 
 
@@ -23,8 +24,11 @@ class Attempt:
     task: Any  # Ray's reference
 
 
-def begin(ray: Any, job: Job, folder: Path, number: int, step: int = 0) -> Attempt:
-    """Queue a task that runs a step of a job; `folder` is of logs and records."""
+def begin(ray: Any, job: Job, folder: Path, number: int, step: int = 0, group: Any = None) -> Attempt:
+    """Queue a task that runs a step of a job; `folder` is of logs and records.
+
+    group: Ray's placement group that holds a GPU for this job and others, see `sharing`.
+    """
 
     # No retries by Ray: it would not say so in the table, and never for what a command died of.
     @ray.remote(max_retries=0, max_calls=1)
@@ -39,6 +43,9 @@ def begin(ray: Any, job: Job, folder: Path, number: int, step: int = 0) -> Attem
         "num_gpus": held.gpus,
         "memory": int(held.memory_gb * GB),
     }
+    if group is not None:
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, 0)
+        options |= {"num_gpus": SHARED_PART, "scheduling_strategy": strategy}
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}  # where processes of a training run
     job = replace(job, environment=address | job.environment)
     return Attempt(job, number, step, on_node.options(**options).remote(job))

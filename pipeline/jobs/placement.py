@@ -23,7 +23,7 @@ def check_fit(jobs: Sequence[Job], nodes: Sequence[Node]) -> None:
         if fits(resources, nodes):
             continue
         if resources.nodes > 1:
-            held = sum(_most_processes(resources, nodes))
+            held = sum(most_processes(resources, nodes))
             lacks = (
                 f"{resources.nodes} nodes hold {held} of its {wanted} processes with {resources.each} each"
             )
@@ -41,10 +41,10 @@ def check_fit(jobs: Sequence[Job], nodes: Sequence[Node]) -> None:
 
 def fits(resources: Resources, nodes: Sequence[Node]) -> bool:
     """Whether as many of the nodes, when idle, hold all processes of a job."""
-    return sum(_most_processes(resources, nodes)) >= resources.processes
+    return sum(most_processes(resources, nodes)) >= resources.processes
 
 
-def _most_processes(resources: Resources, nodes: Sequence[Node]) -> list[int]:
+def most_processes(resources: Resources, nodes: Sequence[Node]) -> list[int]:
     """How many of a job's processes the best of its nodes hold."""
     each = resources.each
     needs = (each.gpus, each.cpus, each.memory_gb)

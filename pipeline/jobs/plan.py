@@ -19,7 +19,7 @@ from pipeline.jobs.job import NONE, PREDICTING, TRAINING, Command, Job, Resource
 from pipeline.jobs.placement import Node, spread
 from pipeline.paths import shown
 from pipeline.training.backend import check_nodes_of, load_backend
-from pipeline.training.job import NO_CACHE, CacheWish
+from pipeline.training.job import NO_CACHE, SHARED_GPU, CacheWish
 
 LOCK_PATIENCE = 300  # seconds that a job waits for a lost one, whose process may outlive its node
 PROCESS = "PIPELINE_PROCESS"  # environment in which `training.processes` finds what each process reserves
@@ -35,6 +35,7 @@ class JobOptions:
     views: str = "identity"
     device: str | None = None
     gpus: float | None = None  # instead of the config's
+    share: bool = False  # whether as many jobs share a GPU as it has use for, see `sharing`
     nodes: int | None = None  # that may have them together; None takes as few as have them
     workers: int | None = None
     cache: CacheWish = NO_CACHE
@@ -155,7 +156,8 @@ def make_job(model: ModelConfig, fold: int, run: Path, resources: Resources, opt
         train += ["--nodes", str(resources.nodes)]
     predict = ("--split", *options.splits, "--views", options.views)
     if count == 1:
-        return Job(model.name, fold, run, resources, (Command(TRAINING, (*train, *predict)),))
+        environment = {SHARED_GPU: "1"} if options.share else {}
+        return Job(model.name, fold, run, resources, (Command(TRAINING, (*train, *predict)),), environment)
     training = Command(TRAINING, tuple(train), NONE)
     predicting = Command(PREDICTING, ("-m", "pipeline.predict", *target, *predict), each)
     reserved = {"CPU": each.cpus, "GPU": each.gpus, "memory": int(each.memory_gb * GB)}

@@ -10,6 +10,7 @@ from pipeline.cluster import GB
 from pipeline.jobs.attempt import Attempt, begin, outcome_of, stop
 from pipeline.jobs.job import Job, Outcome
 from pipeline.jobs.placement import Node, fits
+from pipeline.jobs.sharing import Sharing, is_alone, without_others
 
 POLL = 0.5  # seconds between looks at the jobs
 RETRIES = 3  # of a job that was lost
@@ -32,9 +33,12 @@ class Turn:
         """The turn after a loss; None when there were too many.
 
         What was killed because a node's memory was full is not the job's fault while others fill it: such a
-        kill does not count, and the job tries again after growing pauses, for a limited time.
+        kill does not count, and the job tries again after growing pauses, for a limited time. One that may
+        have shared a GPU is tried alone on one first.
         """
         turn = replace(self, number=self.number + 1, not_before=0.0)
+        if outcome.no_memory and not is_alone(self.job):
+            return replace(turn, job=without_others(self.job))
         if not outcome.no_memory:
             return replace(turn, losses=self.losses + 1) if self.losses < RETRIES else None
         pause = min(2 * self.pause or FIRST_PAUSE, LONGEST_PAUSE)
@@ -54,11 +58,13 @@ def run_jobs(
     folder: Path,
     report: Callable[[Job, str, str], None],
     look: Callable[[], None],
+    sharing: Sharing | None = None,
 ) -> dict[str, Outcome]:
     """Run all jobs, a lost one again up to RETRIES times; returns the outcome of each by name.
 
     report(job, state, reason) is called when a job is queued ("waiting", "retrying") or ends ("done",
     "failed"); look() between, about twice a second. Ctrl-C stops the jobs, then is raised.
+    sharing: decides how many jobs share a GPU; without it each has what it asks Ray for.
     """
     waiting = [Turn(job) for job in jobs]
     running: dict[str, tuple[Turn, Attempt]] = {}
@@ -67,19 +73,27 @@ def run_jobs(
         report(job, "waiting", "")
     try:
         while waiting or running:
+            if sharing:
+                sharing.look()
             for turn in list(waiting):
-                if _may_begin(ray, turn, [attempt.job for _, attempt in running.values()]):
-                    waiting.remove(turn)
-                    running[turn.job.name] = turn, begin(ray, turn.job, folder, turn.number)
+                if not _may_begin(ray, turn, [attempt.job for _, attempt in running.values()]):
+                    continue
+                group = sharing.place(turn.job) if sharing else None
+                if group is None and sharing:
+                    continue
+                waiting.remove(turn)
+                running[turn.job.name] = turn, begin(ray, turn.job, folder, turn.number, group=group)
             ended = _wait(ray, [attempt.task for _, attempt in running.values()])
             for turn, attempt in [pair for pair in running.values() if pair[1].task in ended]:
                 job, outcome = turn.job, outcome_of(ray, attempt)
                 del running[job.name]
+                if sharing:
+                    sharing.ended(job, outcome.no_memory)
                 if outcome.ok and attempt.step + 1 < len(job.steps):
                     running[job.name] = turn, begin(ray, job, folder, turn.number, attempt.step + 1)
                 elif outcome.lost and (next_turn := turn.after(outcome)):
                     waiting.append(next_turn)
-                    report(job, "retrying", outcome.reason + _what_it_waits_for(ray, next_turn))
+                    report(job, "retrying", outcome.reason + _what_it_waits_for(ray, job, next_turn))
                 else:
                     outcomes[job.name] = outcome
                     report(job, "done" if outcome.ok else "failed", outcome.reason)
@@ -105,7 +119,9 @@ def _may_begin(ray: Any, turn: Turn, running: Sequence[Job]) -> bool:
     return gpus <= sum(node.gpus for node in nodes(ray))
 
 
-def _what_it_waits_for(ray: Any, turn: Turn) -> str:
+def _what_it_waits_for(ray: Any, job: Job, turn: Turn) -> str:
+    if turn.job != job:
+        return "; tried alone on a GPU when one is free"
     if turn.not_before:
         left = max((PATIENCE - turn.paused) / 60, 0)
         return f"; tries again in {turn.pause:.0f} s, and so on for at most {left:.0f} min more"

@@ -102,7 +102,7 @@ class StatusTable:
         self.save()
 
     def _read_record(self, job: Job, status: JobStatus) -> None:
-        if (record := _read(record_path(self.folder, job), AttemptRecord)) is None:
+        if (record := read_whole(record_path(self.folder, job), AttemptRecord)) is None:
             return
         values = record.model_dump(mode="json", exclude={"state"})
         known = [attempt["attempt"] for attempt in status.attempts]
@@ -116,14 +116,14 @@ class StatusTable:
 
     def _read_progress(self, job: Job, status: JobStatus) -> None:
         """Epoch, loss and mAP50 of the training under way."""
-        progress = _read(job.run / PROGRESS, ProgressRecord)
+        progress = read_whole(job.run / PROGRESS, ProgressRecord)
         if progress and status.attempts and progress.time >= status.attempts[-1]["began"]:  # of this attempt
             for key in ("epoch", "epochs", "loss", "map50", "left"):
                 setattr(status, key, getattr(progress, key))
 
     def _read_card(self, job: Job, status: JobStatus) -> None:
         """Epochs, last loss and best mAP50 of a whole training."""
-        if card := _read(job.run / CARD, RunCard):
+        if card := read_whole(job.run / CARD, RunCard):
             status.epoch = status.epochs = card.epochs
             status.map50 = card.framework_map50
         history = job.run / HISTORY
@@ -142,6 +142,13 @@ class StatusTable:
     def save(self) -> None:
         jobs = {name: asdict(status) for name, status in self.statuses.items()}
         write_record(self.folder / STATE, {"time": time.time(), "pid": os.getpid(), "jobs": jobs})
+
+    def say(self, line: str) -> None:
+        """Show a line that stays, above the table."""
+        if self.console.is_terminal:
+            self.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
 
     def show(self) -> None:
         if self.console.is_terminal:
@@ -197,7 +204,7 @@ class StatusTable:
         ]
 
 
-def _read(path: Path, model: type[AnyRecord]) -> AnyRecord | None:
+def read_whole(path: Path, model: type[AnyRecord]) -> AnyRecord | None:
     """A record, if there is a whole one: what is only shown stops no job."""
     with contextlib.suppress(PipelineError):
         return read_record(path, model, "")

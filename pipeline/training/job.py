@@ -15,6 +15,8 @@ from pipeline.data.photos import Photo
 if TYPE_CHECKING:  # it needs torch
     from pipeline.training.cache import PhotoCache
 
+# Environment of a training that has others beside it on its GPU: where memory runs out, it ends at once.
+SHARED_GPU = "PIPELINE_SHARED_GPU"
 CORNERS = ["x1", "y1", "x2", "y2"]
 
 

@@ -5,13 +5,14 @@ import io
 import math
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from pipeline.data.records import Record, write_record
 from pipeline.paths import write_text
+from pipeline.training.job import TrainJob
 
 HISTORY = "history.csv"
 PROGRESS = "work/progress.json"  # below a run: where its training stands, for those who watch
@@ -28,6 +29,8 @@ class ProgressRecord(Record):
     left: float  # seconds
     device: str
     time: float  # of writing, by the wall clock
+    photos: int = 0  # that were learned from since the training began or went on
+    memory: float = 0.0  # the largest share of its GPU's memory that it has reserved, 0 to 1
 
 
 class Progress:
@@ -35,16 +38,17 @@ class Progress:
 
     def __init__(
         self,
-        run: Path,
-        label: str,
+        job: TrainJob,
         epochs: int,
         steps_per_epoch: int,
         start: int,
+        memory: Callable[[], float],
         terminal: TextIO | None = None,
-        device: str = "",
     ) -> None:
-        self.path, self.epochs, self.epoch = run / HISTORY, epochs, start
-        self.watched, self.said, self.device = run / PROGRESS, 0.0, device
+        """start: epochs that are done; memory: see `ProgressRecord`."""
+        self.path, self.epochs, self.epoch = job.run / HISTORY, epochs, start
+        self.watched, self.said, self.device = job.run / PROGRESS, 0.0, job.device
+        self.memory, self.photos_per_step = memory, len(job.train.photos) / steps_per_epoch
         self.steps, self.done = steps_per_epoch, 0
         self.loss = math.nan
         self.terminal = terminal or sys.stdout
@@ -53,14 +57,14 @@ class Progress:
         self.bar = tqdm(
             total=epochs * steps_per_epoch,
             initial=start * steps_per_epoch,
-            desc=label,
+            desc=job.label,
             unit="step",
             disable=None,
             dynamic_ncols=True,
             mininterval=0.5,
             file=sys.stderr,
         )
-        self.label = label
+        self.label = job.label
 
     def _rows_before(self, start: int) -> list[dict[str, Any]]:
         """History of the epochs that the checkpoint holds; rows of a later, lost one are dropped."""
@@ -96,6 +100,8 @@ class Progress:
             left=round(ahead * (now - self.began) / self.done, 1),
             device=self.device,
             time=time.time(),
+            photos=round(self.done * self.photos_per_step),
+            memory=round(self.memory(), 4),
         )
         write_record(self.watched, record)
 

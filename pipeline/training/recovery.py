@@ -3,9 +3,11 @@
 Both go back to the newest whole checkpoint. Out of memory, each batch goes through the network in twice
 as many parts whose gradients are added up, so that the learning rate and its schedule stay right. After a
 loss that is not finite the learning rate is halved, once; the second time the training gives up.
-What was decided is kept in the run's scratch folder, so that a killed training goes on with it.
+What was decided is kept in the run's scratch folder, so that a killed training goes on with it. Beside other
+trainings on its GPU, one that is out of memory ends instead, to be tried alone.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import torch
 
 from pipeline.data.records import read_record, write_record
 from pipeline.data.run_card import RecoveryNote
-from pipeline.errors import PipelineError, reason
+from pipeline.errors import NoMemoryError, PipelineError, reason
 from pipeline.inference.memory import is_out_of_memory, release_memory
+from pipeline.training.job import SHARED_GPU
 
 FILE = "recovery.json"
 
@@ -35,7 +38,7 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
     """Call `attempt` until it returns; each time it starts from the newest checkpoint in `work`.
 
     batch: photos per step and device. Returns what was decided on the way. Raises
-    PipelineError when the remedies are used up.
+    PipelineError when the remedies are used up, NoMemoryError beside other trainings.
     """
     while True:
         recovery = read_recovery(work)
@@ -54,6 +57,8 @@ def recovering(name: str, work: Path, batch: int, attempt: Callable[[RecoveryNot
             if not is_out_of_memory(error):
                 raise
             why = reason(str(error).splitlines()[0])
+            if SHARED_GPU in os.environ:
+                raise NoMemoryError(f"{name}: out of GPU memory beside other trainings ({why})") from None
             if recovery.parts >= batch:
                 raise PipelineError(
                     f"{name}: out of GPU memory with one photo at a time; lower IMAGE_SIZE= or take a "

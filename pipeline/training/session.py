@@ -86,14 +86,15 @@ class Session:
         """Show progress from here on."""
         if self.leads:
             self.progress = Progress(
-                self.job.run,
-                self.job.label,
-                epochs,
-                steps_per_epoch,
-                self.epoch,
-                self.terminal,
-                self.job.device,
+                self.job, epochs, steps_per_epoch, self.epoch, self._memory, self.terminal
             )
+
+    def _memory(self) -> float:
+        """The largest share of the device's memory that this process has reserved so far; 0 on a CPU."""
+        if self.job.device == "cpu":
+            return 0.0
+        total = torch.cuda.get_device_properties(self.job.device).total_memory
+        return torch.cuda.max_memory_reserved(self.job.device) / total
 
     def begin_epoch(self) -> int:
         """Seed Python, NumPy and torch for the epoch that begins; returns the seed."""
