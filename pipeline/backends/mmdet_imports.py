@@ -8,32 +8,34 @@ names from modules; here each name imports its module when somebody first takes 
 import ast
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-PACKAGES = ("mmdet.models", "mmdet.datasets", "mmdet.engine", "mmdet.evaluation", "mmdet.visualization")
+PACKAGES = ("models", "datasets", "engine", "evaluation", "visualization")
 # They register their classes with mmengine when they are imported.
 MMCV = ("mmcv.cnn", "mmcv.cnn.bricks.transformer", "mmcv.ops", "mmcv.transforms")
-# Registered by names that no package exports.
-UNLISTED = {
-    "BaseSemanticHead": "mmdet.models.seg_heads.base_semantic_head",
-    "FrozenBN": "mmdet.models.layers.brick_wrappers",
-    "LVISFixedAPMetric": "mmdet.evaluation.metrics.lvis_metric",
-    "Linear": "mmdet.models.layers.normed_predictor",
-    "SiLU": "mmdet.models.layers.activations",
+# The modules, one or more, that may register a class of a name; at first those that no package exports.
+_modules: dict[str, list[str]] = {
+    "BaseSemanticHead": ["mmdet.models.seg_heads.base_semantic_head"],
+    "FrozenBN": ["mmdet.models.layers.brick_wrappers"],
+    "LVISFixedAPMetric": ["mmdet.evaluation.metrics.lvis_metric"],
+    "Linear": ["mmdet.models.layers.normed_predictor"],
+    "SiLU": ["mmdet.models.layers.activations"],
 }
 
 
 class _Package(ModuleType):
     """A package that imports a module for a name that is asked of it."""
 
-    lazy_names: Mapping[str, tuple[str, str]]
+    def __init__(self, name: str, init: Path) -> None:
+        super().__init__(name)
+        names = collected(init, name)
+        vars(self).update(
+            __file__=str(init), __path__=[str(init.parent)], __all__=list(names), lazy_names=names
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name not in self.lazy_names:
@@ -43,29 +45,11 @@ class _Package(ModuleType):
         setattr(self, name, value)
         return value
 
-
-class _Loader(Loader):
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Package(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        names = module.lazy_names = collected(Path(str(module.__file__)), module.__name__)
-        module.__all__ = list(names)
-        for name, (source, _) in names.items():
-            if source.rpartition(".")[2] == name:  # else importing its module would put that in its place
-                getattr(module, name)
-
-
-class _Finder(MetaPathFinder):
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if not name.startswith(PACKAGES):
-            return None
-        spec = PathFinder.find_spec(name, path)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec.loader = _Loader()
-        return spec
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Importing a module binds its name, which may be that of a function in it."""
+        if isinstance(value, ModuleType) and name in self.lazy_names:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
 
 
 @functools.cache
@@ -84,36 +68,29 @@ def collected(init: Path, package: str) -> Mapping[str, tuple[str, str]]:
     return names
 
 
-@functools.cache
-def _modules() -> dict[str, list[str]]:
-    """The modules, one or more, that may register a class of each name."""
-    modules = {name: [module] for name, module in UNLISTED.items()}
-    for package in PACKAGES:
-        spec = find_spec(package)
-        assert spec is not None and spec.origin is not None
-        folder = Path(spec.origin).parent
-        for init in folder.rglob("__init__.py"):
-            inner = ".".join([package, *init.parent.relative_to(folder).parts])
-            for name, (module, _) in collected(init, inner).items():
-                modules.setdefault(name, []).append(module)
-    return modules
-
-
 def import_named(name: str) -> None:
     """Import what may register a class of this name, which may have a scope or a module before it."""
-    for module in _modules().get(name.rpartition(".")[2], ()):
+    for module in _modules.get(name.rpartition(".")[2], ()):
         import_module(module)
 
 
 def install() -> None:
     """To be called before anything imports mmdet's models or datasets. May be called again."""
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return
+    import mmdet
     from mmengine.registry import Registry
 
+    if isinstance(sys.modules.get("mmdet.models"), _Package):
+        return
     for name in MMCV:
         import_module(name)
-    sys.meta_path.insert(0, _Finder())
+    root = Path(mmdet.__file__).parent
+    for init in sorted(path for folder in PACKAGES for path in (root / folder).rglob("__init__.py")):
+        parent, _, name = ".".join(["mmdet", *init.parent.relative_to(root).parts]).rpartition(".")
+        package = _Package(f"{parent}.{name}", init)
+        sys.modules[package.__name__] = package
+        setattr(sys.modules[parent], name, package)
+        for name, (module, _) in package.lazy_names.items():
+            _modules.setdefault(name, []).append(module)
     get = Registry.get
 
     def imported(self: Any, key: str) -> Any:
