@@ -54,14 +54,10 @@ def load_weights(file: Any, map_location: Any = "cpu", weights_only: bool = True
     )
 
 
-def _secure() -> None:
-    """Make every loader of mmengine use `load_weights`, downloads included: it falls back to full unpickling,
-    which runs whatever a file says, and its own list of classes holds `getattr`."""
-    checkpoint._safe_torch_load = load_weights
-    checkpoint.load_url = functools.partial(torch.hub.load_state_dict_from_url, weights_only=True)
-
-
-_secure()
+# mmengine falls back to full unpickling, which runs whatever a file says, and its own list of classes holds
+# `getattr`: every loader, downloads included, is to use ours.
+checkpoint._safe_torch_load = load_weights
+checkpoint.load_url = functools.partial(torch.hub.load_state_dict_from_url, weights_only=True)
 
 
 class MMDetection(Backend):
@@ -86,17 +82,14 @@ class MMDetection(Backend):
         return WantedWeights(cfg.get("load_from"), parts)
 
     def download(self, wanted: str) -> str:
-        checkpoint.CheckpointLoader.load_checkpoint(
-            wanted, map_location="cpu", logger="silent"
-        )  # fills the cache
+        checkpoint.CheckpointLoader.load_checkpoint(wanted, "cpu", "silent")  # fills the cache
         return wanted
 
     def fit(self, job: TrainJob, session: Session) -> None:
         init_default_scope("mmdet")
         if last := session.last():
             session.resume(self.read_checkpoint(last), "meta", "state_dict", "optimizer")
-        cfg = mmdet_runner.runner_config(job, last)
-        mmdet_runner.run(cfg, job, session)
+        mmdet_runner.run(mmdet_runner.runner_config(job, last), session)
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
         cfg = _buildable(job.model, job.overrides, len(job.classes))
@@ -122,10 +115,8 @@ class MMDetection(Backend):
 
 
 def _buildable(model: ModelConfig, overrides: Overrides, n_classes: int) -> Config:
-    """A config for so many classes, with our export limits and no pretrained weights."""
-    cfg = mmdet_config.configured(model, overrides)
-    mmdet_config.set_classes(cfg, n_classes)
-    mmdet_config.set_export_limits(cfg)
+    """A config for so many classes that names no pretrained weights."""
+    cfg = mmdet_config.for_classes(model, overrides, n_classes)
     for part in dicts(cfg.model):
         part.pop("init_cfg", None)
     return cfg

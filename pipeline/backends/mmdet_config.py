@@ -6,10 +6,11 @@ What a config states is honoured or refused with its key; what the pipeline sets
 import importlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 
 from pipeline.backends.mmdet_files import read_files
@@ -78,6 +79,21 @@ def import_modules_of(model: str) -> None:
         _import_modules(read_files(config.path).get("custom_imports"), shown(config.path))
 
 
+def for_classes(model: ModelConfig, overrides: Overrides, n_classes: int) -> Config:
+    """`configured` for so many classes, with a low score floor and many boxes in the final stage.
+
+    The region proposal network has a `num_classes` and limits of its own.
+    """
+    cfg = configured(model, overrides)
+    for part in dicts(cfg.model, skip=("rpn_head",)):
+        if "num_classes" in part:
+            part["num_classes"] = n_classes
+    limits = {"score_thr": SCORE_FLOOR, "max_per_img": MAX_BOXES}
+    for part in dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
+        part.update({key: limit for key, limit in limits.items() if key in part})
+    return cfg
+
+
 def configured(model: ModelConfig, overrides: Overrides) -> Config:
     """The config with a run's overrides worked into its pipelines and schedule."""
     cfg = read_config(model)
@@ -116,42 +132,36 @@ def _reference_size(cfg: Config, written: int) -> float:
     """The longer side, in pixels, that the pipelines are written for: that of the test photos."""
     for step in dicts(cfg.test_pipeline):
         if step.get("type") in RESIZES:
-            scale = step.get("scale") or (step.get("width", written), step.get("height", 0))
-            return float(max(scale) if isinstance(scale, (list, tuple)) else scale)
+            return float(np.max(step.get("scale") or (step.get("width", written), step.get("height", 0))))
     return float(written)
 
 
 def _rescale(cfg: Config, factor: float) -> None:
     """Multiply everything that is in pixels of the network's input."""
     augments = [part.get("batch_augments") for part in dicts(cfg.model)]
-    parts = dicts([cfg.train_pipeline, cfg.test_pipeline, augments, cfg.get("train_dataloader", {})])
-    for step in {id(part): part for part in parts}.values():
-        if not IN_PIXELS.fullmatch(str(step.get("type", "")).rpartition(".")[2]):
-            continue
-        if not step.get("crop_type", "absolute").startswith("absolute"):
-            continue
-        for key in PIXELS:
-            if step.get(key) is not None:
-                step[key] = _times(step[key], factor)
+    for step, keys in _in_pixels(
+        [cfg.train_pipeline, cfg.test_pipeline, augments, cfg.get("train_dataloader")]
+    ):
+        step.update({key: _times(step[key], factor) for key in keys})
+
+
+def _in_pixels(parts: list[Any]) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """The steps that have sizes in pixels, each once, with the keys that hold these."""
+    for step in {id(part): part for part in dicts(parts)}.values():
+        kind, crop_type = str(step.get("type", "")).rpartition(".")[2], step.get("crop_type", "absolute")
+        if IN_PIXELS.fullmatch(kind) and crop_type.startswith("absolute"):
+            yield step, [key for key in PIXELS if step.get(key) is not None]
 
 
 def largest_input(cfg: Config) -> int:
     """Pixels of the longest side that a step of the training makes of a photo, or an upper bound of it."""
     largest = 0.0
-    for step in dicts([cfg.train_pipeline, cfg.get("train_dataloader", {})]):
-        if IN_PIXELS.fullmatch(str(step.get("type", "")).rpartition(".")[2]):
-            factor = max(*(step.get("ratio_range") or (1.0,)), 1.0)
-            stated = [step[key] for key in PIXELS if step.get(key) is not None]
-            largest = max([largest, *(side * factor for side in _numbers(stated))])
-            if step.get("scale_factor"):  # of the photo's own size
-                return 2**31 - 1
+    for step, keys in _in_pixels([cfg.train_pipeline, cfg.get("train_dataloader")]):
+        if step.get("scale_factor"):  # of the photo's own size
+            return 2**31 - 1
+        factor = max(*(step.get("ratio_range") or (1.0,)), 1.0)
+        largest = max([largest, *(np.max(step[key]) * factor for key in keys)])
     return math.ceil(largest) or 2**31 - 1
-
-
-def _numbers(value: Any) -> list[float]:
-    if isinstance(value, (list, tuple)):
-        return [number for item in value for number in _numbers(item)]
-    return [value]
 
 
 def _times(value: Any, factor: float) -> Any:
@@ -165,20 +175,6 @@ def innermost(dataset: dict[str, Any]) -> dict[str, Any]:
     while isinstance(dataset.get("dataset"), dict):
         dataset = dataset["dataset"]
     return dataset
-
-
-def set_classes(cfg: Config, n_classes: int) -> None:
-    """Set `num_classes` in every head; the region proposal network has one of its own."""
-    for part in dicts(cfg.model, skip=("rpn_head",)):
-        if "num_classes" in part:
-            part["num_classes"] = n_classes
-
-
-def set_export_limits(cfg: Config) -> None:
-    """Low score floor and many boxes in the final stage; the proposals keep their own limits."""
-    limits = {"score_thr": SCORE_FLOOR, "max_per_img": MAX_BOXES}
-    for part in dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
-        part.update({key: limit for key, limit in limits.items() if key in part})
 
 
 def pretrained_parts(cfg: Config) -> list[tuple[dict[str, Any], dict[str, Any]]]:

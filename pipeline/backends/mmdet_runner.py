@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ from mmengine.device import utils as device_utils
 from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.hooks import EMAHook, Hook, LoggerHook
 from mmengine.logging import MMLogger
-from mmengine.registry import LOOPS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from pipeline.backends import mmdet_config, mmdet_data
 from pipeline.backends.mmdet_detector import MMDetector
@@ -21,7 +19,6 @@ from pipeline.backends.mmdet_types import dicts
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
-from pipeline.training.recovery import scale_steps
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.validation import validate
@@ -31,22 +28,19 @@ MAP50 = "coco/bbox_mAP_50"
 
 def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     """The whole runner config of one job that goes on from the checkpoint `last` if there is one."""
-    cfg, source = mmdet_config.configured(job.model, job.overrides), shown(job.model.path)
-    mmdet_config.set_classes(cfg, len(job.classes))
-    mmdet_config.set_export_limits(cfg)
+    cfg = mmdet_config.for_classes(job.model, job.overrides, len(job.classes))
+    source = shown(job.model.path)
     mmdet_config.set_weights(cfg, job.weights, last)
     cfg.train_dataloader = mmdet_data.train_loader(cfg, job, source)
     mmdet_data.check_evaluators(cfg, source)  # scored by our own kernel, which gives the same numbers
     for key in ("dataloader", "evaluator", "cfg"):
         cfg[f"val_{key}"] = cfg[f"test_{key}"] = None
-    loop = dict(cfg.get("train_cfg") or {})
-    if loop.get("type", "EpochBasedTrainLoop") != "EpochBasedTrainLoop":
+    loop = dict(type="EpochBasedTrainLoop", val_interval=cfg.val_interval) | (cfg.get("train_cfg") or {})
+    if loop["type"] != "EpochBasedTrainLoop":
         raise PipelineError(f"{source}: train_cfg {loop['type']}: expected EpochBasedTrainLoop")
-    loop |= dict(type="PipelineTrainLoop", max_epochs=cfg.epochs)
-    cfg.train_cfg = dict(val_interval=cfg.val_interval) | loop
-    cfg.default_hooks = dict(cfg.default_hooks, checkpoint=None)
-    cfg.work_dir = str(job.work / "train")
-    cfg.randomness = dict(seed=job.seed)
+    cfg.train_cfg = loop | dict(max_epochs=cfg.epochs)
+    cfg.default_hooks.checkpoint = None
+    cfg.work_dir, cfg.randomness = str(job.work / "train"), dict(seed=job.seed)
     steps = -(-len(job.train.photos) // (cfg.batch * job.gpus))
     if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
         cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
@@ -63,33 +57,16 @@ class _Runner(Runner):
 
     session: Session
 
-    def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> MMLogger:
-        logger = super().build_logger(log_level, str(Path(self._log_dir) / "scratch.log"), **kwargs)
-        for handler in logger.handlers:
-            handler.close()
-        logger.handlers = [self.session.log_handler()]
+    def build_logger(self, log_level: Any = "INFO", **_: Any) -> MMLogger:
+        logger = MMLogger.get_instance(self._experiment_name, log_level=log_level)
+        self.session.take_log(logger)
+        logger.setLevel(log_level)
         return logger
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         if self.session.job.device == "cpu":
             model = model.to(memory_format=torch.channels_last)  # that of oneDNN's convolutions
         return super().wrap_model(model_wrapper_cfg, model)
-
-
-@LOOPS.register_module(name="PipelineTrainLoop")
-class TrainLoop(EpochBasedTrainLoop):
-    """The epoch loop; a batch that does not fit the GPU's memory goes through in parts."""
-
-    def run_iter(self, idx: int, data_batch: Any) -> None:
-        recovery = self.runner.session.recovery
-        if recovery.parts == 1:
-            super().run_iter(idx, data_batch)
-            return
-        hooks = {"batch_idx": idx, "data_batch": data_batch}
-        self.runner.call_hook("before_train_iter", **hooks)
-        outputs = step_in_parts(self.runner.model, self.runner.optim_wrapper, data_batch, recovery.parts)
-        self.runner.call_hook("after_train_iter", **hooks, outputs=outputs)
-        self._iter += 1
 
 
 def step_in_parts(model: Any, wrapper: Any, batch: dict[str, Any], parts: int) -> dict[str, torch.Tensor]:
@@ -130,14 +107,18 @@ class _SessionHook(Hook):
         self.session = session
 
     def before_train(self, runner: Runner) -> None:
-        scale_steps(runner.optim_wrapper.optimizer, self.session.recovery.lr_factor)
+        parts = self.session.recovery.parts
+        if parts > 1:  # a batch did not fit the GPU's memory
+            runner.model.train_step = lambda data, optim_wrapper: step_in_parts(
+                runner.model, optim_wrapper, data, parts
+            )
         loader = runner.train_dataloader
         take_places(loader.dataset, self.session.job.seed)
         object.__setattr__(loader, "batch_sampler", Places(loader.batch_sampler, self.session.job.seed))
         loader.generator = torch.Generator()  # its own, or it draws from the training's
         model = getattr(runner.model, "module", runner.model)
         self.detector = MMDetector(runner.cfg, self.session.job.device, model)
-        self.session.begin(runner.max_epochs, len(loader))
+        self.session.begin(runner.max_epochs, len(loader), runner.optim_wrapper.optimizer)
 
     def before_train_epoch(self, runner: Runner) -> None:
         runner.train_dataloader.batch_sampler.epoch = runner.epoch
@@ -175,11 +156,7 @@ def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:
     """What the runner's own save_checkpoint writes, but for the config, which takes yapf a second."""
     model = getattr(runner.model, "module", runner.model)
     meta = meta | {"seed": runner.seed, "dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
-    state = {
-        "meta": meta,
-        "state_dict": model.state_dict(),
-        "message_hub": runner.message_hub.state_dict(),  # a copy already
-    }
+    state = {"meta": meta, "state_dict": model.state_dict(), "message_hub": runner.message_hub.state_dict()}
     if whole:
         state["optimizer"] = runner.optim_wrapper.state_dict()
         state["param_schedulers"] = [scheduler.state_dict() for scheduler in runner.param_schedulers]
@@ -187,14 +164,14 @@ def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:
     return state
 
 
-def run(cfg: Config, job: TrainJob, session: Session) -> None:
+def run(cfg: Config, session: Session) -> None:
     """Train in this process to the last epoch."""
+    job = session.job
     if get_world_size() > 1:
         cfg.launcher = "pytorch"
         if job.device == "cpu":
-            cfg.model_wrapper_cfg = dict(
-                type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
-            )
+            wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+            cfg.model_wrapper_cfg = wrapper
     _Runner.session = session
     device_utils.DEVICE = job.device.partition(":")[0]  # the runner would take a GPU where there is one
     if job.device != "cpu":
@@ -206,5 +183,3 @@ def run(cfg: Config, job: TrainJob, session: Session) -> None:
         runner = _Runner.from_cfg(cfg)
         runner.register_hook(_SessionHook(session))
         runner.train()
-    del runner
-    gc.collect()

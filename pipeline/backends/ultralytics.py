@@ -110,9 +110,6 @@ class Ultralytics(Backend):
         weights = next((path for path in job.weights.values() if path), False)
         arguments = values["train"] | {
             "data": str(data_folder(job) / "data.yaml"),
-            "project": str(job.work),
-            "name": "train",
-            "exist_ok": True,
             "device": _devices(job),
             "workers": job.workers,
             "model": values["model"],
@@ -121,17 +118,11 @@ class Ultralytics(Backend):
             "imgsz": values["image_size"],
             "batch": values["batch"] * job.gpus,  # the framework's is of all GPUs
             "seed": job.seed,
-            "deterministic": True,
             "plots": False,
             "verbose": False,
-            "save": True,
-            "save_dir": str(job.work / "train"),  # a resumed run would take the one in its checkpoint
+            "save_dir": str(job.work / "train"),
         }
-        with ultralytics_trainer.log_to(session):
-            ultralytics_trainer.run(arguments, session, YoloDetector)
-
-    def saved_config(self, job: TrainJob) -> dict[str, Any]:
-        return dict(self.resolve(job.model, job.overrides).values)
+        ultralytics_trainer.run(arguments, session, YoloDetector)
 
     def load(self, model: SavedModel, device: str) -> "YoloDetector":
         network = read_checkpoint(model.checkpoint)["model"].float()
@@ -160,11 +151,9 @@ class Ultralytics(Backend):
 
 def _devices(job: TrainJob) -> str:
     """The framework's `device`; it decides by it whether several processes train together."""
-    if job.gpus == 1:
-        return job.device.removeprefix("cuda:")
-    if job.device == "cpu":
+    if job.gpus > 1 and job.device == "cpu":
         raise PipelineError(f"{job.model.name}: ultralytics trains in several processes on GPUs only")
-    return ",".join(map(str, range(job.gpus)))
+    return ",".join(map(str, range(job.gpus))) if job.gpus > 1 else job.device.removeprefix("cuda:")
 
 
 class YoloDetector(Detector):

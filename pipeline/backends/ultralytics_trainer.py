@@ -6,12 +6,8 @@ resumed training is the undisturbed one, but for what lives in memory alone: gra
 several batches make a step (batch < nbs). Mosaic draws its partners from all photos.
 """
 
-import contextlib
 import copy
-import gc
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ from pipeline.backends import ultralytics_setup
 
 ultralytics_setup.install()  # before anything imports ultralytics
 
-from ultralytics import __version__
 from ultralytics.data import base
 from ultralytics.data.augment import Mosaic
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -35,8 +30,6 @@ from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import Detector
 from pipeline.paths import shown
-from pipeline.training.cache import PhotoCache
-from pipeline.training.recovery import scale_steps
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.staging import check_counts
@@ -59,12 +52,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def without_optimizer(held: Mapping[str, Any]) -> dict[str, Any]:
     """What is needed to predict: the averaged weights in half precision (fp16, clamped to its range)."""
-    model = copy.deepcopy(held["ema"]).half()
+    model = copy.deepcopy(held["ema"]).half().requires_grad_(False)
     for value in model.state_dict().values():
         if value.is_floating_point():
             torch.nan_to_num_(value)
-    for parameter in model.parameters():
-        parameter.requires_grad = False
     arguments = {k: v for k, v in (DEFAULT_CFG_DICT | held["train_args"]).items() if k in DEFAULT_CFG_KEYS}
     model.args = dict(arguments)
     none = dict.fromkeys(("ema", "optimizer", "scaler", "weights", "updates"))
@@ -80,7 +71,6 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     model: Any
     ema: Any
     optimizer: Any
-    metrics: Any
     loss_items: Any
     places: Places
 
@@ -101,9 +91,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
                 dist.broadcast(buffer, 0)
         job = self.session.job
         detector = self.detector(self.ema.ema, self.args.imgsz, job.device)
-        map50 = validate(detector, job.held_out, len(job.classes)) or 0.0
-        self.best_fitness: Any = max(map50, self.best_fitness or 0.0)
-        return {}, map50
+        return {}, validate(detector, job.held_out, len(job.classes)) or 0.0
 
     def set_model_attributes(self) -> None:
         # The framework does this on a GPU only; oneDNN's convolutions like it too.
@@ -121,15 +109,11 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         average.criterion = None
         state = {
             "epoch": self.epoch,
-            "best_fitness": self.best_fitness,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
             "model": None,
             "ema": average,
             "updates": self.ema.updates,
             "train_args": vars(self.args),
-            "train_metrics": {**self.metrics, "fitness": self.fitness},
-            "date": datetime.now().astimezone().isoformat(),
-            "version": __version__,
         }
         parts = {"weights": unwrap_model(self.model), "optimizer": self.optimizer, "scaler": self.scaler}
         return state | {key: part.state_dict() if whole else None for key, part in parts.items()}
@@ -146,41 +130,25 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     def final_eval(self) -> None:
         """Nothing: the best epoch was validated when it ran, and predict makes the tables."""
 
+    def run_callbacks(self, event: str) -> None:
+        super().run_callbacks(event)
+        if event == "on_train_start":
+            self._start()
+        elif event == "on_train_epoch_start":
+            self._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all
+            self.session.begin_epoch()
+        elif event == "on_train_batch_end":
+            self.session.step(self.loss_items)
 
-def _attach(trainer: _Trainer) -> None:
-    """Call the session from the framework's callbacks."""
-    session = trainer.session
-
-    def start(trainer: _Trainer) -> None:
-        dataset = trainer.train_loader.dataset
-        check_counts(session.job, len(dataset), sum(len(labels["cls"]) for labels in dataset.labels))
-        take_places(dataset, session.job.seed)
+    def _start(self) -> None:
+        dataset, sampler = self.train_loader.dataset, self.train_loader.batch_sampler
+        job = self.session.job
+        check_counts(job, len(dataset), sum(len(labels["cls"]) for labels in dataset.labels))
+        take_places(dataset, job.seed)
         draw_from_all(dataset.transforms)
-        trainer.places = Places(trainer.train_loader.batch_sampler.sampler, session.job.seed)
-        trainer.places.epoch = trainer.start_epoch
-        trainer.train_loader.batch_sampler.sampler = trainer.places
-        scale_steps(trainer.optimizer, session.recovery.lr_factor)
-        session.begin(trainer.epochs, len(trainer.train_loader))
-
-    def start_epoch(trainer: _Trainer) -> None:
-        trainer._oom_retries = 3  # its own answer, in the first epoch only, is used up: ours is for all
-        session.begin_epoch()
-
-    trainer.add_callback("on_train_start", start)
-    trainer.add_callback("on_train_epoch_start", start_epoch)
-    trainer.add_callback("on_train_batch_end", lambda trainer: session.step(trainer.loss_items))
-
-
-@contextlib.contextmanager
-def _reading_from(cache: PhotoCache | None) -> Iterator[None]:
-    """Within it the framework takes photos from a cache, also in the processes that it starts."""
-    decode: Any = base.imread
-    if cache is not None:
-        base.imread = lambda file, **flags: cache.read(Path(file).name, lambda: decode(file, **flags))
-    try:
-        yield
-    finally:
-        base.imread = decode
+        self.places = sampler.sampler = Places(sampler.sampler, job.seed)
+        self.places.epoch = self.start_epoch
+        self.session.begin(self.epochs, len(self.train_loader), self.optimizer)
 
 
 def draw_from_all(step: Any) -> None:
@@ -198,24 +166,25 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
     arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
     """
     SETTINGS.update(sync=False)
+    session.take_log(LOGGER)
+    if cache := session.job.cache:  # photos come from there, also in the processes that the framework starts
+        decode: Any = base.imread
+        base.imread = lambda file, **flags: cache.read(Path(file).name, lambda: decode(file, **flags))
+        session.ending.callback(setattr, base, "imread", decode)
     last = session.last()
     arguments = arguments | in_parts(arguments, session.recovery, session.job.gpus)
     if last:
         session.resume(read_checkpoint(last), "weights", "optimizer", "train_args")
         if session.epoch >= arguments["epochs"]:
             return
-        kept = ("data", "project", "name", "exist_ok", "device", "workers", "save_dir", "batch")
+        kept = ("data", "device", "workers", "save_dir", "batch")
         resumed = {key: arguments[key] for key in kept} | {"resume": str(last)}
     trainer: Any = _Trainer(overrides=resumed if last else arguments)
     for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
         if key in arguments:
             setattr(trainer.args, key, arguments[key])
     trainer.session, trainer.detector = session, detector
-    _attach(trainer)
-    with _reading_from(session.job.cache):
-        trainer.train()
-    del trainer
-    gc.collect()
+    trainer.train()
 
 
 def in_parts(arguments: dict[str, Any], recovery: RecoveryNote, gpus: int = 1) -> dict[str, Any]:
@@ -234,17 +203,3 @@ def in_parts(arguments: dict[str, Any], recovery: RecoveryNote, gpus: int = 1) -
     if batch > nbs:
         changed |= {"nbs": batch, "weight_decay": decay * batch / nbs}
     return changed
-
-
-@contextlib.contextmanager
-def log_to(session: Session) -> Iterator[None]:
-    """Send the framework's messages to the run's log."""
-    before, level = LOGGER.handlers[:], LOGGER.level
-    LOGGER.handlers[:] = [session.log_handler()]
-    LOGGER.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        LOGGER.handlers[0].close()
-        LOGGER.handlers[:] = before
-        LOGGER.setLevel(level)

@@ -88,9 +88,9 @@ class Backend(ABC):
         out-of-memory error where the session or the device says so; the caller decides how to go on.
         """
 
-    @abstractmethod
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
-        """JSON data that is enough to build the detector again with `load`."""
+        """JSON data, enough to build the detector again with `load`; the resolved config by default."""
+        return dict(self.resolve(job.model, job.overrides).values)
 
     @abstractmethod
     def load(self, model: SavedModel, device: str) -> "Detector":

@@ -1,5 +1,6 @@
 """One training from its first weights to the best epoch's checkpoint, and what is done about trouble."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def fit_here(job: TrainJob, note: RecoveryNote, rank: int = 0) -> None:
     backend = load_backend(job.model.backend)
     with Session(job, note, backend.suffix, rank) as session:
         backend.fit(job, session)
+    gc.collect()  # a framework's runner and network hold each other
 
 
 def _first_weights(backend: Backend, job: TrainJob) -> dict[str, str | None]:

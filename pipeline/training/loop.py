@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.training.job import TrainJob
 from pipeline.training.options import NetworkConfig, TrainOptions
 from pipeline.training.reading import EpochBatches, Sample, TrainPhotos, in_parts, loader_of
-from pipeline.training.recovery import scale_steps
 from pipeline.training.safe_load import load_tensors
 from pipeline.training.session import Session
 from pipeline.training.validation import validate
@@ -44,7 +43,7 @@ def train(detector: "NetworkDetector", config: NetworkConfig, job: TrainJob, ses
         checkpoint = load_tensors(last)
         session.resume(checkpoint, "model", "state_dict", "optimizer")
         loop.load(checkpoint)
-    session.begin(config.epochs, len(loop.batches))
+    session.begin(config.epochs, len(loop.batches), loop.optimizer)
     while session.epoch < config.epochs:
         session.begin_epoch()
         loop.epoch()
@@ -69,7 +68,6 @@ class _Loop:
         self.module = detector.module
         self.kept_norms = _freeze(self.module, options) if any(job.weights.values()) else []
         self.optimizer = _optimizer(self.module, options)
-        scale_steps(self.optimizer, session.recovery.lr_factor)
         self.scaler = torch.amp.GradScaler("cuda", enabled=detector.half)
         self.average = copy.deepcopy(self.module) if options.ema else None
         self.network: nn.Module = self.module  # what the losses go through

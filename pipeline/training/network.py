@@ -108,9 +108,6 @@ class NetworkBackend(Backend):
             self.start(detector, config, job.weights)
         train(detector, config, job, session)
 
-    def saved_config(self, job: TrainJob) -> dict[str, Any]:
-        return dict(self.resolve(job.model, job.overrides).values)
-
     def load(self, model: SavedModel, device: str) -> NetworkDetector:
         source = shown(model.checkpoint)
         config = config_of(

@@ -5,6 +5,7 @@ if it was its turn, validated. In several processes each has a session; the firs
 copied to host memory and written while the next epoch runs.
 """
 
+import contextlib
 import logging
 import math
 import sys
@@ -21,7 +22,7 @@ from pipeline.paths import shown
 from pipeline.training.checkpoints import BEST, LAST, BackgroundWriter, Checkpoints, host_copy
 from pipeline.training.job import TrainJob
 from pipeline.training.progress import Progress
-from pipeline.training.recovery import LossNotFiniteError, check_weights
+from pipeline.training.recovery import LossNotFiniteError, check_weights, scale_steps
 from pipeline.training.seeds import reseed
 
 RECORD = "session"  # key of a checkpoint under which the session keeps its own record
@@ -41,6 +42,7 @@ class Session:
         self.best = -1.0  # mAP50 of the best epoch so far
         self.terminal = sys.stdout
         self.progress: Progress | None = None
+        self.ending = contextlib.ExitStack()  # puts back what a loop changed in its framework
         self._check_every = CHECK_STEPS[job.device.partition(":")[0]]
         self._losses: list[float] = []  # of this epoch's steps, looked at
         self._waiting: list[Tensor] = []  # of the steps since, on the device
@@ -49,18 +51,23 @@ class Session:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        self.ending.close()
         self.writer.close()
         if self.progress:
             self.progress.close()
         if kind is None:
             self.writer.wait()
 
-    def log_handler(self) -> logging.Handler:
-        """For a framework's logger: its messages go to the run's log, those of the first process."""
+    def take_log(self, logger: logging.Logger) -> None:
+        """Until the session ends a framework's messages go to the run's log, those of the first process."""
         handler = logging.FileHandler(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         handler.setLevel(logging.INFO if self.leads else logging.ERROR)
-        return handler
+        self.ending.callback(logger.setLevel, logger.level)
+        self.ending.callback(setattr, logger, "handlers", logger.handlers)
+        self.ending.callback(handler.close)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
 
     def last(self) -> Path | None:
         """The checkpoint to go on from; the loop reads it and calls `resume` with what it holds."""
@@ -82,8 +89,9 @@ class Session:
                 "pipeline; OVERWRITE=1 (--overwrite) trains anew"
             ) from None
 
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
-        """Show progress from here on."""
+    def begin(self, epochs: int, steps_per_epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        """Show progress from here on, and let the optimizer's steps be as small as recovery decided."""
+        scale_steps(optimizer, self.recovery.lr_factor)
         if self.leads:
             self.progress = Progress(
                 self.job, epochs, steps_per_epoch, self.epoch, self._memory, self.terminal
