@@ -129,9 +129,12 @@ PARAMETERS = {  # millions, with ten classes
 
 
 @pytest.mark.parametrize("name", list(PARAMETERS))
-def test_torchvisions_detectors_have_their_size(name: str) -> None:
+def test_torchvisions_detectors_have_their_size_and_find_no_background(name: str) -> None:
     detector = load_backend("torchvision").untrained(find_model(name), Overrides(), 10, "cpu")
     assert round(detector.parameters / 1e6, 1) == PARAMETERS[name]
+    boxes = detector.detect(cost.noise(288))  # of random weights: boxes of every label
+    labels = boxes.labels[boxes.scores > 0]
+    assert len(labels) and labels.min() >= 0 and labels.max() < 10
 
 
 def test_a_two_stage_count_does_not_depend_on_the_weights() -> None:

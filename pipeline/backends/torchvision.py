@@ -1,7 +1,7 @@
 """torchvision's own detectors, trained by our loop.
 
 They would resize and rescale inside: here photos come resized, so that step does nothing. They normalise,
-and pad a batch to whole strides, as always. Their label 0 is the background.
+and pad a batch to whole strides, as always. Label 0 is the background, which RetinaNet and FCOS score too.
 """
 
 import contextlib
@@ -99,7 +99,8 @@ class TorchvisionDetector(NetworkDetector):
     def detect(self, pixels: Tensor) -> Detections:
         with torch.autocast("cuda", enabled=self.half):
             results = self.module(list(pixels / 255))
-        return Detections.of([(r["boxes"], r["scores"], r["labels"] - 1) for r in results])
+        per_image = [(r["boxes"], r["scores"] * (r["labels"] > 0), r["labels"] - 1) for r in results]
+        return Detections.of(per_image)
 
     @contextlib.contextmanager
     def constant_work(self) -> Iterator[None]:
