@@ -33,7 +33,7 @@ SCRATCH = ["--set", "weights=null"]
 TOY = "{epochs: 2, image_size: 64, batch: 4, augment: {scale: [0.5, 1.5], photometric: 0.5}}"
 YOLO = ["pretrained=false", "nbs=4", "optimizer=AdamW", "lr0=0.002"]
 VIEWS = ["--views", "identity,hflip"]
-TIMES = re.compile("second|time|fps|made_at|speed|photos/s|record_digest", re.IGNORECASE)
+TIMES = re.compile("second|time|fps|made_at|speed|photos/s|record_digest|resumed", re.IGNORECASE)
 VARIES = object()  # in place of a value that two undisturbed runs do not share
 PATIENCE = 300  # seconds of an undisturbed command at most
 
@@ -128,7 +128,7 @@ class Stages:
             # Profiles lie in the home: `new` writes one, and disks are full or read-only there.
             (self.folder / "after ").mkdir()
             (self.project / "configs/competitions").rename(self.folder / "after " / "profiles")
-            (self.project / "configs/competitions").symlink_to(self.home / "profiles")
+            (self.project / "configs/competitions").symlink_to("nowhere")  # see `reset`
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         """The environment of a command; None takes a variable away."""
@@ -209,6 +209,9 @@ class Stages:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         self.home.mkdir(exist_ok=True)
+        profiles = self.project / "configs/competitions"
+        profiles.unlink()
+        profiles.symlink_to(self.home / "profiles")
         if snapshot.is_dir():
             shutil.copytree(snapshot, self.home, dirs_exist_ok=True, symlinks=True)
         self.server.faults.clear()

@@ -52,7 +52,8 @@ class State:
     def trials(self, stage: str, trial: str, outcome: str = "") -> int:
         """How many commands of a kind of trial a stage had; of kills those that were in time."""
         row = self.values["stages"].get(stage, {}).get(trial, {})
-        return int(row.get(outcome, 0) if outcome == "killed" else sum(row.values()))
+        killed = row.get("killed", 0) + row.get("left running", 0)
+        return int(killed if outcome == "killed" else sum(row.values()))
 
     def find(self, where: str, why: str, times: int, number: int, data: bytes = b"", said: str = "") -> None:
         """Note a finding, with the smallest input that shows it."""
