@@ -20,6 +20,7 @@ import tiny
 import torch
 from every_backend import EXACT, MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from pipeline import train
 from pipeline.data.models import Overrides, find_model
@@ -33,8 +34,10 @@ from pipeline.processes import python_path
 from pipeline.training import recovery
 from pipeline.training.backend import SavedModel, load_backend
 from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
+from pipeline.training.fit import fit_here
 from pipeline.training.fold import Devices, plan_fold
-from pipeline.training.job import SHARED_GPU
+from pipeline.training.job import SHARED_GPU, TrainJob
+from pipeline.training.network import NetworkBackend
 from pipeline.training.progress import PROGRESS, Progress, ProgressRecord
 from pipeline.training.session import CHECK_STEPS, Session, checkpoints_of
 
@@ -264,6 +267,39 @@ def test_out_of_memory_beside_other_trainings_ends_a_training(
     with pytest.raises(NoMemoryError, match=r"^m: out of GPU memory beside other trainings"):
         recovery.recovering("m", tmp_path, 5, attempt)
     assert recovery.read_recovery(tmp_path) == RecoveryNote()
+
+
+class _Runner:
+    """Like a framework's that fails: in a reference cycle, and with more reading processes than batches."""
+
+    def __init__(self) -> None:
+        self.itself = self
+        photos = [torch.zeros(3, 8, 8)] * 2
+        self.loader = DataLoader(photos, 2, num_workers=2, persistent_workers=True)
+
+    def run(self, readers: list[Any], fails: bool) -> None:
+        iterator = iter(self.loader)
+        readers += iterator._workers
+        next(iterator)
+        if fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_reading_processes_end_in_order_when_a_training_does(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector closes their pipes first: threads then fail, and readers are killed."""
+    readers: list[Any] = []
+    failed: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+
+    def fit(self: Any, job: TrainJob, session: Session) -> None:
+        _Runner().run(readers, fails=session.recovery.parts == 1)
+
+    monkeypatch.setattr(NetworkBackend, "fit", fit)
+    recovery.recovering("m", session.job.work, 2, lambda note: fit_here(session.job, note))
+    assert [reader.exitcode for reader in readers] == [0] * 4
+    assert not failed
 
 
 class _Square(torch.nn.Module):

@@ -1,17 +1,18 @@
 """One training from its first weights to the best epoch's checkpoint, and what is done about trouble."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.records import Record, read_record, write_record
 from pipeline.data.run_card import RecoveryNote
+from pipeline.inference.memory import release_memory
 from pipeline.paths import atomic
 from pipeline.training.backend import Backend, load_backend
 from pipeline.training.cache import photo_cache
 from pipeline.training.checkpoints import BEST, LAST, save_tensors
 from pipeline.training.job import TrainJob
+from pipeline.training.reading import ending_readers
 from pipeline.training.recovery import recovering
 from pipeline.training.session import RECORD, Session, checkpoints_of
 from pipeline.training.staging import stage
@@ -61,9 +62,9 @@ def _attempt(job: TrainJob) -> Callable[[RecoveryNote], None]:
 def fit_here(job: TrainJob, note: RecoveryNote, rank: int = 0) -> None:
     """Train in this process, alone or as one of several whose process group is there already."""
     backend = load_backend(job.model.backend)
-    with Session(job, note, backend.suffix, rank) as session:
+    with Session(job, note, backend.suffix, rank) as session, ending_readers():
         backend.fit(job, session)
-    gc.collect()  # a framework's runner and network hold each other
+    release_memory()  # of what a framework leaves in reference cycles
 
 
 def _first_weights(backend: Backend, job: TrainJob) -> dict[str, str | None]:

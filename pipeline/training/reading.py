@@ -4,7 +4,9 @@ What is drawn for a photo depends on the seed, the epoch and the photo alone, so
 process reads it, or whether the training was cut off before.
 """
 
+import contextlib
 import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -122,6 +125,21 @@ def loader_of(photos: TrainPhotos, batches: EpochBatches, workers: int, device: 
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # its own, or it draws from the training's
     )
+
+
+@contextlib.contextmanager
+def ending_readers() -> Iterator[None]:
+    """End the processes that read photos for the block when it ends, before anything that they hold goes.
+
+    Where frameworks leave them to the garbage collector, in reference cycles, it closes their pipes first:
+    threads of multiprocessing then fail with a traceback, and each reader is waited for 5 s and killed.
+    """
+    try:
+        yield
+    finally:
+        for found in gc.get_objects():
+            if issubclass(type(found), _MultiProcessingDataLoaderIter):
+                found._shutdown_workers()
 
 
 def _one_thread(worker_id: int) -> None:
