@@ -6,6 +6,7 @@ checkpoints. runs/<competition>/jobs/ holds a log for each job and state.json, w
 """
 
 import argparse
+import contextlib
 import os
 from typing import Any
 
@@ -31,7 +32,9 @@ AUTO = "auto"
 
 
 def _gpus(text: str) -> float | str:
-    return text if text == AUTO else number(text)
+    with contextlib.suppress(ValueError):
+        return text if text == AUTO else number(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number or {AUTO}")
 
 
 def job_options(options: argparse.Namespace) -> JobOptions:
