@@ -407,7 +407,7 @@ def train_epoch(session: Session, layer: torch.nn.Module, loss: float = 1.0) -> 
 def test_a_training_says_how_many_photos_it_learned_from(session: Session) -> None:
     layer, photos = torch.nn.Linear(2, 2), len(session.job.train.photos)
     with session:
-        session.begin(3, 1)
+        session.begin(3, 1, torch.optim.SGD(layer.parameters()))
         train_epoch(session, layer)
         train_epoch(session, layer)
         record = read_record(session.job.run / PROGRESS, ProgressRecord, "")
@@ -415,7 +415,7 @@ def test_a_training_says_how_many_photos_it_learned_from(session: Session) -> No
     again = Session(session.job, session.recovery, ".pth")
     again.epoch = 2  # it goes on
     with again:
-        again.begin(3, 1)
+        again.begin(3, 1, torch.optim.SGD(layer.parameters()))
         train_epoch(again, layer)
         assert read_record(session.job.run / PROGRESS, ProgressRecord, "").photos == photos
 
