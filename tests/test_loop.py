@@ -173,8 +173,22 @@ def test_an_ssd_of_too_few_pixels_is_one_clear_line() -> None:
     model = find_model("tv_ssd300_vgg16")
     detector = load_backend("torchvision").untrained(model, Overrides(image_size=268), 3, "cpu")
     detector.detect(torch.zeros(1, 3, *detector.resized(100, 200, 1.0), dtype=torch.uint8))
+    small = detector.resized(100, 200, 0.9962)  # what augmentation takes, and pads to the whole size
+    assert small == (267, 267)
     with pytest.raises(PipelineError, match=r"ssd300_vgg16: 267 pixels: expected at least 268"):
-        detector.resized(100, 200, 0.9962)
+        detector.detect(torch.zeros(1, 3, *small, dtype=torch.uint8))
+    with pytest.raises(PipelineError, match=r"ssd300_vgg16: 267 pixels: expected at least 268"):
+        load_backend("torchvision").untrained(model, Overrides(image_size=267), 3, "cpu")
+
+
+def test_a_run_that_was_killed_before_its_cost_was_counted_knows_it_later(enter: Any) -> None:
+    enter("home")
+    train.main(arguments("toy", epochs=1))
+    run = Run("demo", "toy", 0)
+    card = run.card()
+    run.write_card(card.model_copy(update={"cost": None}))
+    train.main(arguments("toy", epochs=1))
+    assert card.cost is not None and run.card().cost == card.cost
 
 
 def test_processes_share_the_photos_and_each_epoch_has_an_order_of_its_own() -> None:

@@ -77,18 +77,20 @@ class TorchvisionDetector(NetworkDetector):
         build: Any = getattr(detection, config.model)
         # Without weights it trains all layers and every batch norm; what to freeze is in `train`.
         module = build(weights=None, weights_backbone=None, num_classes=n_classes + 1)
-        self.square, self.smallest = config.model.startswith("ssd"), SMALLEST.get(config.model, 1)
-        self.name = config.model
-        module.transform.resize = _as_it_is
+        self.square, self.name = config.model.startswith("ssd"), config.model
+        self._check_side(config.image_size)
+        module.transform.resize = lambda image, target=None: (image, target)
         head = getattr(module, "roi_heads", module)
         head.score_thresh, head.detections_per_img = SCORE_FLOOR, MAX_BOXES
         super().__init__(module, config, device)
 
     def resized(self, height: int, width: int, scale: float) -> tuple[int, int]:
         side = round(self.image_size * scale)
-        if side < self.smallest:
-            raise PipelineError(f"{self.name}: {side} pixels: expected at least {self.smallest}; IMAGE_SIZE=")
         return (side, side) if self.square else super().resized(height, width, scale)
+
+    def _check_side(self, side: int) -> None:
+        if side < (smallest := SMALLEST.get(self.name, 1)):
+            raise PipelineError(f"{self.name}: {side} pixels: expected at least {smallest}; IMAGE_SIZE=")
 
     def losses(self, module: nn.Module, samples: Sequence[Sample]) -> Mapping[str, Tensor]:
         targets = [{"boxes": sample.boxes_xyxy, "labels": sample.labels + 1} for sample in samples]
@@ -97,6 +99,7 @@ class TorchvisionDetector(NetworkDetector):
 
     @torch.inference_mode()
     def detect(self, pixels: Tensor) -> Detections:
+        self._check_side(pixels.shape[-1])
         with torch.autocast("cuda", enabled=self.half):
             results = self.module(list(pixels / 255))
         per_image = [(r["boxes"], r["scores"] * (r["labels"] > 0), r["labels"] - 1) for r in results]
@@ -114,7 +117,3 @@ class TorchvisionDetector(NetworkDetector):
         finally:
             if rpn:
                 vars(rpn).update(before)
-
-
-def _as_it_is(image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
-    return image, target

@@ -173,6 +173,8 @@ def train_fold(plan: Plan, overwrite: bool = False) -> None:
     set_damaged_aside(run)
     if run.is_trained:
         shutil.rmtree(job.work, ignore_errors=True)  # left when the run was killed at its very end
+        if run.card().cost is None:  # killed before it was counted
+            _count_cost(run)
         print(f"{shown(run.folder)} is trained already; nothing to do")
         return
     job.work.mkdir(parents=True, exist_ok=True)

@@ -311,7 +311,7 @@ def leaves_of(path: Path, whole: bool) -> Iterator[tuple[str, Any]]:
             yield from _plain("", json.loads((table.schema.metadata or {})[b"pipeline"]))
         elif path.suffix in (".pt", ".pth"):
             yield "tensors", digest_of_tensors(path)
-        elif path.suffix != ".log":
+        elif path.suffix not in (".log", ".jsonl"):  # notes on the way, of which a resume leaves its own
             yield "digest", hashlib.sha256(data).hexdigest()
     except (ValueError, KeyError, OSError) as error:
         yield "half written", str(error)[:80]
