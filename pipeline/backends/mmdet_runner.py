@@ -66,6 +66,8 @@ class _Runner(Runner):
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         if self.session.job.device == "cpu":
             model = model.to(memory_format=torch.channels_last)  # that of oneDNN's convolutions
+        for part in self.cfg.compiled:
+            getattr(model, part).compile(dynamic=True)
         return super().wrap_model(model_wrapper_cfg, model)
 
 

@@ -20,6 +20,7 @@ OPERATORS = {"nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "SimpleRoIAl
 TOP = (
     "amp",
     "batch",
+    "compiled",
     "custom_imports",
     "epochs",
     "image_size",

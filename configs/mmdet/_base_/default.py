@@ -46,6 +46,7 @@ default_scope = "mmdet"
 # What train-all asks for; a part of a GPU lets several trainings share one.
 resources = dict(gpus=1, cpus=4, memory_gb=12)
 amp = True  # mixed precision, on a GPU
+compiled = []  # parts for torch.compile, as ["backbone", "neck"]: minutes at the start, then faster steps
 val_interval = 1  # epochs between validations
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
