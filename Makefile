@@ -37,7 +37,7 @@ check-data data: any ## look for faults in photos, boxes and splits before train
 	@$(PY) -m pipeline.check_data --from-make
 folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,groups GROUPS=bursts:10,near]
 	@$(PY) -m pipeline.folds --from-make
-train: full ## train MODEL= on FOLD=0 (or 0,1 or folds): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= CACHE=ram SET="key=value" VIEWS=]
+train: full ## train MODEL= on FOLD=0 (or 0,1 or folds or full): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= CACHE=ram SET="key=value" VIEWS=]
 	@$(PY) -m pipeline.train --from-make
 train-all: full ## train and predict MODEL=a,b on FOLD=folds, side by side on Ray: [GPUS=2 or auto, NODES= VIEWS=]
 	@$(PY) -m pipeline.launch --from-make

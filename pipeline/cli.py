@@ -152,7 +152,8 @@ def add_folds(arguments: argparse.ArgumentParser, default: str | None = "0") -> 
         arguments,
         *("--fold", "--folds"),
         default=default and [default],
-        help=f"numbers from 0, or `folds` for every fold (default: {default or 'all that are trained'})",
+        help="numbers from 0, or `folds` for every fold; to train and predict also `full`, the one model on "
+        f"all photos (default: {default or 'all that are trained'})",
     )
 
 
@@ -164,7 +165,7 @@ def parse_folds(values: Iterable[str], n_folds: int) -> list[int]:
             folds += range(n_folds)
         elif value == "full":
             raise PipelineError(
-                "FOLD=full: the model that is trained on all photos is not there yet; take FOLD=folds"
+                "FOLD=full: the model on all photos has no held-out photos to be measured on; take FOLD=folds"
             )
         elif value == "all":
             raise PipelineError(
@@ -176,6 +177,13 @@ def parse_folds(values: Iterable[str], n_folds: int) -> list[int]:
         else:
             folds.append(int(value))
     return list(dict.fromkeys(folds))
+
+
+def parse_runs(values: Iterable[str], n_folds: int) -> list[int | str]:
+    """As `parse_folds`, and "full" where it is among the values; it comes last, as it builds on the folds."""
+    values = list(values)
+    folds = parse_folds([value for value in values if value != "full"], n_folds)
+    return [*folds, *(["full"] if "full" in values else [])]
 
 
 def add_device(arguments: argparse.ArgumentParser) -> None:

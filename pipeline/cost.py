@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         load_backend(model.backend)  # says so when it is not installed
         device = select_device(options.device)
         n_folds = 1 + max((int(run.fold) for run in find_runs(profile.name, model.name)), default=0)
-        for fold in cli.parse_folds(options.fold, n_folds):
+        for fold in cli.parse_runs(options.fold, n_folds):
             run = Run(profile.name, model.name, fold)
             lines = measure(profile, run, device, options.image_size)
             print(f"{model.name} {run.folder.name}:", *lines, sep="\n  ")

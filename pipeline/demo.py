@@ -171,7 +171,7 @@ def estimate_and_test_score(profile: Profile, truth: Dataset) -> str:
     """The out-of-fold score, and the score on the test photos that it estimates, each with its interval."""
     folder = ensemble_dir(profile.name, "final")
     promised = read_ensemble_card(profile.name, "final").oof.own
-    paths = [*sorted((folder / "test_folds").glob("[!.]*.parquet")), folder / "test.parquet"]
+    paths = [*sorted((folder / "test_folds").glob("fold*.parquet")), folder / "test.parquet"]
     tables = [read_predictions(path) for path in paths]
     ids = tables[0].meta.image_ids
     grouped = group_truth(truth.annotations, truth.images, ids, len(profile.classes))

@@ -6,7 +6,8 @@
 An ensemble (configs/ensembles/<name>.yaml) fuses, within each fold, all members and views, on the
 held-out photos and on the test photos alike. Out-of-fold joins the folds; test fuses the K folds'
 results once more, the same way always. So the out-of-fold score is that of one fold's ensemble, of
-which the submission holds K; what the last step adds is not measured. Any tables: those with the
+which the submission holds K; what the last step adds is not measured. Where each member also has its
+model on all photos (FOLD=full), these are one more fold on test, and in no score. Any tables: those with the
 same images are fused, those with disjoint images joined, anything between is refused.
 """
 
@@ -53,9 +54,10 @@ def main(argv: list[str] | None = None) -> None:
         name = options.ensemble or "final"
         card = make_ensemble(profile, name)
         folder = ensemble_dir(profile.name, name)
+        full = " and, on test, full (not measured)" if card.unmeasured else ""
         print(
             f"wrote {shown(folder)}/oof.parquet and test.parquet: {', '.join(card.models)} over folds "
-            f"{list(card.folds)}, oof mAP50 {card.oof.map50:.4f}"
+            f"{list(card.folds)}{full}, oof mAP50 {card.oof.map50:.4f}"
         )
         return
     if options.output is None:

@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     profile = load_profile(options.competition, options.root)
     parse_views(options.views)
     split = read_split(profile.name, load_dataset(profile, "train"))
-    folds = cli.parse_folds(options.fold, split.n_folds)
+    folds = cli.parse_runs(options.fold, split.n_folds)
     folder = jobs_dir(profile.name)
     with connected() as ray:
         cluster_nodes = nodes(ray)

@@ -52,8 +52,12 @@ def runs_dir(competition: str) -> Path:
 
 def run_dir(competition: str, model: str, fold: int | str) -> Path:
     """Folder of one trained model; `fold` is a number, or "full" for the model of all photos."""
-    folder = "full" if fold == "full" else f"fold{fold}"
-    return runs_dir(competition) / check_name("model", model) / folder
+    return runs_dir(competition) / check_name("model", model) / fold_name(fold)
+
+
+def fold_name(fold: int | str) -> str:
+    """fold0, fold1 ... or full."""
+    return "full" if fold == "full" else f"fold{fold}"
 
 
 def ensemble_dir(competition: str, name: str) -> Path:

@@ -2,7 +2,8 @@
 
 `oof` predicts a fold's held-out train photos, `test` all test photos. A photo is decoded once for all views.
 Tables that are there already and were made by the same checkpoint are left alone. Of several models and folds
-one that cannot be predicted stops no other.
+one that cannot be predicted stops no other. Fold `full`, the one model on all photos, predicts the test
+photos alone.
 """
 
 from functools import partial
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         raise PipelineError("--views: expected at least one, as in identity,hflip")
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
-    folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
+    folds = cli.parse_runs(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
     from pipeline.inference.fold import predict_runs  # needs torch
 
     runs = [Run(profile.name, model.name, fold) for model in models for fold in folds]

@@ -3,7 +3,11 @@
 The folder ends up with the best checkpoint by the fold's own mAP50, the resolved config, train.log,
 history.csv (a row per epoch) and card.json, which is written last: where it is, the run is whole. The same
 command goes on where a killed training stopped, and does nothing when the run is whole. With --views each
-fold is predicted as soon as it is trained, as the stage predict would.
+fold is predicted as soon as it is trained, as the stage predict would. Of several models and folds those that
+are whole are left alone, so that the same command goes on in the fold where it was stopped.
+
+Fold `full` is the one model on all photos: for as many steps as the median of the trained folds' best epochs
+had, or --epochs. Its last epoch is taken, and nothing measures it.
 """
 
 from collections.abc import Sequence
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     views = parse_views(options.views)
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
-    folds = cli.parse_folds(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
+    folds = cli.parse_runs(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
     overrides = Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set))
     cache = CacheWish(options.cache, options.cache_full)
     devices = Devices(options.device, options.gpus, options.nodes, options.workers, cache)

@@ -277,7 +277,7 @@ def test_folds_are_numbers_or_all_of_them(values, folds):
         ("٣", "fold '٣': expected 0 to 4"),
         ("1.0", "fold '1.0': expected 0 to 4"),
         ("all", "FOLD=all: half of the people mean every fold.* say FOLD=folds or FOLD=full"),
-        ("full", "FOLD=full: the model that is trained on all photos is not there yet"),
+        ("full", "FOLD=full: the model on all photos has no held-out photos"),
     ],
 )
 def test_what_is_no_fold_is_refused(value, message):

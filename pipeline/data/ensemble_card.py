@@ -52,7 +52,7 @@ class NestedScore(Score):
 
 
 class CardMember(Record):
-    """One trained fold of a model in an ensemble."""
+    """One trained fold of a model in an ensemble, or its model on all photos."""
 
     model: str
     fold: Fold
@@ -88,6 +88,7 @@ class Ingredients(Record):
     oof: OofScores = OofScores()
     note: str = ""
     members: tuple[CardMember, ...] = ()
+    unmeasured: tuple[CardMember, ...] = ()  # trained on all photos: in the test boxes, and in no score
     tables: tuple[SourceTable, ...] = ()
     nested: NestedScore | None = None
     recipe: dict[str, Any] | None = None  # the tuned ensemble without its maps and trees

@@ -74,7 +74,7 @@ class RunCard(JobDescription):
     checkpoint_digest: str
     config: Name
     best_epoch: Count
-    framework_map50: float
+    framework_map50: float | None  # None: not measured, as there are no held-out photos
     pretrained: str = ""
     device: str = ""
     recovery: RecoveryNote = RecoveryNote()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,20 @@ def need_runs(competition: str, model: str) -> list[Run]:
     if not runs:
         raise PipelineError(f"{shown(first.folder.parent)}: no trained fold; {first.command()}")
     return runs
+
+
+def full_epochs(competition: str, model: str, photos: int) -> int:
+    """Epochs of the training on all `photos`: as many steps as the median of the trained folds' best epochs
+    had, rounded to whole epochs. Raises PipelineError where no fold is trained.
+    """
+    cards = [run.card() for run in find_runs(competition, model)]
+    if not cards:
+        folds = Run(competition, model, "folds").command()
+        raise PipelineError(
+            f"FOLD=full: no fold of {model} is trained, which would tell how long; {folds}, or give EPOCHS="
+        )
+    learned = statistics.median(card.best_epoch * (card.trained_photos or photos) for card in cards)
+    return max(round(learned / photos), 1)
 
 
 def trained_on(competition: str, folds_digest: str) -> list[Run]:

@@ -68,8 +68,9 @@ def read_split(competition: str, train: Dataset) -> Split:
     )
 
 
-def check_fold(split: Split, fold: int) -> None:
-    if not 0 <= fold < split.n_folds:
+def check_fold(split: Split, fold: int | str) -> None:
+    """Raise PipelineError for a number that is no fold's; "full" is none and always there."""
+    if isinstance(fold, int) and not 0 <= fold < split.n_folds:
         raise PipelineError(
             f"fold {fold} is out of range: {shown(split.path)} has folds 0 to {split.n_folds - 1}"
         )

@@ -4,6 +4,7 @@ Out-of-fold and test go through the same code. Within a fold all members and vie
 joins the held-out parts of the folds; test fuses the folds' results once more, with nothing fitted.
 """
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +32,12 @@ from pipeline.data.profile import Profile
 from pipeline.data.split import Split, read_split
 from pipeline.ensembles.config import read_ensemble
 from pipeline.ensembles.fuse_tuned import fuse_tuned
-from pipeline.ensembles.member_runs import MemberRun, choose_members, load_table
+from pipeline.ensembles.member_runs import MemberRun, choose_members, full_members, load_table
 from pipeline.ensembles.tables import ACROSS_FOLDS, Fusion, check_members, describe, fuse_same_images
 from pipeline.ensembles.tuned import TUNED, TunedEnsemble, TuningRecord, describe_tuned, read_tuned
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
-from pipeline.paths import ensemble_dir, file_digest, shown
+from pipeline.paths import ensemble_dir, file_digest, fold_name, shown
 from pipeline.scoring import evaluate
 from pipeline.scoring.bootstrap import summary
 from pipeline.scoring.metrics import score
@@ -46,6 +47,8 @@ LAST_STEP = (
     "oof is the score of one fold's ensemble on its held-out photos; the submission fuses the K folds' "
     "ensembles once more, and what that adds is not measured on oof"
 )
+
+UNMEASURED = "the models on all photos (full) are one more fold of it, and no score has seen them"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Inputs:
     profile: Profile
     fusion: Fusion
     members: list[MemberRun]
+    full: list[MemberRun]  # the same models trained on all photos: on test only, one more fold
     train: Dataset
     test: Dataset
     split: Split
@@ -72,6 +76,10 @@ class Inputs:
     @property
     def folds(self) -> list[Any]:
         return sorted({member.run.fold for member in self.members})
+
+    @property
+    def test_folds(self) -> list[Any]:
+        return [*self.folds, *(["full"] if self.full else [])]
 
     @property
     def models(self) -> list[str]:
@@ -96,7 +104,7 @@ def make_ensemble(profile: Profile, name: str) -> EnsembleCard:
         inputs = load_inputs(profile, name)
         print_notes(inputs)
         oof_folds = [] if inputs.tuned else [fuse_fold(inputs, fold, inputs.train) for fold in inputs.folds]
-        test_folds = [fuse_fold(inputs, fold, inputs.test) for fold in inputs.folds]
+        test_folds = [fuse_fold(inputs, fold, inputs.test) for fold in inputs.test_folds]
         write_test_folds(inputs, test_folds)
         result = combine_folds(inputs, oof_folds, test_folds)
         return write_result(inputs, result, oof_scores(inputs, result.oof))
@@ -109,7 +117,8 @@ def load_inputs(profile: Profile, name: str) -> Inputs:
     train, test = load_dataset(profile, "train"), load_dataset(profile, "test")
     split = read_split(profile.name, train)
     tuned = find_tuned(ensemble_dir(profile.name, name) / "tuned", members, split) or (None, None)
-    return Inputs(name, profile, config.fusion, members, train, test, split, *tuned)
+    full = full_members(profile.name, members)
+    return Inputs(name, profile, config.fusion, members, full, train, test, split, *tuned)
 
 
 def find_tuned(
@@ -154,10 +163,14 @@ def print_notes(inputs: Inputs) -> None:
         print(f"  tuned: by {shown(inputs.folder / 'tuned' / TUNED)}, nested {nested:.4f}")
 
 
-def fuse_fold(inputs: Inputs, fold: int, dataset: Dataset) -> Predictions:
-    """The fused boxes of one fold's members on the photos of `dataset`; before a tuned cut."""
+def fuse_fold(inputs: Inputs, fold: int | str, dataset: Dataset) -> Predictions:
+    """The fused boxes of one fold's members on the photos of `dataset`; before a tuned cut.
+
+    Of a tuned ensemble calibration and rescoring are the same for all folds, and for "full": one fit on the
+    held-out boxes of all folds.
+    """
     n_classes = len(inputs.profile.classes)
-    members = [member for member in inputs.members if member.run.fold == fold]
+    members = [member for member in (*inputs.members, *inputs.full) if member.run.fold == fold]
     if inputs.tuned is None:
         views = [(member, view) for member in members for view in member.views]
         tables = [load_table(member.run, view, dataset, inputs.split, n_classes) for member, view in views]
@@ -179,7 +192,7 @@ def fuse_fold(inputs: Inputs, fold: int, dataset: Dataset) -> Predictions:
 
 def write_test_folds(inputs: Inputs, test_folds: list[Predictions]) -> None:
     """Write the fused boxes of each fold on the test photos, and remove those of other folds."""
-    folder, names = inputs.folder / "test_folds", [f"fold{fold}" for fold in inputs.folds]
+    folder, names = inputs.folder / "test_folds", [fold_name(fold) for fold in inputs.test_folds]
     for name, table in zip(names, test_folds, strict=True):
         table.meta.made["cut"] = inputs.tuned.cut if inputs.tuned else None
         write_predictions(folder / f"{name}.parquet", table)
@@ -215,6 +228,12 @@ def oof_scores(inputs: Inputs, oof: Predictions) -> OofScores:
     return OofScores(**evaluate(oof, train.annotations, profile.classes), competition=Score(**own))
 
 
+def _card_members(members: Iterable[MemberRun]) -> tuple[CardMember, ...]:
+    return tuple(
+        CardMember(model=m.run.model, fold=m.run.fold, views=m.views, weight=m.weight) for m in members
+    )
+
+
 def write_result(inputs: Inputs, result: Result, scores: OofScores) -> EnsembleCard:
     """Write both tables and the card; returns the card."""
     folder, tuned, tuning = inputs.folder, inputs.tuned, inputs.tuning
@@ -232,11 +251,9 @@ def write_result(inputs: Inputs, result: Result, scores: OofScores) -> EnsembleC
         test_table_digest=file_digest(folder / "test.parquet"),
         image_digests={"train": inputs.train.digest, "test": inputs.test.digest},
         oof=scores,
-        note=LAST_STEP,
-        members=tuple(
-            CardMember(model=m.run.model, fold=m.run.fold, views=m.views, weight=m.weight)
-            for m in inputs.members
-        ),
+        note=LAST_STEP + (f"; {UNMEASURED}" if inputs.full else ""),
+        members=_card_members(inputs.members),
+        unmeasured=_card_members(inputs.full),
         tables=tuple(SourceTable(**entry) for entry in result.tables),
         nested=tuning.nested if tuning else None,
         recipe=describe_tuned(tuned) if tuned else None,

@@ -47,6 +47,27 @@ def choose_members(competition: str, choices: Sequence[MemberChoice] | None) -> 
     return chosen
 
 
+def full_members(competition: str, members: Sequence[MemberRun]) -> list[MemberRun]:
+    """The models of an ensemble trained on all photos, with its views and weights; [] unless all are there.
+
+    members: its trained folds. Raises PipelineError for a view that one is not predicted in.
+    """
+    views = {(m.run.model, view): m.weight for m in members for view in m.views}
+    runs = {model: Run(competition, model, "full") for model, _ in views}
+    lacking = [model for model, run in runs.items() if not run.is_trained]
+    if lacking and len(lacking) < len(runs):
+        print(f"  note: the models on all photos are left out: {', '.join(lacking)} has none (FOLD=full)")
+    if lacking:
+        return []
+    for model, view in views:
+        if view not in (run := runs[model]).views("test"):
+            raise PipelineError(
+                f"{shown(run.folder)}: view '{view}' is not predicted on test; "
+                + run.command("predict", SPLIT="test", VIEWS=view)
+            )
+    return [MemberRun(runs[model], (view,), weight) for (model, view), weight in views.items()]
+
+
 def load_table(run: Run, view: str, dataset: Dataset, split: Split, n_classes: int) -> Predictions:
     """A run's boxes in a view, on the images of `dataset`.
 

@@ -41,7 +41,7 @@ def predict_runs(
         load_once = functools.cache(load)
         release_memory()  # of what was trained or predicted before
         try:
-            for split_name in splits:
+            for split_name in _of_run(run, splits):
                 predict_fold(profile, run, split_name, views, load_once)
         except PipelineError as error:
             if len(runs) == 1:
@@ -55,6 +55,15 @@ def predict_runs(
         )
 
 
+def _of_run(run: Run, splits: Sequence[str]) -> list[str]:
+    """The splits that a run can predict; raises PipelineError when it is none."""
+    if run.fold != "full":
+        return list(splits)
+    if "test" not in splits:
+        raise PipelineError(f"{shown(run.folder)}: trained on all photos, none is held out; SPLIT=test")
+    return ["test"]
+
+
 def predict_fold(
     profile: Profile, run: Run, split_name: str, views: Sequence[View], load: Callable[[Run], Detector]
 ) -> list[Path]:
@@ -65,7 +74,6 @@ def predict_fold(
     """
     train = load_dataset(profile, "train")
     split = read_split(profile.name, train)
-    assert isinstance(run.fold, int)
     check_fold(split, run.fold)
     card = run.card()
     if card.folds_digest != split.digest:
@@ -108,7 +116,7 @@ def predict_fold(
     for view in todo:
         boxes = results[view.name]
         facts = {"device": detector.device, "seconds": round(boxes.seconds, 2), "versions": detector.versions}
-        folds = np.full(len(ids), run.fold, np.int32)
+        folds = np.full(len(ids), run.fold if isinstance(run.fold, int) else -1, np.int32)
         meta = Meta(profile.name, split_name, dataset.digest, ids, folds, run.model, view.name, made | facts)
         _write(paths[view.name], boxes, meta, dataset.images)
     return list(paths.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.paths import CARD
+from pipeline.paths import CARD, fold_name
 
 TRAINING, PREDICTING = "training", "predicting"  # states of a command
 
@@ -77,7 +77,7 @@ class Command:
 @dataclass(frozen=True)
 class Job:
     model: str
-    fold: int
+    fold: int | str
     run: Path  # the stages write there
     resources: Resources
     commands: tuple[Command, ...]
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-fold{self.fold}"
+        return job_name(self.model, self.fold)
 
     def state(self, command: str) -> str:
         """What a command in the state `command` does now: one that trains may then predict."""
@@ -95,6 +95,10 @@ class Job:
     def steps(self) -> list[list[Command]]:
         """Its commands, those together that run one after the other on the same resources."""
         return [list(group) for _, group in itertools.groupby(self.commands, lambda c: c.resources)]
+
+
+def job_name(model: str, fold: int | str) -> str:
+    return f"{model}-{fold_name(fold)}"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,20 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.models import ModelConfig, Overrides, config_digest, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.profile import Profile
-from pipeline.data.runs import Run
+from pipeline.data.runs import Run, full_epochs
 from pipeline.data.split import Split
 from pipeline.errors import PipelineError
-from pipeline.jobs.job import NONE, PREDICTING, TRAINING, Command, Job, Resources, check_gpus, read_resources
+from pipeline.jobs.job import (
+    NONE,
+    PREDICTING,
+    TRAINING,
+    Command,
+    Job,
+    Resources,
+    check_gpus,
+    job_name,
+    read_resources,
+)
 from pipeline.jobs.placement import Node, spread
 from pipeline.paths import shown
 from pipeline.training.backend import check_nodes_of, load_backend
@@ -47,7 +57,7 @@ def plan(
     profile: Profile,
     split: Split,
     models: Sequence[str],
-    folds: Sequence[int],
+    folds: Sequence[int | str],
     options: JobOptions,
     nodes: Sequence[Node],
 ) -> tuple[list[Job], list[str]]:
@@ -55,7 +65,7 @@ def plan(
 
     Raises PipelineError for unknown models, folds and options, before anything starts.
     """
-    todo: list[tuple[ModelConfig, int, Resources]] = []
+    todo: list[tuple[ModelConfig, int | str, Resources]] = []
     finished: list[str] = []
     images = load_dataset(profile, "train").images
     for name in dict.fromkeys(models):
@@ -64,9 +74,17 @@ def plan(
         resources = read_resources(resolved.resources, shown(model.path))
         side = options.cache.side(images, resolved.largest_input)
         for fold in dict.fromkeys(folds):
+            if fold == "full" and options.overrides.epochs is None:
+                if any(other is model for other, *_ in todo):
+                    raise PipelineError(
+                        f"FOLD=full: how long {name} trains on all photos is told by its trained folds: run "
+                        "FOLD=folds first, or give EPOCHS="
+                    )
+                length = replace(options.overrides, epochs=full_epochs(profile.name, name, len(images)))
+                resolved = load_backend(model.backend).resolve(model, length)
             digests = config_digest(resolved.values, side), split.digest
             if is_finished(Run(profile.name, name, fold), digests, options):
-                finished.append(f"{name}-fold{fold}")
+                finished.append(job_name(name, fold))
             else:
                 todo.append((model, fold, resources))
     fitted = fit_resources([resources for _, _, resources in todo], nodes, options)
@@ -87,7 +105,8 @@ def is_finished(run: Run, digests: tuple[str, str], options: JobOptions) -> bool
     card = run.card()
     if (card.config_digest, card.folds_digest, card.seed) != (*digests, options.seed):
         return False
-    tables = [run.table_path(split, view) for split in options.splits for view in options.views.split(",")]
+    splits = [split for split in options.splits if (run.fold, split) != ("full", "oof")]
+    tables = [run.table_path(split, view) for split in splits for view in options.views.split(",")]
     return all(_made_from(table, card.checkpoint_digest) for table in tables)
 
 
@@ -133,7 +152,9 @@ def choose_nodes(
     return resources
 
 
-def make_job(model: ModelConfig, fold: int, run: Path, resources: Resources, options: JobOptions) -> Job:
+def make_job(
+    model: ModelConfig, fold: int | str, run: Path, resources: Resources, options: JobOptions
+) -> Job:
     """The stages as a user would type them: one process trains and predicts.
 
     But a training in several processes is started by a command that holds nothing: they reserve what they
@@ -169,6 +190,6 @@ def try_again(jobs: Sequence[Job], names: Sequence[str], variables: dict[str, An
     """The make command that runs the named jobs again; those of them that are done it skips."""
     again = [job for job in jobs if job.name in names]
     models = ",".join(dict.fromkeys(job.model for job in again))
-    folds = ",".join(str(fold) for fold in sorted({job.fold for job in again}))
+    folds = ",".join(sorted({str(job.fold) for job in again}, key=lambda fold: (len(fold), fold)))
     named = {"MODEL": models, "FOLD": folds} | variables
     return " ".join(["make train-all", *(f"{key}={shlex.quote(str(value))}" for key, value in named.items())])

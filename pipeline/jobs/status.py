@@ -32,7 +32,7 @@ class JobStatus:
     """One job in the state file; `left` is in seconds, times are of the wall clock."""
 
     model: str
-    fold: int
+    fold: int | str
     log: str
     state: str = "waiting"
     epoch: int | None = None

@@ -53,7 +53,8 @@ class SubmissionCard(Ingredients):
         interval = "" if own.low is None or own.high is None else f" ({own.low:.4f} to {own.high:.4f})"
         members = [
             f"{member.model} fold {member.fold} [{', '.join(member.views)}] weight {member.weight:g}"
-            for member in self.members
+            f"{'' if member in self.members else ', not measured'}"
+            for member in (*self.members, *self.unmeasured)
         ]
         fusion = ", ".join(f"{key} {value}" for key, value in self.fusion.items())
         scores = {"public": self.public, "private": self.private}

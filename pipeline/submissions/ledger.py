@@ -79,10 +79,11 @@ def entry_of(
     """A row for a submission and its card (None for a file made elsewhere)."""
     own = card.oof.own if card else Score(value=None)
     card = card or SubmissionCard(file_digest="")
-    members = [member.model_dump(mode="json") for member in card.members]
+    members = [member.model_dump(mode="json") for member in (*card.members, *card.unmeasured)]
     stated = {"fusion": card.fusion, "across_folds": card.across_folds, "min_scores": card.min_scores}
     parameters = {key: value for key, value in stated.items() if value}
     names = sorted({f"{member.model}[{'+'.join(member.views)}]" for member in card.members})
+    names += sorted({f"{member.model}[full, not measured]" for member in card.unmeasured})
     tables = [table.model_dump(exclude_unset=True) for table in card.tables]
     made_of = json.dumps([members, parameters, tables], sort_keys=True)
     oof, oof_low, oof_high = ("" if v is None else f"{v:.5f}" for v in (own.value, own.low, own.high))

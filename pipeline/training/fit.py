@@ -34,7 +34,7 @@ class Trained:
     checkpoint: Path
     config: Path
     best_epoch: int  # from 1
-    best_map50: float  # on the held-out photos
+    best_map50: float | None  # on the held-out photos; None without any, where the last epoch is taken
     pretrained: str  # where the first weights came from, or "from scratch"
     recovery: RecoveryNote  # how it departed from its config
 
@@ -87,5 +87,5 @@ def _export(backend: Backend, job: TrainJob, note: RecoveryNote) -> Trained:
         save_tensors(backend.exported(held), temporary)
     write_record(config, backend.saved_config(job))
     return Trained(
-        checkpoint, config, record["epoch"], record["map50"] or 0.0, weights_note(dict(job.weights)), note
+        checkpoint, config, record["epoch"], record["map50"], weights_note(dict(job.weights)), note
     )

@@ -1,9 +1,12 @@
-"""Training one fold of a model: begun, gone on with, or left alone where runs/.../fold<k>/ is whole."""
+"""Training one fold of a model: begun, gone on with, or left alone where runs/.../fold<k>/ is whole.
+
+The fold may be "full": the one model on all photos, of which nothing is held out to measure it.
+"""
 
 import platform
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.cpus import job_cpus
 from pipeline.data.costs import record_cost
@@ -13,7 +16,7 @@ from pipeline.data.models import ModelConfig, Overrides, config_digest
 from pipeline.data.photos import check_photos, photos_of
 from pipeline.data.profile import Profile
 from pipeline.data.run_card import JobDescription, RunCard
-from pipeline.data.runs import Run, all_runs
+from pipeline.data.runs import Run, all_runs, full_epochs
 from pipeline.data.split import Split, check_fold, read_split
 from pipeline.errors import PipelineError
 from pipeline.paths import CARD, cache_dir, file_digest, shown, text_digest
@@ -49,9 +52,10 @@ class Plan:
     description: JobDescription
 
 
-def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_out: bool) -> PhotoSet:
+def photo_set(profile: Profile, train: Dataset, split: Split, fold: int | str, held_out: bool) -> PhotoSet:
     """The photos and boxes of one fold's train part or held-out part."""
-    chosen = (split.fold == fold) == held_out
+    number = fold if isinstance(fold, int) else -1  # of full, none is held out
+    chosen = (split.fold == number) == held_out
     images = train.images[chosen].reset_index(drop=True)
     boxes = train.annotations[train.annotations["image_id"].isin(images["image_id"])]
     if not held_out and boxes["iscrowd"].all():  # also when there is none
@@ -62,13 +66,20 @@ def photo_set(profile: Profile, train: Dataset, split: Split, fold: int, held_ou
 
 
 def plan_fold(
-    profile: Profile, model: ModelConfig, fold: int, overrides: Overrides, devices: Devices, seed: int = 0
+    profile: Profile,
+    model: ModelConfig,
+    fold: int | str,
+    overrides: Overrides,
+    devices: Devices,
+    seed: int = 0,
 ) -> Plan:
     """Check everything that a training needs, and write nothing."""
     train = load_dataset(profile, "train")
     split = read_split(profile.name, train)
     check_fold(split, fold)
     check_nodes_of(model, devices.nodes)
+    if fold == "full" and overrides.epochs is None:
+        overrides = replace(overrides, epochs=full_epochs(profile.name, model.name, len(train.images)))
     resolved = load_backend(model.backend).resolve(model, overrides)
     learned = photo_set(profile, train, split, fold, held_out=False)
     held_out = photo_set(profile, train, split, fold, held_out=True)
@@ -190,10 +201,12 @@ def train_fold(plan: Plan, overwrite: bool = False) -> None:
     run.write_card(_card(plan, trained, time.monotonic() - began))
     shutil.rmtree(job.work)
     _count_cost(run)  # after the card: whatever fails here costs no training
-    print(
-        f"wrote {shown(trained.checkpoint)}: best epoch {trained.best_epoch} of {plan.description.epochs}, "
-        f"mAP50 {trained.best_map50:.3f} on its held-out photos"
-    )
+    if trained.best_map50 is None:
+        which = f"epoch {trained.best_epoch}, the last, on all photos: not measured, as none is held out"
+    else:
+        which = f"best epoch {trained.best_epoch} of {plan.description.epochs}, "
+        which += f"mAP50 {trained.best_map50:.3f} on its held-out photos"
+    print(f"wrote {shown(trained.checkpoint)}: {which}")
 
 
 def _card(plan: Plan, trained: Trained, seconds: float) -> RunCard:
@@ -207,7 +220,7 @@ def _card(plan: Plan, trained: Trained, seconds: float) -> RunCard:
         checkpoint_digest=file_digest(trained.checkpoint),
         config=trained.config.name,
         best_epoch=trained.best_epoch,
-        framework_map50=round(trained.best_map50, 5),
+        framework_map50=None if trained.best_map50 is None else round(trained.best_map50, 5),
         pretrained=trained.pretrained,
         device=job.device,
         recovery=trained.recovery,

@@ -144,7 +144,8 @@ class Session:
     ) -> None:
         """Record an epoch: history, and the checkpoint to go on from; the best one where it is the best.
 
-        map50: on the held-out photos, None for an epoch without validation. networks: checked to be finite.
+        map50: on the held-out photos, None for an epoch without validation; without held-out photos it counts
+        for nothing. networks: checked to be finite.
         state(whole) makes the checkpoint: with all that resuming needs, or with the weights alone. Its
         tensors, mappings and lists may change afterwards, its other objects must not. Raises as `step`.
         """
@@ -154,6 +155,8 @@ class Session:
         if not self.leads:
             return
         check_weights(self.job.label, self.epoch, networks)
+        if not self.job.held_out.photos:
+            map50 = None
         self.writer.wait()  # before there are copies of another epoch in memory
         if self.progress:
             self.progress.end_epoch(loss, map50)
