@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -197,9 +198,21 @@ def check_inside(folder: Path, path: Path) -> Path:
     raise PipelineError(f"{name}: a link that leads out of the run's folder; put a copy there")
 
 
+def regular(path: Path) -> Path:
+    """The path of a file that is about to be read; readers of what people name ask this before they open it.
+
+    Raises PipelineError for what a reader would wait for, or read for ever; OSError where nothing is there.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a named pipe, a socket or a device"
+        raise PipelineError(f"{shown(path)}: {what}; expected a file")
+    return path
+
+
 def file_digest(path: Path) -> str:
     """First 16 hex digits of the SHA-256 of a file."""
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

@@ -321,7 +321,7 @@ def test_aliases_that_repeat_little():
         ("_base_: m.yaml", "of which it is a base itself"),
         ("_base_: ../x/n.yaml", "of which it is a base itself"),
         ("_base_: none.yaml", r"none\.yaml: not readable"),
-        ("_base_: .", "not readable"),
+        ("_base_: .", "a folder; expected a file"),
     ],
 )
 def test_a_model_config_that_is_refused(tmp_path, text, message):

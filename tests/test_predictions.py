@@ -234,7 +234,7 @@ def test_columns_of_another_type(tmp_path, column, value, message):
         ("other", "not a prediction table .no column image_id.; bring boxes made elsewhere in with"),
         ("bare", "not a prediction table .no metadata of the pipeline.; bring boxes"),
         ("missing", "no such prediction table"),
-        ("folder", "not a whole Parquet file"),
+        ("folder", "a folder; expected a file"),
     ],
 )
 def test_a_file_that_is_no_table(tmp_path, damage, message):

@@ -259,12 +259,12 @@ def test_a_file_cut_in_half(recycle, home):
     assert not (home / "folds").exists()
 
 
-@pytest.mark.parametrize("what", ["missing", "folder"])
-def test_no_annotation_file(recycle, what):
+def test_no_annotation_file(recycle):
     (recycle / "train.json").unlink()
-    if what == "folder":
-        (recycle / "train.json").mkdir()
     with pytest.raises(PipelineError, match=r"no annotation file .*train\.json: put the competition's files"):
+        load()
+    (recycle / "train.json").mkdir()
+    with pytest.raises(PipelineError, match=r"train\.json: a folder; expected a file"):
         load()
 
 

@@ -1,7 +1,8 @@
 """The first damaged inputs of every kind that `make torture` knows: one clear line, or the right value."""
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,17 @@ from torture.inputs import KINDS
 from torture.stages import Stages
 from torture.state import BAD, State
 from torture.trials import judge
-from torture.tries import Found, Tries, Worker
+from torture.tries import Found, Tries, Worker, as_a_stage, fault_of_line
 
 from pipeline.data import models, profile
 from pipeline.ensembles import config
+
+NO_FILES: dict[str, Callable[[Path], None]] = {
+    "named pipe": os.mkfifo,
+    "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,21 @@ def test_what_is_lost_changed_or_left_over_is_told(stages: Stages) -> None:
     assert stages.difference("folds") == "left over: folds/demo/.folds.7.tmp.csv"
     (stages.home / "folds/demo/folds.csv").write_text("image_id,file_name,fold,group\n")
     assert "folds/demo/folds.csv" in stages.difference("folds")
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_no_file_is_one_line_at_once(tries: Tries, name: str, what: str) -> None:
+    if (name, what) == ("LabelMe", "folder"):
+        pytest.skip("a folder of json files may hold folders of any name")
+    path = tries.kind(name)[0].path
+    whole = path.read_bytes()
+    path.unlink()
+    try:
+        NO_FILES[what](path)
+        status, stderr, where = as_a_stage(tries.kind(name)[0].read)
+        assert status and stderr, where
+        assert fault_of_line(stderr) == ""
+    finally:
+        path.rmdir() if what == "folder" else path.unlink()
+        path.write_bytes(whole)

@@ -35,7 +35,7 @@ def list_models() -> dict[str, ModelConfig]:
     for backend in BACKENDS:
         folder = CONFIGS / backend
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.suffix in (".py", ".yaml"):
+            if path.suffix in (".py", ".yaml") and path.is_file():
                 if path.stem in models:
                     raise PipelineError(
                         f"{shown(path)}: model '{path.stem}' is also {shown(models[path.stem].path)}"

@@ -30,7 +30,7 @@ from typing_extensions import TypedDict
 from pipeline.boxes import Boxes, clip, sorted_rows
 from pipeline.data.records import DIGEST, Record, note_unchecked, parse_record
 from pipeline.errors import PipelineError
-from pipeline.paths import atomic, shown
+from pipeline.paths import atomic, regular, shown
 
 if TYPE_CHECKING:  # fusing tables needs no pandas, which is slow and large to import
     import pandas as pd
@@ -263,7 +263,7 @@ def read_predictions(path: Path) -> Predictions:
 def _read_file(path: Path) -> tuple[pa.Table, str, bool]:
     """A table's file: its columns, the digest of its bytes, and whether they are those that were written."""
     try:
-        raw = path.read_bytes()
+        raw = regular(path).read_bytes()
         place = _digest_place(raw)
         digest, file_digest = _digests(raw, place)
         if place and raw[place : place + DIGEST_LENGTH] != digest.encode():

@@ -18,7 +18,7 @@ from pipeline.data.records import STRICT, read_yaml_record
 from pipeline.data.specs import Losses, SiteSpec, SplitSpec, SubmissionSpec, box_fields
 from pipeline.errors import PipelineError, reason
 from pipeline.names import check_name
-from pipeline.paths import CONFIGS, home, shown
+from pipeline.paths import CONFIGS, home, regular, shown
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -129,7 +129,7 @@ def _check(profile: Profile, source: str) -> None:
 def read_classes(path: Path, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a file of `label,name` rows calls the classes, and their names; Open Images V7 has a header."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(regular(path), encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if row]
     except FileNotFoundError:
         raise PipelineError(

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, Type
 
 from pipeline.errors import LONGEST_LINE, PipelineError
 from pipeline.names import is_name
-from pipeline.paths import shown, text_digest, write_text
+from pipeline.paths import regular, shown, text_digest, write_text
 
 MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 MOST_UNPACKED = 10  # times the values of a YAML text
@@ -179,7 +179,7 @@ def note_unchecked(path: Path, remedy: str = "") -> None:
 
 def _read_bytes(path: Path, remedy: str) -> bytes:
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         _refuse(shown(path), f"not readable ({error.strerror})", remedy, error)
 

@@ -73,7 +73,7 @@ class Run:
     def job(self) -> JobDescription | None:
         """What the training was asked to be; None before it has begun."""
         path = self.inside(JOB)
-        return read_record(path, JobDescription, self._remedy) if path.is_file() else None
+        return read_record(path, JobDescription, self._remedy) if path.exists() else None
 
     def write_job(self, job: JobDescription) -> None:
         write_record(self.folder / JOB, job)

@@ -22,7 +22,7 @@ import pyarrow.csv as arrow_csv
 
 from pipeline.data.records import as_mapping
 from pipeline.errors import PipelineError, reason
-from pipeline.paths import shown
+from pipeline.paths import regular, shown
 
 # What ends the name of a photo; anything else behind a dot is a part of the name.
 _SUFFIXES = (
@@ -50,8 +50,8 @@ Corners = tuple[float, float, float, float]  # x1 y1 x2 y2, or what a file has i
 def read_text(path: Path, missing: str = "") -> str:
     """A file in UTF-8 without its byte order mark. Raises PipelineError (`missing`: for no file)."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return regular(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
         raise PipelineError(missing or f"{shown(path)}: no such file") from None
     except UnicodeDecodeError as error:
         raise PipelineError(f"{shown(path)}: not text in UTF-8 ({reason(error)}); save it as UTF-8") from None
@@ -82,11 +82,11 @@ def read_table(path: Path, missing: str = "") -> pd.DataFrame:
     header: the file may be cut off, or its columns shifted. A comma that ends every row is left out.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(regular(path), encoding="utf-8-sig", newline="") as file:
             header = next((row for row in csv.reader(file) if row), [])
             _check_text(path)
             header_lines = 1 + sum(not line.strip() for line in _lines_until_text(path))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise PipelineError(missing or f"{shown(path)}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise PipelineError(f"{shown(path)}: not a CSV file ({reason(error)})") from None

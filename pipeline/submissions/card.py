@@ -121,7 +121,7 @@ def read_card(path: Path) -> SubmissionCard | None:
     Raises PipelineError when it is damaged, or describes another file of that name.
     """
     card_path = path.with_suffix(".json")
-    if not card_path.is_file():
+    if not card_path.exists():
         return None
     remedy = "make submission again, or remove the card if the file was made elsewhere"
     card = read_record(card_path, SubmissionCard, remedy)

@@ -52,7 +52,7 @@ def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> La
     keys = image_keys(profile, images)
     ids = images["image_id"].to_numpy(np.int64)
     sample = profile.path(spec.sample)
-    if split != "test" or not spec.sample or not sample.is_file():
+    if split != "test" or not spec.sample or not sample.exists():
         return Layout(spec.header, keys, ids, [""] * len(keys))
     header, cells = _read_cells(profile, sample)
     others = _read_cells(profile, profile.path(spec.others))[1] if _has_others(profile) else {}
@@ -77,7 +77,7 @@ def layout_of(profile: Profile, images: pd.DataFrame, split: str = "test") -> La
 
 
 def _has_others(profile: Profile) -> bool:
-    return bool(profile.submission.others) and profile.path(profile.submission.others).is_file()
+    return bool(profile.submission.others) and profile.path(profile.submission.others).exists()
 
 
 def _read_cells(profile: Profile, path: Path) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -17,7 +17,7 @@ from pipeline.data.ensemble_card import Score
 from pipeline.data.records import DIGEST, STRICT, as_record, note_unchecked
 from pipeline.errors import PipelineError
 from pipeline.locks import locked
-from pipeline.paths import ledger_csv, sent_csv, shown, text_digest, write_text
+from pipeline.paths import ledger_csv, regular, sent_csv, shown, text_digest, write_text
 from pipeline.submissions.card import SubmissionCard
 
 PENDING: Final = "pending"
@@ -114,12 +114,12 @@ def now() -> str:
 def read_ledger(path: Path | None = None) -> list[Entry]:
     """All rows, oldest first. Raises PipelineError for a file that is not a ledger, or was changed."""
     path = path or ledger_csv()
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
-        text = path.read_bytes().decode()
+        text = regular(path).read_bytes().decode()
         rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise PipelineError(f"{shown(path)}: not a CSV file ({error}); restore it") from None
     header = tuple(rows[0]) if rows else ()
     if header not in (COLUMNS, (*COLUMNS, DIGEST)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data.profile import Profile
 from pipeline.data.specs import box_fields
 from pipeline.errors import PipelineError
-from pipeline.paths import shown
+from pipeline.paths import regular, shown
 
 DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
@@ -76,14 +76,14 @@ def read_csv(path: Path) -> tuple[list[list[str]], bool]:
     Raises PipelineError when the file is no text in UTF-8 or its quotes are broken.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = regular(path).read_bytes().decode("utf-8-sig")
         if "\0" in text:
             raise ValueError("it holds null bytes")
         complete = text.endswith(("\n", "\r"))
         if '"' in text:
             csv.field_size_limit(2**31 - 1)
             return list(csv.reader(io.StringIO(text, newline=""), strict=True)), complete
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise PipelineError(f"{shown(path)}: no such file") from None
     except (OSError, ValueError, csv.Error) as error:
         raise PipelineError(f"{shown(path)}: not a CSV file ({error})") from None

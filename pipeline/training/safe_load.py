@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import PipelineError, printable, reason
-from pipeline.paths import shown
+from pipeline.paths import regular, shown
 
 
 @contextlib.contextmanager
@@ -43,12 +43,14 @@ def load_tensors(file: Any, map_location: Any = "cpu", allowed: Sequence[Any] = 
     Raises PipelineError, one line, for anything else and for a damaged file; OSError when there is no file.
     """
     try:
+        if isinstance(file, (str, Path)):
+            regular(Path(file))
         with _only(allowed):
             return torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         what = "not a file of plain weights; not loaded"
         raise PipelineError(f"{_name(file)}: {what} ({_reason(error)})") from None
-    except OSError:
+    except (OSError, PipelineError):
         raise
     except Exception as error:  # whatever its zip, tar and pickle readers make of damaged bytes
         raise PipelineError(f"{_name(file)}: not a whole checkpoint ({_reason(error)})") from None

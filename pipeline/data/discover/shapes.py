@@ -10,6 +10,7 @@ from pipeline.data.formats.cvat import AREAS
 from pipeline.data.formats.voc import parse_xml
 from pipeline.data.text import read_json, same_text
 from pipeline.errors import PipelineError
+from pipeline.paths import regular
 
 
 def find_labelme(listing: Listing) -> list[Candidate]:
@@ -53,7 +54,7 @@ def find_cvat(listing: Listing) -> list[Candidate]:
 
 
 def _cvat_file(listing: Listing, path: str) -> Candidate | None:
-    with open(listing.root / path, "rb") as file:
+    with open(regular(listing.root / path), "rb") as file:
         if b"<annotations" not in file.read(2000):  # there may be thousands of VOC's
             return None
     try:

@@ -84,7 +84,7 @@ class _ImageFinder:
 def _labels(folder: Path, profile: Profile) -> dict[int, int]:
     """The folder's class number -> label."""
     path = folder / "data.yaml"
-    if not path.is_file():
+    if not path.exists():
         return {label: label for label in range(len(profile.classes))}
     return match_classes(class_names(read_yaml(path, "correct it").get("names"), path), profile, path)
 

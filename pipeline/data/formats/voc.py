@@ -12,7 +12,7 @@ from pipeline.data.profile import Profile, SplitSpec
 from pipeline.data.raw import Raw, Record
 from pipeline.data.text import forward, four_numbers, photo_stem, photo_suffix, read_text, same_text
 from pipeline.errors import PipelineError, reason
-from pipeline.paths import shown
+from pipeline.paths import regular, shown
 
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)""")  # an encoding, in ASCII
 FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # a stem of an image set and whether a class is on the photo
@@ -64,14 +64,14 @@ def _stems(profile: Profile, spec: SplitSpec, known: set[str]) -> list[str]:
 
 def parse_xml(path: Path) -> ElementTree.Element:
     """The root of an xml file. Raises PipelineError for a damaged one."""
-    data = path.read_bytes()
     try:
+        data = regular(path).read_bytes()
         # expat knows no encodings of several bytes per character, such as euc-kr: Python decodes them.
         declared = DECLARED.match(data)
         if declared and declared[1].lower() not in (b"utf-8", b"utf-16"):
             return ElementTree.fromstring(data.decode(declared[1].decode()))
         return ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise PipelineError(
             f"{shown(path)}: not a whole xml file ({reason(error)}); copy or export it again"
         ) from None

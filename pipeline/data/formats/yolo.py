@@ -90,7 +90,7 @@ def _of_folder(folder: Path, profile: Profile, spec: SplitSpec) -> Layout:
     """Label files without a data.yaml. Classes are in the order of a class list, else of the profile."""
     places = [folder] if folder == profile.root else [folder, folder.parent]
     lists = [place / name for place in places for name in CLASS_LISTS]
-    found = next((path for path in lists if path.is_file()), None)
+    found = next((path for path in lists if path.exists()), None)
     names = profile.classes
     if found:
         names = tuple(filter(None, map(str.strip, read_text(found).split("\n"))))
