@@ -35,6 +35,10 @@ YOLO = ["pretrained=false", "nbs=4", "optimizer=AdamW", "lr0=0.002"]
 VIEWS = ["--views", "identity,hflip"]
 TIMES = re.compile("second|time|fps|made_at|speed|photos/s|record_digest|resumed", re.IGNORECASE)
 VARIES = object()  # in place of a value that two undisturbed runs do not share
+AGENTS = (
+    "ray::DashboardA",
+    "ray::RuntimeEnv",
+)  # Ray's: of a killed driver they ask the dead cluster for a minute
 PATIENCE = 300  # seconds of an undisturbed command at most
 
 
@@ -180,10 +184,10 @@ class Stages:
             status = None
         seconds = time.monotonic() - process.began
         left = time.monotonic() + 30  # Ray looks whether its driver lives now and then
-        while status is not None and in_session(process.pid) and time.monotonic() < left:
+        while status is not None and in_session(process.pid, AGENTS) and time.monotonic() < left:
             time.sleep(0.05)
-        running = in_session(process.pid)
-        for pid in running or ([process.pid] if status is None else []):
+        running = in_session(process.pid, AGENTS)
+        for pid in in_session(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
@@ -267,13 +271,14 @@ class Stages:
         self.server.stop()
 
 
-def in_session(session: int) -> list[int]:
-    """The processes of a session that are not dead."""
+def in_session(session: int, but: tuple[str, ...] = ()) -> list[int]:
+    """The processes of a session that are not dead, nor have one of these names."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
+            before, _, after = path.read_text().rpartition(")")
+            state, _, _, its_session = after.split()[:4]
+            if int(its_session) == session and state != "Z" and before.partition("(")[2] not in but:
                 found.append(int(path.parent.name))
     return found
 
