@@ -235,6 +235,55 @@ def test_an_answer_that_is_no_list_of_submissions_is_not_an_empty_one(kaggle, se
     assert str(refused.value).isprintable()
 
 
+def listing(answer):
+    """A site that answers so where a list of submissions is expected."""
+
+    def fault(handler):
+        handler.read()
+        handler.reply(200, answer)
+        return True
+
+    return fault
+
+
+@pytest.mark.parametrize("answer", [{}, {"submissions": []}, {"submissions": [{}]}, []])
+def test_an_upload_that_ended_unclear_is_not_sent_again_on_a_list_without_rows(kaggle, send, answer):
+    kaggle.faults["CreateSubmission"] = [take_and_drop]
+    kaggle.faults["ListSubmissions"] = [lambda _: False, *[listing(answer)] * 4]
+    for _ in range(2):
+        with pytest.raises(PipelineError, match=r"does not submit twice|nothing was sent|no clear answer"):
+            send()
+        assert (len(kaggle.submissions), ledger_csv().exists()) == (1, False)
+    kaggle.faults.clear()
+    assert send().ref == "1000"
+    assert len(kaggle.submissions) == len(read_ledger()) == 1
+    assert not list(sent_csv("recycle", "x").parent.glob("*.sending"))
+
+
+def test_an_upload_that_was_killed_is_not_sent_again_on_an_empty_list(kaggle, send, path):
+    def take_and_die(text):
+        kaggle.take({"submissionDescription": text}, path.name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        send(send=take_and_die)
+    kaggle.faults["ListSubmissions"] = [listing({})]
+    with pytest.raises(
+        PipelineError, match=r"an upload of final\.csv began .* is not known; nothing was sent"
+    ):
+        send()
+    assert send().ref == "1000" and len(kaggle.submissions) == 1
+
+
+def test_a_list_without_the_last_one_of_the_ledger_is_not_believed(kaggle, send):
+    send()
+    other = kaggle.submissions.pop() | {"ref": 7, "description": "another"}
+    kaggle.submissions.append(other)
+    with pytest.raises(PipelineError, match=r"lists 1 other, the ledger has 1 of recycle.*1000; nothing"):
+        send()
+    assert kaggle.submissions == [other]
+
+
 @pytest.mark.parametrize("answer", [{}, {"submissions": []}])
 def test_an_empty_list_where_the_ledger_has_a_submission_is_not_believed(kaggle, send, answer):
     send()
@@ -287,7 +336,7 @@ def test_an_unclear_answer_without_a_submission_is_not_recorded(kaggle, send, fa
     with pytest.raises(PipelineError, match="does not list the submission, so it is not recorded"):
         send()
     assert not ledger_csv().exists()
-    assert send().status == "complete"  # the second try submits, once
+    assert send().status == "complete"  # the site counts none today: the second try submits, once
     assert len(kaggle.submissions) == len(read_ledger()) == 1
 
 

@@ -51,10 +51,10 @@ def _check_answers() -> None:
     def from_json(cls: Any, text: str) -> Any:
         value = json.loads(text)
         listed = value.get("submissions", []) if isinstance(value, dict) else None
-        if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        if not isinstance(listed, list) or not all(isinstance(i, dict) and i.get("ref") for i in listed):
             raise ValueError(f"an answer of another form than expected: {text[:80]}")
         # {} is an empty list: the site's messages are those of protobuf, which leaves out what is empty, and
-        # kagglesdk reads and writes them so.
+        # kagglesdk reads and writes them so. `submit` believes it only where nothing may have been sent.
         known = {"submissions", "nextPageToken"} & set(value)
         if cls.__name__ == "ApiListSubmissionsResponse" and value and not known:
             raise ValueError(f"an answer without a list of submissions: {text[:80]}")

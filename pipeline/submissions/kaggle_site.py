@@ -37,6 +37,14 @@ class Submission:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Today:
+    """Submissions of today (UTC) by the site's count."""
+
+    made: int
+    left: int
+
+
 class KaggleSite:
     """A competition on Kaggle. Every call raises PipelineError with what the site said.
 
@@ -72,10 +80,10 @@ class KaggleSite:
         answer = self._call({"do": "list", "count": PAGE}, self.call_seconds)
         return [Submission(**item) for item in answer]
 
-    def left_today(self) -> int | None:
-        """How many submissions are left today; None where the site does not say (no team yet)."""
+    def today(self) -> Today | None:
+        """How many submissions were made today; None where the site does not say (no team yet)."""
         answer = self._call({"do": "limits"}, self.call_seconds)
-        return int(answer["left"]) if any(answer.values()) else None
+        return Today(int(answer["today"]), int(answer["left"])) if any(answer.values()) else None
 
     def submit(self, path: Path, message: str) -> str:
         """Upload a file; returns the submission's number."""

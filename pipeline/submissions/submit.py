@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.data.text import read_text
 from pipeline.errors import PipelineError, reason
 from pipeline.locks import locked
-from pipeline.paths import atomic, sent_csv
+from pipeline.paths import atomic, sent_csv, write_text
 from pipeline.submissions.card import SubmissionCard, read_card, write_card
-from pipeline.submissions.kaggle_site import Submission, UnclearAnswer
+from pipeline.submissions.kaggle_site import PAGE, Submission, Today, UnclearAnswer
 from pipeline.submissions.ledger import COMPLETE, ERROR, PENDING, Entry, entries_of, entry_of, now, record
 
 LOOK_UPS = 3  # for a submission of which it is not clear whether it arrived
@@ -26,7 +27,7 @@ class Site(Protocol):
     """What the flow needs of a site; each raises PipelineError, `UnclearAnswer` where it has no answer."""
 
     def submissions(self) -> list[Submission]: ...
-    def left_today(self) -> int | None: ...
+    def today(self) -> Today | None: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Upload:
     def tag(self) -> str:
         return f"[{self.digest}]"
 
+    @property
+    def mark(self) -> Path:
+        """Says when an upload began of which it is not known whether it arrived."""
+        return sent_csv(self.competition, self.digest).with_suffix(".sending")
+
 
 def submit(
     upload: Upload,
@@ -65,11 +71,13 @@ def submit(
 
     A submission with the same digest that the site already has is not sent again without `again`: its
     score is fetched instead. Raises PipelineError when it was not sent, when that is not known, and
-    when the site could not score it; the last is recorded as an error, the first two not at all.
+    when the site could not score it; the last is recorded as an error, the first two not at all. A file
+    `.sending` beside the copies of sent files stays where that is not known, also after a kill.
     """
     # Another one looks only when this one is sent, so that it finds it.
     with locked(sent_csv(upload.competition, upload.digest), doing="sending"):
         ref, submitted_at = _send_once(upload, site, again, pause, show)
+        upload.mark.unlink(missing_ok=True)
     entry = entry_of(
         upload.competition,
         upload.path.name,
@@ -90,9 +98,11 @@ def _send_once(
     """Send it unless the site has it already; returns the site's number, and when the site took it."""
     listed = site.submissions()
     recorded = [entry for entry in entries_of(upload.competition) if entry.ref]
-    if recorded and not listed and not again:
+    is_whole = not recorded or len(listed) >= PAGE or recorded[-1].ref in {item.ref for item in listed}
+    if not is_whole and not again:
+        found = f"{len(listed)} other{'s' * (len(listed) > 1)}" if listed else "no submission"
         raise PipelineError(
-            f"the site lists no submission, the ledger has {len(recorded)} of {upload.competition}, the last "
+            f"the site lists {found}, the ledger has {len(recorded)} of {upload.competition}, the last "
             f"with number {recorded[-1].ref}; nothing was sent. Try later; AGAIN=1 if it is another account"
         )
     earlier = [item for item in listed if upload.tag in item.message]
@@ -105,18 +115,30 @@ def _send_once(
         return ref, submitted_at
     if earlier:
         show(f"the site has it already, as number {earlier[0].ref}; sending it a second time")
-    if site.left_today() == 0:
+    today = site.today()
+    if not listed and not again and upload.mark.exists():
+        began = read_text(upload.mark)
+        if began[:10] != now()[:10] or today is None or today.made:
+            raise PipelineError(
+                f"the site lists no submission, but an upload of {upload.path.name} began at {began}, and "
+                "whether it arrived is not known; nothing was sent. Look there; AGAIN=1 sends it"
+            )
+    if today is not None and today.left == 0:
         raise PipelineError("no submission is left today by the site's count; nothing was sent")
     return _send(upload, site, {item.ref for item in earlier}, pause, show), now()
 
 
 def _send(upload: Upload, site: Site, known: set[str], pause: float, show: Callable[[str], None]) -> str:
     """Send; where the answer is not clear, look whether it arrived. Returns the site's number."""
+    write_text(upload.mark, now())
     try:
         return upload.send(upload.full_message)
     except UnclearAnswer as error:
         show(f"{error}; looking whether it arrived")
         first = reason(error, 70)
+    except PipelineError:  # it was not taken
+        upload.mark.unlink()
+        raise
     for attempt in range(LOOK_UPS):
         try:
             arrived = [i for i in site.submissions() if upload.tag in i.message and i.ref not in known]
