@@ -210,6 +210,26 @@ def test_another_form_of_a_config_is_refused_with_a_line(form: str, write: Any) 
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
 
 
+UNFROZEN = {
+    "ResNeXt": ("depth=50, groups=32, frozen_stages=1", dict(frozen_stages=-1, norm_eval=False)),
+    "Darknet": ("depth=53", dict(frozen_stages=-1, norm_eval=False)),
+    "HRNet": ("extra=dict()", dict(norm_eval=False)),
+    "EfficientNet": ("arch='b0', frozen_stages=2", dict(frozen_stages=0, norm_eval=False)),
+    "SSDVGG": ("depth=16", {}),
+}
+
+
+@pytest.mark.parametrize("backbone", UNFROZEN)
+def test_without_weights_all_of_a_backbone_learns(backbone: str, write: Any) -> None:
+    """Also where freezing is the class's default, and no other key is made up for it."""
+    stated, expected = UNFROZEN[backbone]
+    init = "init_cfg=dict(type='Pretrained', checkpoint='https://host/none.pth')"
+    write(f"{TINY}model = dict(backbone=dict(_delete_=True, type={backbone!r}, {stated}, {init}))\n")
+    part = dict(runner_config(job_of()).model.backbone)
+    assert part.pop("init_cfg") is None
+    assert part == dict(eval(f"dict(type={backbone!r}, {stated})")) | expected
+
+
 def test_a_whole_pretrained_detector_is_where_training_starts(
     write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

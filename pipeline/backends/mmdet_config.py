@@ -4,6 +4,7 @@ What a config states is honoured or refused with its key; what the pipeline sets
 """
 
 import importlib
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from pipeline.backends.mmdet_files import read_files
@@ -79,16 +81,22 @@ def import_modules_of(model: str) -> None:
         _import_modules(read_files(config.path).get("custom_imports"), shown(config.path))
 
 
-def for_classes(model: ModelConfig, overrides: Overrides, n_classes: int) -> Config:
+def for_classes(model: ModelConfig, overrides: Overrides, n_classes: int, processes: int = 1) -> Config:
     """`configured` for so many classes, with a low score floor and many boxes in the final stage.
 
-    The region proposal network has a `num_classes` and limits of its own.
+    The region proposal network has a `num_classes` and limits of its own. A detector with queries has no more
+    boxes than queries, times classes where each has a sigmoid. Norms that synchronise need several processes.
     """
     cfg = configured(model, overrides)
     for part in dicts(cfg.model, skip=("rpn_head",)):
         if "num_classes" in part:
             part["num_classes"] = n_classes
-    limits = {"score_thr": SCORE_FLOOR, "max_per_img": MAX_BOXES}
+        if part.get("type") == "SyncBN" and processes == 1:
+            part["type"] = "BN"
+    limits = {"score_thr": SCORE_FLOOR, "conf_thr": SCORE_FLOOR, "max_per_img": MAX_BOXES}
+    if queries := cfg.model.get("num_queries") or (cfg.model.get("rpn_head") or {}).get("num_proposals"):
+        softmax = (cfg.model.get("bbox_head") or {}).get("loss_cls", {}).get("use_sigmoid") is False
+        limits["max_per_img"] = min(MAX_BOXES, queries * (1 if softmax else n_classes))
     for part in dicts(cfg.model.get("test_cfg"), skip=("rpn",)):
         part.update({key: limit for key, limit in limits.items() if key in part})
     return cfg
@@ -101,6 +109,7 @@ def configured(model: ModelConfig, overrides: Overrides) -> Config:
     _take_options(cfg, model, overrides.options)
     reference = _reference_size(cfg, written)
     cfg.update(overrides.sizes())
+    _check_size(cfg, shown(model.path))
     _rescale(cfg, cfg.image_size / reference)
     for part in dicts(cfg.param_scheduler):
         if part.get("by_epoch", True):  # a schedule of the config's epochs, stretched to the run's
@@ -110,6 +119,17 @@ def configured(model: ModelConfig, overrides: Overrides) -> Config:
             if "milestones" in part:
                 part["milestones"] = [round(m * cfg.epochs / written_epochs) for m in part["milestones"]]
     return cfg
+
+
+def _check_size(cfg: Config, source: str) -> None:
+    """Round the image size up to what the config divides; raises PipelineError where it is too small."""
+    divisor, least = (
+        cfg.get("image_size_divisor", 1),
+        cfg.model.get("data_preprocessor", {}).get("least_side", 0),
+    )
+    cfg.image_size = -(-cfg.image_size // divisor) * divisor
+    if cfg.image_size < least:
+        raise PipelineError(f"{source}: image size {cfg.image_size}: expected {least} pixels or more")
 
 
 def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -> None:
@@ -195,7 +215,14 @@ def set_weights(cfg: Config, weights: Mapping[str, str | None], last: Path | Non
 
 
 def _thaw(backbone: dict[str, Any]) -> None:
-    thawed = {"frozen_stages": -1, "norm_eval": False, "convert_weights": False}
-    backbone.update({key: value for key, value in thawed.items() if key in backbone})
+    """Let all of a backbone learn, also where freezing is its class's default and no config says it."""
+    defaults: dict[str, Any] = {}
+    for cls in MODELS.get(backbone["type"]).__mro__:
+        taken = inspect.signature(cls.__init__).parameters.values()
+        defaults = {parameter.name: parameter.default for parameter in taken} | defaults
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+            break  # it hands on nothing else
+    thawed = {"frozen_stages": defaults.get("frozen_stages"), "norm_eval": False, "convert_weights": False}
+    backbone.update({key: value for key, value in thawed.items() if key in defaults})
     if isinstance(backbone.get("norm_cfg"), dict):
         backbone["norm_cfg"]["requires_grad"] = True

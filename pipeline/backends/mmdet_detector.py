@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.inference.detector import Detections, Detector, batch_on, has_half
+from pipeline.inference.detector import MAX_BOXES, Detections, Detector, batch_on, has_half
 from pipeline.inference.threads import sharing_weights
 
 PASSIVE = ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs")  # test steps that leave pixels alone
@@ -70,7 +70,8 @@ class MMDetector(Detector):
         samples = [DetDataSample(metainfo=info) for _ in pixels]
         with torch.autocast("cuda", enabled=self.half):
             results = self.model.test_step({"inputs": pixels.flip(1), "data_samples": samples})
-        return Detections.of([(r.bboxes, r.scores, r.labels) for r in (s.pred_instances for s in results)])
+        kept = [sample.pred_instances[:MAX_BOXES] for sample in results]  # the best come first
+        return Detections.of([(boxes.bboxes, boxes.scores, boxes.labels) for boxes in kept])
 
     @contextlib.contextmanager
     def constant_work(self) -> Iterator[None]:

@@ -28,7 +28,8 @@ MAP50 = "coco/bbox_mAP_50"
 
 def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     """The whole runner config of one job that goes on from the checkpoint `last` if there is one."""
-    cfg = mmdet_config.for_classes(job.model, job.overrides, len(job.classes))
+    processes = 1 if job.device == "cpu" else job.gpus
+    cfg = mmdet_config.for_classes(job.model, job.overrides, len(job.classes), processes)
     source = shown(job.model.path)
     mmdet_config.set_weights(cfg, job.weights, last)
     cfg.train_dataloader = mmdet_data.train_loader(cfg, job, source)

@@ -24,6 +24,7 @@ TOP = (
     "custom_imports",
     "epochs",
     "image_size",
+    "image_size_divisor",
     "resources",
     "test_pipeline",
     "train_pipeline",

@@ -1,0 +1,146 @@
+"""One config of each family: as large as published, and trained for two steps at its smallest size."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from pipeline import predict, train
+from pipeline.data.models import Overrides, find_model
+from pipeline.data.predictions import read_predictions
+from pipeline.data.runs import Run
+from pipeline.errors import PipelineError
+from pipeline.training.backend import load_backend
+
+SIDE = 128  # pixels of the photos
+# The smallest image size of each: pixels of the longer side.
+SIZES = {
+    "atss": 64,
+    "cascade_rcnn": 64,
+    "detr": 64,
+    "dino": 208,
+    "faster_rcnn_vgg16": 64,
+    "fcos": 64,
+    "retinanet": 64,
+    "rtmdet_tiny": 64,
+    "sparse_rcnn": 64,
+    "ssd300": 257,
+    "yolov3": 64,
+    "yolox_s": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Eight train photos of the demo in two folds, and no pretrained weights."""
+    folder = tiny.write_demo(tmp_path_factory.mktemp("home"), n_train=8, size=SIDE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPELINE_HOME", str(folder))
+        patch.setenv("PIPELINE_WEIGHTS", str(folder / "none"))
+        for backend in ("mmdet.MMDetection", "ultralytics.Ultralytics"):
+            patch.setattr(f"pipeline.backends.{backend}.download", _no_connection)
+        yield folder
+
+
+def _no_connection(*_: Any) -> str:
+    raise OSError("no connection")
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_two_steps_and_a_table(model: str, home: Path, one_thread: None) -> None:
+    """Every parameter that may learn has a gradient; what was trained predicts boxes inside the photos."""
+    seen: dict[int, bool] = {}
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    seen[id(parameter)] = seen.get(id(parameter), False) or parameter.grad is not None
+
+    asked = ["--competition", "demo", "--model", model, "--fold", "0", "--device", "cpu"]
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        sizes = ["--image-size", str(SIZES[model]), "--batch", "2", "--epochs", "1", "--workers", "0"]
+        train.main([*asked, *sizes])
+    finally:
+        hook.remove()
+    assert len(seen) > 30 and all(seen.values())
+    run = Run("demo", model, 0)
+    predict.main([*asked, "--split", "test", "--views", "identity,hflip"])
+    table = read_predictions(run.table_path("test", "hflip"))
+    assert len(table) > 0 or model == "yolox_s"  # its scores begin below the floor
+    assert np.isfinite(table.boxes_xyxy).all() and (table.offsets[1:] <= 600).all()
+    assert ((table.boxes_xyxy >= 0) & (table.boxes_xyxy <= SIDE)).all()
+    shutil.rmtree(run.folder)  # half a gigabyte
+
+
+# Millions of parameters with 80 and 3 classes, as the frameworks' own configs have them. faster_rcnn_vgg16 is
+# counted from its layers: 14.715 of VGG16's convolutions, 2.383 of the proposals, 119.546 of fc6 and fc7, and
+# 4097 for each output, of which there are 5 for each class and one for the background.
+PARAMETERS = {
+    "atss": (32.295, 32.118),
+    "cascade_rcnn": (69.395, 69.158),
+    "detr": (41.575, 41.555),
+    "dino": (47.833, 47.675),
+    "faster_rcnn": (41.753, 41.358),
+    "faster_rcnn_vgg16": (138.286, 136.709),
+    "fcos": (32.295, 32.118),
+    "retinanet": (37.969, 36.371),
+    "rtmdet_tiny": (4.896, 4.874),
+    "sparse_rcnn": (106.291, 106.172),
+    "ssd300": (34.305, 24.013),
+    "yolov3": (61.949, 61.535),
+    "yolox_s": (8.968, 8.938),
+}
+
+
+def untrained(model: str, n_classes: int, image_size: int | None = None) -> Any:
+    config = find_model(model)
+    return load_backend(config.backend).untrained(config, Overrides(image_size=image_size), n_classes, "cpu")
+
+
+@pytest.mark.parametrize("model", PARAMETERS)
+def test_a_model_has_as_many_parameters_as_published(model: str) -> None:
+    for n_classes, millions in zip((80, 3), PARAMETERS[model], strict=True):
+        assert untrained(model, n_classes).parameters == pytest.approx(millions * 1e6, rel=1e-3)
+
+
+def resolved(model: str, image_size: int) -> Any:
+    config = find_model(model)
+    return load_backend(config.backend).resolve(config, Overrides(image_size=image_size))
+
+
+@pytest.mark.parametrize(("model", "least"), [("dino", 208), ("ssd300", 257)])
+def test_an_image_size_with_too_few_cells_is_refused(model: str, least: int) -> None:
+    with pytest.raises(PipelineError, match=rf"{model}\.py: image size {least - 1}: expected {least} pixels"):
+        resolved(model, least - 1)
+    assert resolved(model, least).image_size == least
+
+
+def test_narrow_photos_have_enough_cells(one_thread: None) -> None:
+    """At 256 x 32 pixels its four maps have 171 cells for 900 queries."""
+    found = untrained("dino", 3, 256).detect(torch.zeros(2, 3, 256, 32, dtype=torch.uint8))
+    assert torch.bincount(found.image).tolist() == [300, 300]
+
+
+@pytest.mark.parametrize("model", ["rtmdet_tiny", "yolox_s"])
+def test_sizes_are_whole_strides_in_training_and_prediction(model: str) -> None:
+    assert resolved(model, 100).image_size == 128
+    assert untrained(model, 3, 100).resized(50, 100, 1.0) == (64, 128)
+
+
+@pytest.mark.parametrize(("model", "boxes"), [("detr", 100), ("sparse_rcnn", 200), ("dino", 300)])
+def test_queries_give_no_more_boxes_than_they_have(model: str, boxes: int, one_thread: None) -> None:
+    found = untrained(model, 2, 224).detect(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+    assert len(found.scores) == boxes
+
+
+def test_every_score_threshold_is_the_floor() -> None:
+    test_cfg = untrained("yolov3", 3).model.bbox_head.test_cfg
+    assert test_cfg.score_thr == test_cfg.conf_thr == 0.001
