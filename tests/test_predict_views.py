@@ -123,7 +123,7 @@ def test_boxes_are_those_of_the_frameworks_own_prediction(name: str, scale: floa
 
 def test_a_batchs_boxes_are_suppressed_as_ultralytics_does_it_image_by_image() -> None:
     """To the last bit and in its order: with equal scores, images without a box, more boxes than are kept."""
-    from pipeline.backends import ultralytics as yolo
+    from pipeline.backends import ultralytics_detector as yolo
 
     rng = torch.Generator().manual_seed(0)
     for classes, spread in ((3, 200.0), (10, 600.0), (1, 3000.0)):

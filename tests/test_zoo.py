@@ -16,7 +16,7 @@ from pipeline.data.models import Overrides, find_model
 from pipeline.data.predictions import read_predictions
 from pipeline.data.runs import Run
 from pipeline.errors import PipelineError
-from pipeline.training.backend import load_backend
+from pipeline.training.backend import load_backend, load_detector
 
 SIDE = 128  # pixels of the photos
 # The smallest image size of each: pixels of the longer side.
@@ -28,12 +28,17 @@ SIZES = {
     "faster_rcnn_vgg16": 64,
     "fcos": 64,
     "retinanet": 64,
+    "rtdetr_l": 128,
     "rtmdet_tiny": 64,
     "sparse_rcnn": 64,
     "ssd300": 257,
+    "yolo11n": 64,
+    "yolo26n": 64,
     "yolov3": 64,
+    "yolov5n6": 64,
     "yolox_s": 64,
 }
+OPTIONS = {"yolo26n": ["--set", "nms=false"]}  # its other head is that of yolo11n
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +72,13 @@ def test_two_steps_and_a_table(model: str, home: Path, one_thread: None) -> None
     hook = register_optimizer_step_pre_hook(look)
     try:
         sizes = ["--image-size", str(SIZES[model]), "--batch", "2", "--epochs", "1", "--workers", "0"]
-        train.main([*asked, *sizes])
+        train.main([*asked, *sizes, *OPTIONS.get(model, [])])
     finally:
         hook.remove()
     assert len(seen) > 30 and all(seen.values())
     run = Run("demo", model, 0)
+    if model == "yolo26n":
+        assert load_detector(run, "cpu").network.end2end  # type: ignore[attr-defined]
     predict.main([*asked, "--split", "test", "--views", "identity,hflip"])
     table = read_predictions(run.table_path("test", "hflip"))
     assert len(table) > 0 or model == "yolox_s"  # its scores begin below the floor
@@ -82,7 +89,8 @@ def test_two_steps_and_a_table(model: str, home: Path, one_thread: None) -> None
 
 # Millions of parameters with 80 and 3 classes, as the frameworks' own configs have them. faster_rcnn_vgg16 is
 # counted from its layers: 14.715 of VGG16's convolutions, 2.383 of the proposals, 119.546 of fc6 and fc7, and
-# 4097 for each output, of which there are 5 for each class and one for the background.
+# 4097 for each output, of which there are 5 for each class and one for the background. With 80 classes those
+# of ultralytics stand in its YAML files; yolov5n6 and rtdetr_l have no figure there.
 PARAMETERS = {
     "atss": (32.295, 32.118),
     "cascade_rcnn": (69.395, 69.158),
@@ -97,6 +105,8 @@ PARAMETERS = {
     "ssd300": (34.305, 24.013),
     "yolov3": (61.949, 61.535),
     "yolox_s": (8.968, 8.938),
+    "yolo11n": (2.624, 2.590),
+    "yolo26n": (2.572, 2.505),
 }
 
 
@@ -116,9 +126,9 @@ def resolved(model: str, image_size: int) -> Any:
     return load_backend(config.backend).resolve(config, Overrides(image_size=image_size))
 
 
-@pytest.mark.parametrize(("model", "least"), [("dino", 208), ("ssd300", 257)])
+@pytest.mark.parametrize(("model", "least"), [("dino", 208), ("ssd300", 257), ("rtdetr_l", 128)])
 def test_an_image_size_with_too_few_cells_is_refused(model: str, least: int) -> None:
-    with pytest.raises(PipelineError, match=rf"{model}\.py: image size {least - 1}: expected {least} pixels"):
+    with pytest.raises(PipelineError, match=rf"{model}\..*: image size {least - 1}: expected {least} pixels"):
         resolved(model, least - 1)
     assert resolved(model, least).image_size == least
 
@@ -144,3 +154,22 @@ def test_queries_give_no_more_boxes_than_they_have(model: str, boxes: int, one_t
 def test_every_score_threshold_is_the_floor() -> None:
     test_cfg = untrained("yolov3", 3).model.bbox_head.test_cfg
     assert test_cfg.score_thr == test_cfg.conf_thr == 0.001
+
+
+def test_yolo26_suppresses_as_its_framework_does_and_need_not() -> None:
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    assert DEFAULT_CFG_DICT["nms"] is None  # None: with NMS
+    config, pixels = find_model("yolo26n"), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    for options, without in (({}, False), ({"nms": None}, False), ({"nms": False}, True)):
+        asked = Overrides(image_size=64, options=options)
+        detector: Any = load_backend("ultralytics").untrained(config, asked, 3, "cpu")
+        detector.detect(pixels)
+        assert detector.network.end2end is without
+
+
+def test_rtdetr_stretches_photos_and_gives_a_box_per_query() -> None:
+    detector = untrained("rtdetr_l", 3, 128)
+    assert detector.resized(50, 100, 1.0) == detector.padded(128, 128, 1.0) == (128, 128)
+    found = detector.detect(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
+    assert len(found.scores) == 300 and found.boxes_xyxy.max() > 16

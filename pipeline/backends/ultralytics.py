@@ -4,16 +4,12 @@ The framework rewrites photos in place, caches labels beside them and drops bad 
 gets its own tree of links and labels below run/work, and the number of photos it took is compared with ours.
 """
 
-import copy
-import functools
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from pipeline.backends import ultralytics_setup
@@ -23,18 +19,16 @@ ultralytics_setup.install()  # before anything imports ultralytics
 import ultralytics
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
-from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import nms, torch_utils
-from ultralytics.utils.ops import xywh2xyxy
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+from ultralytics.utils import torch_utils
 
 from pipeline.backends import ultralytics_trainer
+from pipeline.backends.ultralytics_detector import detector_of
 from pipeline.backends.ultralytics_trainer import read_checkpoint
 from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
 from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError, reason
-from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR, Detections, Detector, batch_on, has_half
-from pipeline.inference.threads import sharing_weights
+from pipeline.inference.detector import Detector
 from pipeline.paths import shown, weights_dir
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.checkpoints import save_tensors
@@ -46,8 +40,7 @@ tasks.SAFE_LOAD = True  # it reads the environment once, when somebody first imp
 # It would take one thread less than there are cores, whatever OMP_NUM_THREADS says.
 torch_utils.NUM_THREADS = torch.get_num_threads()
 LEAST_SIDE = 10  # pixels; the framework leaves out photos with a shorter side
-NMS_IOU = 0.7
-CLASS_OFFSET = 7680  # pixels
+RTDETR_LEAST = 128  # pixels; its 300 queries are chosen among 336 cells of three maps there
 # Arguments of the framework that the pipeline sets itself.
 OURS = re.compile(
     "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed"
@@ -85,6 +78,10 @@ class Ultralytics(Backend):
         except (SyntaxError, TypeError, ValueError) as error:
             raise PipelineError(f"{shown(model.path)}: {reason(error)}") from None
         epochs, image_size, batch = (int(values[key]) for key in ("epochs", "image_size", "batch"))
+        if image_size < RTDETR_LEAST and values["model"].startswith("rtdetr"):
+            raise PipelineError(
+                f"{shown(model.path)}: image size {image_size}: expected {RTDETR_LEAST} pixels or more"
+            )
         return Resolved(values, epochs, image_size, batch, image_size, values.get("resources", {}))
 
     def stage(self, job: TrainJob) -> None:
@@ -122,16 +119,18 @@ class Ultralytics(Backend):
             "verbose": False,
             "save_dir": str(job.work / "train"),
         }
-        ultralytics_trainer.run(arguments, session, YoloDetector)
+        ultralytics_trainer.run(arguments, session, detector_of)
 
-    def load(self, model: SavedModel, device: str) -> "YoloDetector":
+    def load(self, model: SavedModel, device: str) -> Detector:
         network = read_checkpoint(model.checkpoint)["model"].float()
-        return YoloDetector(network, int(model.config["image_size"]), device)
+        return detector_of(network, int(model.config["image_size"]), device)
 
     def untrained(self, model: ModelConfig, overrides: Overrides, n_classes: int, device: str) -> Detector:
         values = self.resolve(model, overrides).values
-        network = DetectionModel(values["model"], nc=n_classes, verbose=False)
-        return YoloDetector(network, values["image_size"], device)
+        kind = RTDETRDetectionModel if values["model"].startswith("rtdetr") else DetectionModel
+        network = kind(values["model"], nc=n_classes, verbose=False)
+        network.args = values["train"]
+        return detector_of(network, values["image_size"], device)
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         return read_checkpoint(path)
@@ -154,65 +153,3 @@ def _devices(job: TrainJob) -> str:
     if job.gpus > 1 and job.device == "cpu":
         raise PipelineError(f"{job.model.name}: ultralytics trains in several processes on GPUs only")
     return ",".join(map(str, range(job.gpus))) if job.gpus > 1 else job.device.removeprefix("cuda:")
-
-
-class YoloDetector(Detector):
-    """A YOLO. Its letterbox: resized to fit the square, in the middle of a grey border to whole strides."""
-
-    pad_value = 114
-    pad_centred = True
-
-    def __init__(self, model: Any, image_size: int, device: str) -> None:
-        self.model, self.device, self.half = model, device, has_half(device)
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self.stride = max(int(model.stride.max()), 32)
-        self.image_size = math.ceil(image_size / self.stride) * self.stride  # as the trainer does
-        self.batch = batch_on(device, self.image_size, 16)
-
-    def resized(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        side = max(round(self.image_size * scale / self.stride), 1) * self.stride
-        ratio = min(side / height, side / width)
-        return max(round(height * ratio), 1), max(round(width * ratio), 1)
-
-    def padded(self, height: int, width: int, scale: float) -> tuple[int, int]:
-        return math.ceil(height / self.stride) * self.stride, math.ceil(width / self.stride) * self.stride
-
-    @functools.cached_property
-    def network(self) -> Any:
-        """The network that predicts: norms fused into convolutions, in half precision on a GPU."""
-        device, model = torch.device(self.device), copy.deepcopy(self.model)
-        return AutoBackend(model, device, fp16=self.half, fuse=True, verbose=False, end2end=False).eval()
-
-    def clone(self) -> Self:
-        other = copy.copy(self)
-        vars(other)["network"] = sharing_weights(self.network, self.network.backend.model)
-        return other
-
-    @torch.inference_mode()
-    def detect(self, pixels: Tensor) -> Detections:
-        network = self.network
-        outputs = network((pixels.half() if network.fp16 else pixels.float()).div_(255))
-        outputs = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        if getattr(network, "end2end", False) or outputs.shape[-1] == 6:  # it has suppressed already
-            rows = nms.non_max_suppression(outputs, SCORE_FLOOR, max_det=MAX_BOXES, end2end=True)
-            return Detections.of([(r[:, :4], r[:, 4], r[:, 5].long()) for r in rows])
-        return suppressed(outputs.float())
-
-
-def suppressed(outputs: Tensor) -> Detections:
-    """What the framework's `non_max_suppression` makes of (n, 4 + classes, anchors): cx cy w h, scores.
-
-    The candidates of a whole batch are chosen at once: the framework waits for a GPU several times per image.
-    Suppressed they are image by image, since one call for all takes time with the square of their number.
-    """
-    image, anchor = torch.nonzero(outputs[:, 4:].amax(1) > SCORE_FLOOR, as_tuple=True)
-    rows = outputs.transpose(1, 2)[image, anchor]
-    boxes, (scores, labels) = xywh2xyxy(rows[:, :4]), rows[:, 4:].max(1)
-    apart = boxes + labels[:, None] * CLASS_OFFSET  # classes do not suppress each other
-    kept, start = [], 0
-    for count in torch.bincount(image, minlength=len(outputs)).tolist():
-        own = slice(start, start + count)
-        kept.append(torchvision.ops.nms(apart[own], scores[own], NMS_IOU)[:MAX_BOXES] + start)
-        start += count
-    chosen = torch.cat(kept)
-    return Detections(boxes[chosen], scores[chosen], labels[chosen], image[chosen])

@@ -21,6 +21,7 @@ ultralytics_setup.install()  # before anything imports ultralytics
 
 from ultralytics.data import base
 from ultralytics.data.augment import Mosaic
+from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, SETTINGS
@@ -151,6 +152,10 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self.session.begin(self.epochs, len(self.train_loader), self.optimizer)
 
 
+class _StretchedTrainer(_Trainer, RTDETRTrainer):  # type: ignore[misc]
+    """RT-DETR's: its network and its dataset, which stretches photos, are those of RTDETRTrainer."""
+
+
 def draw_from_all(step: Any) -> None:
     """Let every mosaic in a transform draw its partners from all photos."""
     if isinstance(step, Mosaic):
@@ -179,7 +184,8 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
             return
         kept = ("data", "device", "workers", "save_dir", "batch")
         resumed = {key: arguments[key] for key in kept} | {"resume": str(last)}
-    trainer: Any = _Trainer(overrides=resumed if last else arguments)
+    kind = _StretchedTrainer if str(arguments["model"]).startswith("rtdetr") else _Trainer
+    trainer: Any = kind(overrides=resumed if last else arguments)
     for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
         if key in arguments:
             setattr(trainer.args, key, arguments[key])
