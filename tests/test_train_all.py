@@ -281,7 +281,27 @@ def test_a_job_out_of_memory_beside_others_is_tried_alone(
         )
 
     assert beside(first) and not beside(second)
-    assert "m-fold3 ran out of memory: 1 per GPU" in capsys.readouterr().out
+    assert f"{large.name} ran out of memory: 1 per GPU" in capsys.readouterr().out
+
+
+def test_a_lost_node_costs_no_job_that_waits_for_a_shared_gpu(nodes: Any, tmp_path: Path) -> None:
+    """What was to begin there begins elsewhere, though the GPU may never come back."""
+    made, others = nodes
+    doomed, began = others[-1], time.monotonic()
+    killed: list[str] = []
+
+    def kill(table: StatusTable) -> None:
+        assert time.monotonic() - began < 300, "a job waits for ever"
+        for name, status in table.statuses.items():
+            there = status.attempts and status.attempts[-1]["node_id"] == doomed.node_id
+            if not killed and there and (status.epoch or 0) >= 2:
+                killed.append(name)
+                made.remove_node(doomed, allow_graceful=False)
+
+    with connected() as ray:
+        jobs = sharing_jobs(tmp_path / "runs", len(scheduler.nodes(ray)) + 1, 2.0, 0.5)
+        outcomes, _ = run_table(ray, jobs, tmp_path / "jobs", kill, share=True)
+    assert killed and all(outcome.ok for outcome in outcomes.values())
 
 
 @pytest.mark.parametrize(

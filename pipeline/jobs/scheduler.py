@@ -75,6 +75,11 @@ def run_jobs(
         while waiting or running:
             if sharing:
                 sharing.look()
+                for name in sharing.stranded():
+                    turn, attempt = running.pop(name)
+                    ray.cancel(attempt.task, force=True)
+                    sharing.ended(turn.job, no_memory=False)
+                    waiting.append(turn)
             for turn in list(waiting):
                 if not _may_begin(ray, turn, [attempt.job for _, attempt in running.values()]):
                     continue

@@ -149,6 +149,11 @@ class Sharing:
         if no_memory and not is_alone(job) and (trial.per_gpu or 2) > 1:
             self._settle(job.model, max(len(gpu.jobs), 1), f"{job.name} ran out of memory")
 
+    def stranded(self) -> list[str]:
+        """Names of the jobs that wait for a GPU whose node was lost, perhaps for ever."""
+        jobs = [job for gpu in self.gpus if not gpu.is_there for job in gpu.jobs.values()]
+        return [job.name for job in jobs if not record_path(self.folder, job).exists()]
+
     def look(self) -> None:
         """See which GPUs are there, measure what runs on them, and decide."""
         table = self.ray.util.placement_group_table()
