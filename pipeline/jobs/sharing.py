@@ -125,7 +125,8 @@ class Sharing:
         gpu.jobs[job.name] = job
         if trial.gpu is None and not is_alone(job):
             trial.gpu = gpu
-        trial.since = {}
+        if trial.gpu is gpu:
+            trial.since = {}
         record_path(self.folder, job).unlink(missing_ok=True)  # of an earlier attempt
         return gpu.group
 
@@ -143,9 +144,9 @@ class Sharing:
         """Take note that a job does not run any more, and whether memory ran out."""
         trial = self.trials[job.model]
         gpu = next(gpu for gpu in self.gpus if gpu.jobs.pop(job.name, None))
-        trial.since = {}
-        if trial.gpu is gpu and not gpu.jobs:
-            trial.gpu = None
+        if trial.gpu is gpu:
+            trial.since = {}
+            trial.gpu = gpu if gpu.jobs else None
         if no_memory and not is_alone(job) and (trial.per_gpu or 2) > 1:
             self._settle(job.model, max(len(gpu.jobs), 1), f"{job.name} ran out of memory")
 
@@ -171,10 +172,11 @@ class Sharing:
         seconds = {name: record.time - trial.since[name].time for name, record in now.items()}
         if max(seconds.values()) < TRIAL:
             return
-        if min(seconds.values()) < TRIAL / 2:  # one of them predicts, or validates for long
+        photos = {name: record.photos - trial.since[name].photos for name, record in now.items()}
+        if min(seconds.values()) < TRIAL / 2 or min(photos.values()) < 0:  # one predicts, or began anew
             trial.since = {}
             return
-        rate = sum((now[name].photos - trial.since[name].photos) / seconds[name] for name in now)
+        rate = sum(photos[name] / seconds[name] for name in now)
         trial.measured.append(Measured(rate, tuple(record.memory for record in now.values())))
         trial.since = {}
         (most,) = most_processes(replace(jobs[0].resources, gpus=0), [self.beside])
