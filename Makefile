@@ -30,7 +30,11 @@ lock: ## make requirements*.txt anew from requirements*.in
 demo: full ## the whole pipeline on the embedded competition: no data, no GPU, about six minutes
 	@$(PY) -m pipeline.demo --from-make
 
-.PHONY: new check-data data folds train train-all predict evaluate cost tune ensemble submission
+.PHONY: models models-measure new check-data data folds train train-all predict evaluate cost tune ensemble submission
+models: any ## all models to choose from: family, paper, licences, size, photos/s here, score in COMP=
+	@$(PY) -m pipeline.list_models --from-make
+models-measure: full ## count and time MODEL= on this device, without MODEL= all not measured: [DEVICE=]
+	@$(PY) -m pipeline.list_models measure --from-make
 new: any ## look at the data in ROOT= and write configs/competitions/<COMP>.yaml for them: COMP=mycomp
 	@$(PY) -m pipeline.new --from-make
 check-data data: any ## look for faults in photos, boxes and splits before training; changes nothing
@@ -45,7 +49,7 @@ predict: full ## predict with MODEL= FOLD=0: SPLIT=oof,test VIEWS=identity,hflip
 	@$(PY) -m pipeline.predict --from-make
 evaluate: any ## score MODEL= [FOLD=] (its views and their fusion), ENSEMBLE=final, or FILES=a.parquet,b.parquet
 	@$(PY) -m pipeline.evaluate --from-make
-cost: $(if $(PIPE_MODEL)$(PIPE_MODELS),full,any) ## parameters, FLOPs, photos per second: MODEL= FOLD=0; else all models
+cost: full ## parameters, FLOPs, photos per second of MODEL= FOLD=0 on this device
 	@$(PY) -m pipeline.cost --from-make
 tune: any ## choose how an ensemble is fused, and what that is worth: ENSEMBLE= BUDGET=300 TRIALS= SEED=
 	@$(PY) -m pipeline.tune --from-make

@@ -1,6 +1,5 @@
 """What models cost: parameters, FLOPs, and photos a second on this device.
 
-    python -m pipeline.cost --competition C                        the table of all trained models
     python -m pipeline.cost --model M --fold 0 --competition C     measure one, on this device
 
 A trained run is timed with its own weights on train photos, decoded and resized beforehand, and the
@@ -9,12 +8,8 @@ trained is built from its config, timed on noise, and only printed. What is coun
 is said in `pipeline/inference/cost.py` and `speed.py`.
 """
 
-from typing import Any
-
-import pandas as pd
-
 from pipeline import cli
-from pipeline.data.costs import FORMATS, cost_lines, model_table, record_cost
+from pipeline.data.costs import cost_lines, record_cost
 from pipeline.data.dataset import load_dataset
 from pipeline.data.models import ModelConfig, Overrides, find_model
 from pipeline.data.photos import load_photo, photos_of
@@ -55,11 +50,6 @@ def measure_config(profile: Profile, model: ModelConfig, overrides: Overrides, d
     return cost_lines(cost | {"speed": {device_name(device): measured}})
 
 
-def show(table: pd.DataFrame) -> None:
-    formatters: Any = {column: form.format for column, form in FORMATS.items()}
-    print(table.to_string(index=False, formatters=formatters, na_rep=""))
-
-
 def measure(profile: Profile, run: Run, device: str, image_size: int | None) -> list[str]:
     """Measure a run, or its model's config where it is not trained; returns what to print."""
     if not run.is_trained:
@@ -75,15 +65,12 @@ def measure(profile: Profile, run: Run, device: str, image_size: int | None) -> 
 def main(argv: list[str] | None = None) -> None:
     arguments = cli.parser(__doc__)
     cli.add_competition(arguments)
-    cli.add_models(arguments, needed=False)
+    cli.add_models(arguments)
     cli.add_folds(arguments)
     cli.add_device(arguments)
     cli.add_image_size(arguments)
     options = arguments.parse_args(argv)
     profile = load_profile(options.competition, options.root)
-    if not options.model:
-        show(model_table(profile.name))
-        return
     for model in [find_model(name) for name in options.model]:
         load_backend(model.backend)  # says so when it is not installed
         device = select_device(options.device)

@@ -51,6 +51,11 @@ def runs_dir(competition: str) -> Path:
     return home() / "runs" / check_name("competition", competition)
 
 
+def speeds_json() -> Path:
+    """Photos a second of models that need not be trained, by device."""
+    return home() / "runs" / "speeds.json"
+
+
 def run_dir(competition: str, model: str, fold: int | str) -> Path:
     """Folder of one trained model; `fold` is a number, or "full" for the model of all photos."""
     return runs_dir(competition) / check_name("model", model) / fold_name(fold)

@@ -14,6 +14,7 @@ from pipeline import (
     folds,
     launch,
     ledger,
+    list_models,
     predict,
     submission,
     submit,
@@ -30,12 +31,13 @@ from pipeline.views import parse_view
 PATHS = ("../../x", "/tmp/x", "..", ".hidden", "a/b", "a\\b", "", "a\nb", "x" * 101)
 STAGES: dict[str, tuple[Any, list[str]]] = {
     "convert": (convert, ["a.csv", "b.parquet", "--split", "test"]),
-    "cost": (cost, []),
+    "cost": (cost, ["--model", "yolov5n"]),
     "ensemble": (ensemble, []),
     "evaluate": (evaluate, []),
     "folds": (folds, []),
     "launch": (launch, ["--model", "yolov5n"]),
     "ledger": (ledger, []),
+    "list_models": (list_models, []),
     "predict": (predict, ["--model", "yolov5n"]),
     "submission": (submission, []),
     "submit": (submit, []),

@@ -4,13 +4,9 @@ A pass is what `predict` does with photos that are decoded, resized and on the d
 normalise, forward, NMS at the export's score floor; in half precision where `predict` uses it.
 """
 
-import contextlib
-import platform
-import re
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import Tensor
 
+from pipeline.cpus import processor_name
 from pipeline.errors import PipelineError
 from pipeline.inference.detector import Detector
 
@@ -37,12 +34,8 @@ def device_name(device: str) -> str:
     """The name of the GPU, or of the processor and the threads that torch uses."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(FileNotFoundError):  # only Linux has it; platform.processor() is vague there
-        match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
-        name = match[1].strip() if match else name
     threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _seconds(detector: Detector, batch: Tensor) -> float:
