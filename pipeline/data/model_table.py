@@ -65,7 +65,7 @@ def facts_of_models() -> dict[str, tuple[ModelConfig, ModelFacts]]:
     facts, models = read_facts(), list_models()
     if lacking := [name for name in models if name not in facts]:
         raise PipelineError(
-            f"{shown(CONFIGS / 'models.yaml')}: no line for {', '.join(lacking)}; its head says what to write"
+            f"{shown(CONFIGS / 'models.yaml')}: no line for {', '.join(lacking[:3])}; its head says how"
         )
     return {name: (models[name], facts[name]) for name in sorted(models)}
 
