@@ -1,6 +1,7 @@
 """Real trainings of every framework on a handful of rendered photos, from folds to submission."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -262,8 +263,9 @@ def test_pretrained_weights_come_from_the_local_folder_first(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PIPELINE_WEIGHTS", str(tmp_path))
-    local = tmp_path / "resnet50-0676ba61.pth"
-    torch.save({}, local)
+    torch.save({}, tmp_path / "saved")
+    digits = hashlib.sha256((tmp_path / "saved").read_bytes()).hexdigest()[:8]
+    local = (tmp_path / "saved").rename(tmp_path / f"resnet50-{digits}.pth")
     backbone = started(job_of("faster_rcnn")).model.backbone
     assert backbone.init_cfg.checkpoint == str(local)
     assert backbone.frozen_stages == 1

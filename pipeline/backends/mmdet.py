@@ -36,6 +36,7 @@ from pipeline.training.plain_data import from_data, to_data
 from pipeline.training.safe_load import load_tensors, numpy_classes
 from pipeline.training.session import Session
 from pipeline.training.staging import write_coco
+from pipeline.training.weights import fetch
 
 SAVED = ("model", "test_pipeline", "image_size", "amp")  # what building the detector takes
 
@@ -82,6 +83,8 @@ class MMDetection(Backend):
         return WantedWeights(cfg.get("load_from"), parts)
 
     def download(self, wanted: str) -> str:
+        if wanted.startswith("https://"):
+            return fetch(wanted)
         checkpoint.CheckpointLoader.load_checkpoint(wanted, "cpu", "silent")  # fills the cache
         return wanted
 

@@ -5,7 +5,6 @@ and pad a batch to whole strides, as always. Label 0 is the background, which Re
 """
 
 import contextlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from pipeline.training.network import NetworkBackend, NetworkDetector
 from pipeline.training.options import NetworkConfig, configured
 from pipeline.training.pretrained import take_in_order
 from pipeline.training.reading import Sample
+from pipeline.training.weights import fetch
 
 ADDRESS = "https://download.pytorch.org/models/"
 SMALLEST = {"ssd300_vgg16": 268}  # pixels; of smaller squares its last layers have nothing left
@@ -58,9 +58,7 @@ class Torchvision(NetworkBackend):
         return WantedWeights(config.weights, [config.backbone_weights] if config.backbone_weights else [])
 
     def download(self, wanted: str) -> str:
-        with contextlib.redirect_stderr(io.StringIO()):  # it says where from
-            torch.hub.load_state_dict_from_url(ADDRESS + wanted, progress=False, weights_only=True)
-        return str(Path(torch.hub.get_dir()) / "checkpoints" / wanted)
+        return fetch(ADDRESS + wanted)
 
     def start(
         self, detector: NetworkDetector, config: TorchvisionConfig, weights: Mapping[str, str | None]
