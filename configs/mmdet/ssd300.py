@@ -1,5 +1,8 @@
 # Photos are stretched to a square. The last of its maps has one cell at 300 pixels and none below 257.
 _base_ = "mmdet::ssd/ssd300_coco.py"
+load_from = (
+    "https://download.openmmlab.com/mmdetection/v2.0/ssd/ssd300_coco/ssd300_coco_20210803_015428-d231a06e.pth"
+)
 custom_imports = dict(imports=["pipeline.models.ssd_head", "pipeline.models.preprocessor"])
 image_size = 300
 batch = 16

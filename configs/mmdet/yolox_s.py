@@ -1,4 +1,8 @@
 _base_ = "mmdet::yolox/yolox_s_8xb8-300e_coco.py"
+load_from = (
+    "https://download.openmmlab.com/mmdetection/v2.0/yolox/yolox_s_8x8_300e_coco/"
+    "yolox_s_8x8_300e_coco_20211121_095711-4592a793.pth"
+)
 image_size = 640
 image_size_divisor = 32
 batch = 16
