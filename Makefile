@@ -69,11 +69,13 @@ record-score score: any ## record what a site without an API said: FILE= PUBLIC=
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
 	@$(PY) -m pipeline.ledger --from-make
 
-.PHONY: test test-fast lint torture bench bench-train bench-gpu
+.PHONY: test test-fast test-learn lint torture bench bench-train bench-gpu
 test: full lint ## lint, types and all tests
 	@$(PY) -m pytest
 test-fast: full lint ## lint, types and the quick tests: under two minutes
 	@$(PY) -m pytest -m "not slow"
+test-learn: full ## overfit eight photos with one model of each family, going on where it stopped: [MODEL=]
+	@$(PY) -m benchmarks.learning --from-make
 lint: full ## lint and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
