@@ -33,7 +33,7 @@ from pipeline.training.backend import load_backend
 from pipeline.training.fold import Devices, plan_fold
 from pipeline.training.job import PhotoBoxes, PhotoSet
 from pipeline.training.options import AugmentOptions, TrainOptions
-from pipeline.training.pretrained import take_fitting, take_in_order
+from pipeline.training.pretrained import take_in_order
 from pipeline.training.processes import fit_in_processes
 from pipeline.training.reading import EpochBatches, TrainPhotos
 
@@ -238,30 +238,12 @@ def test_boxes_follow_the_pixels_and_what_is_drawn_depends_on_the_epoch_and_the_
     assert len(set(seen)) > 6
 
 
-def test_a_whole_detectors_weights_fit_but_for_the_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    build = torchvision.models.detection.ssdlite320_mobilenet_v3_large
-    theirs = build(weights=None, weights_backbone=None, num_classes=91).state_dict()
-    torch.save(theirs, tmp_path / "coco.pth")
-    detector: Any = load_backend("torchvision").untrained(find_model(MODEL), Overrides(), 10, "cpu")
-    take_fitting(detector.module, tmp_path / "coco.pth")
-    own = detector.module.state_dict()
-    taken = [key for key in own if torch.equal(own[key], theirs[key])] if own.keys() == theirs.keys() else []
-    assert len(taken) >= len(own) - 12  # weight and bias of six class predictors
-    assert capsys.readouterr().out.startswith(f"coco.pth: {len(own) - 12} of {len(own)} weights")
-    torch.save({"other": torch.zeros(1)}, tmp_path / "foreign.pth")
-    with pytest.raises(PipelineError, match=r"foreign\.pth: none of its weights fits"):
-        take_fitting(detector.module, tmp_path / "foreign.pth")
-
-
 @pytest.mark.parametrize("held", [[1, 2], torch.zeros(3), "text", {}, {"bias": "text", 7: torch.zeros(2)}])
 def test_a_file_that_holds_no_weights(tmp_path: Path, held: Any) -> None:
     torch.save(held, tmp_path / "a.pth")
     module = nn.Linear(3, 2)
-    for take in (take_fitting, lambda module, path: take_in_order(module, path, "")):
-        with pytest.raises(PipelineError, match=r"a\.pth: (expected a mapping of names|none of its weights)"):
-            take(module, tmp_path / "a.pth")
+    with pytest.raises(PipelineError, match=r"a\.pth: (expected a mapping of names|none of its weights)"):
+        take_in_order(module, tmp_path / "a.pth", "")
 
 
 CLASSIFIERS = {

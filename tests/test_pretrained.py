@@ -52,6 +52,14 @@ def test_a_file_without_digits_is_noted_at_first_use_and_a_later_difference_refu
         check_digest(path)
 
 
+WIDTH = 64  # of torchvision's smallest: photos of 64 pixels
+SHOWN = {  # model, its first and its other classes
+    "faster_rcnn_tiny": "load_from",
+    "yolov5n": "weights",
+    "tv_ssdlite320": "weights",
+}
+
+
 class _Any:
     """A backend that reads everything."""
 

@@ -33,6 +33,7 @@ from pipeline.paths import shown
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.job import TrainJob
 from pipeline.training.plain_data import from_data, to_data
+from pipeline.training.pretrained import GivenWeights, given_weights
 from pipeline.training.safe_load import load_tensors, numpy_classes
 from pipeline.training.session import Session
 from pipeline.training.staging import write_coco
@@ -112,6 +113,12 @@ class MMDetection(Backend):
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         return load_weights(path)
+
+    def read_detector(self, path: Path) -> GivenWeights:
+        checkpoint = self.read_checkpoint(path)
+        meta = checkpoint.get("meta") or {}
+        classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES") or ()
+        return given_weights(checkpoint.get("state_dict", checkpoint), classes)
 
     def exported(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         return {key: checkpoint[key] for key in ("meta", "state_dict")}

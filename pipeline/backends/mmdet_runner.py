@@ -19,6 +19,7 @@ from pipeline.backends.mmdet_types import dicts
 from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
+from pipeline.training.pretrained import take_detector
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.validation import validate
@@ -63,6 +64,14 @@ class _Runner(Runner):
         self.session.take_log(logger)
         logger.setLevel(log_level)
         return logger
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        if self._resume:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        model: Any = getattr(self.model, "module", self.model)
+        take_detector(self.session.job, model)
+        self.call_hook("after_load_checkpoint", checkpoint={"state_dict": model.state_dict()})
+        return None
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         if self.session.job.device == "cpu":

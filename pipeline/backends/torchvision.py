@@ -6,6 +6,7 @@ and pad a batch to whole strides, as always. Label 0 is the background, which Re
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from pipeline.training.backend import WantedWeights
 from pipeline.training.job import TrainJob
 from pipeline.training.network import NetworkBackend, NetworkDetector
 from pipeline.training.options import NetworkConfig, configured
-from pipeline.training.pretrained import take_in_order
+from pipeline.training.pretrained import GivenWeights, take_in_order
 from pipeline.training.reading import Sample
 from pipeline.training.weights import fetch
 
+COCO = tuple(detection.SSD300_VGG16_Weights.COCO_V1.meta["categories"][1:])  # of all its detectors' files
 ADDRESS = "https://download.pytorch.org/models/"
 SMALLEST = {"ssd300_vgg16": 268}  # pixels; of smaller squares its last layers have nothing left
 
@@ -46,6 +48,7 @@ class Torchvision(NetworkBackend):
     """See the module."""
 
     config_type = TorchvisionConfig
+    background_first = True
 
     def versions(self) -> dict[str, str]:
         return {"torchvision": torchvision.__version__} | super().versions()
@@ -60,11 +63,13 @@ class Torchvision(NetworkBackend):
     def download(self, wanted: str) -> str:
         return fetch(ADDRESS + wanted)
 
-    def start(
-        self, detector: NetworkDetector, config: TorchvisionConfig, weights: Mapping[str, str | None]
-    ) -> None:
-        super().start(detector, config, weights)
-        if path := weights.get(config.backbone_weights or ""):
+    def read_detector(self, path: Path) -> GivenWeights:
+        given = super().read_detector(path)
+        return given if given.classes else replace(given, classes=COCO)
+
+    def start(self, detector: NetworkDetector, config: TorchvisionConfig, job: TrainJob) -> None:
+        super().start(detector, config, job)
+        if path := job.weights.get(config.backbone_weights or ""):
             take_in_order(detector.module, Path(path), "backbone.")
 
 

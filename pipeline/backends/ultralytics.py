@@ -33,6 +33,7 @@ from pipeline.paths import shown, weights_dir
 from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeights
 from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
+from pipeline.training.pretrained import GivenWeights, given_weights
 from pipeline.training.session import Session
 from pipeline.training.staging import data_folder, write_yolo
 
@@ -104,13 +105,12 @@ class Ultralytics(Backend):
 
     def fit(self, job: TrainJob, session: Session) -> None:
         values = self.resolve(job.model, job.overrides).values
-        weights = next((path for path in job.weights.values() if path), False)
         arguments = values["train"] | {
             "data": str(data_folder(job) / "data.yaml"),
             "device": _devices(job),
             "workers": job.workers,
             "model": values["model"],
-            "pretrained": weights,
+            "pretrained": False,  # see _Trainer.get_model
             "epochs": values["epochs"],
             "imgsz": values["image_size"],
             "batch": values["batch"] * job.gpus,  # the framework's is of all GPUs
@@ -134,6 +134,11 @@ class Ultralytics(Backend):
 
     def read_checkpoint(self, path: Path) -> dict[str, Any]:
         return read_checkpoint(path)
+
+    def read_detector(self, path: Path) -> GivenWeights:
+        checkpoint = read_checkpoint(path)
+        network = (checkpoint.get("ema") or checkpoint["model"]).float()
+        return given_weights(network.state_dict(), list(network.names.values()))
 
     def exported(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         return ultralytics_trainer.without_optimizer(checkpoint)

@@ -31,6 +31,7 @@ from pipeline.data.run_card import RecoveryNote
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import Detector
 from pipeline.paths import shown
+from pipeline.training.pretrained import take_detector
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.staging import check_counts
@@ -81,6 +82,12 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self.accelerator = get_torch_device_backend(self.device)
         self.accelerator.set_device(LOCAL_RANK)
 
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        model = super().get_model(cfg, weights, verbose)
+        if not self.resume:
+            take_detector(self.session.job, model)
+        return model
+
     def get_dataloader(self, path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The held-out photos are read by our own validation."""
         return self.train_loader if mode == "val" else super().get_dataloader(path, batch_size, rank)
@@ -107,7 +114,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
     def _state(self, whole: bool) -> dict[str, Any]:
         average = copy.deepcopy(self.ema.ema).to("cpu", memory_format=torch.contiguous_format)
-        average.criterion = None
+        average.criterion, average.names = None, dict(enumerate(self.session.job.classes))
         state = {
             "epoch": self.epoch,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},

@@ -66,6 +66,19 @@ class ModelCost(Record):
     speed: dict[str, DeviceSpeed] = Field(default={})  # by device
 
 
+class DetectorStart(Record):
+    """How a training began from a whole pretrained detector; weights by their names in the network."""
+
+    file: str
+    sha256: str
+    filled: Count
+    weights: Count  # of the network
+    anew: tuple[str, ...]
+    by_rows: tuple[str, ...]  # filled only in the rows of `classes`
+    classes: tuple[str, ...]
+    left_over: tuple[str, ...]  # what the file holds and the network lacks
+
+
 class RunCard(JobDescription):
     """card.json, written last: where it is, the run is whole. Runs made earlier lack the later keys."""
 
@@ -76,6 +89,7 @@ class RunCard(JobDescription):
     best_epoch: Count
     framework_map50: float | None  # None: not measured, as there are no held-out photos
     pretrained: str = ""
+    start: DetectorStart | None = None
     device: str = ""
     recovery: RecoveryNote = RecoveryNote()
     trained_photos: Count = 0

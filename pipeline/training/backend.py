@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # these need torch
     from torch import Tensor
 
     from pipeline.inference.detector import Detector
+    from pipeline.training.pretrained import GivenWeights
     from pipeline.training.session import Session
 
 
@@ -67,6 +68,7 @@ class Backend(ABC):
     """
 
     suffix: ClassVar[str] = ".pth"  # of checkpoints
+    background_first: ClassVar[bool] = False  # whether a head's background has its first row, or its last
     several_nodes: ClassVar[bool] = True  # whether one model can be trained on the GPUs of several machines
 
     @abstractmethod
@@ -123,6 +125,14 @@ class Backend(ABC):
         from pipeline.training.safe_load import load_tensors
 
         return load_tensors(path)
+
+    def read_detector(self, path: Path) -> "GivenWeights":
+        """A whole pretrained detector, from a file of the framework's own format."""
+        from pipeline.training.pretrained import given_weights
+
+        checkpoint = self.read_checkpoint(path)
+        held = checkpoint.get("state_dict", checkpoint)
+        return given_weights(held, checkpoint.get("classes", ()))
 
     def exported(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """What stays of the best epoch's checkpoint in the run's folder."""

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.records import Record, read_record, write_record
-from pipeline.data.run_card import RecoveryNote
+from pipeline.data.run_card import DetectorStart, RecoveryNote
 from pipeline.inference.memory import release_memory
 from pipeline.paths import atomic
 from pipeline.training.backend import Backend, load_backend
 from pipeline.training.cache import photo_cache
 from pipeline.training.checkpoints import BEST, LAST, save_tensors
 from pipeline.training.job import TrainJob
+from pipeline.training.pretrained import START
 from pipeline.training.reading import ending_readers
 from pipeline.training.recovery import recovering
 from pipeline.training.session import RECORD, Session, checkpoints_of
@@ -37,6 +38,7 @@ class Trained:
     best_map50: float | None  # on the held-out photos; None without any, where the last epoch is taken
     pretrained: str  # where the first weights came from, or "from scratch"
     recovery: RecoveryNote  # how it departed from its config
+    start: DetectorStart | None = None  # where that was a whole pretrained detector
 
 
 def fit(job: TrainJob) -> Trained:
@@ -87,5 +89,18 @@ def _export(backend: Backend, job: TrainJob, note: RecoveryNote) -> Trained:
         save_tensors(backend.exported(held), temporary)
     write_record(config, backend.saved_config(job))
     return Trained(
-        checkpoint, config, record["epoch"], record["map50"], weights_note(dict(job.weights)), note
+        checkpoint,
+        config,
+        record["epoch"],
+        record["map50"],
+        weights_note(dict(job.weights)),
+        note,
+        _start(job),
+    )
+
+
+def _start(job: TrainJob) -> DetectorStart | None:
+    path = job.work / START
+    return (
+        read_record(path, DetectorStart, "OVERWRITE=1 (--overwrite) trains anew") if path.is_file() else None
     )

@@ -222,6 +222,7 @@ def _card(plan: Plan, trained: Trained, seconds: float) -> RunCard:
         best_epoch=trained.best_epoch,
         framework_map50=None if trained.best_map50 is None else round(trained.best_map50, 5),
         pretrained=trained.pretrained,
+        start=trained.start,
         device=job.device,
         recovery=trained.recovery,
         trained_photos=len(job.train.photos),

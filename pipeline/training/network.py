@@ -7,7 +7,6 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -22,7 +21,7 @@ from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeigh
 from pipeline.training.job import TrainJob
 from pipeline.training.loop import train
 from pipeline.training.options import NetworkConfig, config_of, configured
-from pipeline.training.pretrained import take_fitting
+from pipeline.training.pretrained import take_detector
 from pipeline.training.reading import Sample
 from pipeline.training.seeds import reseed
 from pipeline.training.session import Session
@@ -86,10 +85,9 @@ class NetworkBackend(Backend):
     def build(self, config: Any, n_classes: int, device: str) -> NetworkDetector:
         """A detector with random weights; config is of `config_type`."""
 
-    def start(self, detector: NetworkDetector, config: Any, weights: Mapping[str, str | None]) -> None:
-        """Take pretrained weights: files by the names that `wanted_weights` gave them."""
-        if config.weights and (path := weights.get(config.weights)):
-            take_fitting(detector.module, Path(path))
+    def start(self, detector: NetworkDetector, config: Any, job: TrainJob) -> None:
+        """Take pretrained weights."""
+        take_detector(job, detector.module)
 
     def resolve(self, model: ModelConfig, overrides: Overrides) -> Resolved:
         config = configured(self.config_type, model, overrides)
@@ -105,7 +103,7 @@ class NetworkBackend(Backend):
         reseed(job.seed, 0)
         detector = self.build(config, len(job.classes), job.device)
         if session.last() is None:
-            self.start(detector, config, job.weights)
+            self.start(detector, config, job)
         train(detector, config, job, session)
 
     def load(self, model: SavedModel, device: str) -> NetworkDetector:

@@ -50,7 +50,7 @@ def load_tensors(file: Any, map_location: Any = "cpu", allowed: Sequence[Any] = 
     except pickle.UnpicklingError as error:
         what = "not a file of plain weights; not loaded"
         raise PipelineError(f"{_name(file)}: {what} ({_reason(error)})") from None
-    except (OSError, PipelineError):
+    except (FileNotFoundError, PermissionError, PipelineError):
         raise
     except Exception as error:  # whatever its zip, tar and pickle readers make of damaged bytes
         raise PipelineError(f"{_name(file)}: not a whole checkpoint ({_reason(error)})") from None

@@ -602,12 +602,12 @@ def weights(**options: Any) -> Callable[[], Kind]:
     def make() -> Kind:
         import torch
 
-        from pipeline.training.pretrained import take_fitting
+        from pipeline.training.pretrained import take_in_order
 
         path, module = home() / f"weights/net{len(options)}.pth", torch.nn.Linear(3, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(module.state_dict() | {"note": [1, "x", {"a": 2.5}]}, path, **options)
-        return Kind(path, lambda: take_fitting(module, path), style="bytes")
+        return Kind(path, lambda: take_in_order(module, path, ""), style="bytes")
 
     return make
 
