@@ -641,6 +641,9 @@ def table_of_others() -> Kind:
     def by_hand() -> Any:
         arrow = pq.read_table(path)
         meta = json.loads(arrow.schema.metadata[KEY])
+        made = meta.get("made")
+        if isinstance(made, dict) and type(made.get("seconds")) is int:
+            made["seconds"] = float(made["seconds"])
         folds = [-1 if fold is None else fold for fold in meta.pop("folds")]
         columns = arrow.to_pydict()
         boxes = [list(box) for box in zip(*(columns[k] for k in ("x1", "y1", "x2", "y2")), strict=True)]
