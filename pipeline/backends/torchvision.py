@@ -111,12 +111,10 @@ class TorchvisionDetector(NetworkDetector):
     @contextlib.contextmanager
     def constant_work(self) -> Iterator[None]:
         """Let no proposal be suppressed or left out, so that as many go to the second stage as may."""
-        rpn: Any = getattr(self.module, "rpn", None)
-        before = dict(vars(rpn)) if rpn else {}
-        if rpn:
-            vars(rpn).update(nms_thresh=1.0, score_thresh=0.0, min_size=-1.0)
+        rpn = vars(getattr(self.module, "rpn", nn.Identity()))
+        before = dict(rpn)
+        rpn.update(nms_thresh=1.0, score_thresh=0.0, min_size=-1.0)
         try:
             yield
         finally:
-            if rpn:
-                vars(rpn).update(before)
+            rpn.update(before)
