@@ -25,6 +25,7 @@ from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import torch_safe_load
 from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, LOCAL_RANK, LOGGER, SETTINGS
+from ultralytics.utils.callbacks import raytune
 from ultralytics.utils.torch_utils import get_torch_device_backend, unwrap_model
 
 from pipeline.data.run_card import RecoveryNote
@@ -178,6 +179,7 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
     arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
     """
     SETTINGS.update(sync=False)
+    raytune.callbacks.clear()  # at each epoch it asks for Ray's session, which warns that there is none
     session.take_log(LOGGER)
     if cache := session.job.cache:  # photos come from there, also in the processes that the framework starts
         decode: Any = base.imread
