@@ -1,4 +1,4 @@
-# Cascade R-CNN, Swin-T, FPN.
+# Cascade R-CNN, Swin-T, FPN. MMDetection publishes no COCO checkpoint of it, only the backbone's weights.
 _base_ = "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
 model = dict(
     backbone=dict(

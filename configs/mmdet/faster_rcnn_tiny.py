@@ -1,5 +1,6 @@
 # A Faster R-CNN that two cores train from scratch in minutes: half-width ResNet-18, narrow heads.
 _base_ = "./faster_rcnn.py"
+load_from = None  # nobody publishes weights of it
 image_size = 256
 epochs = 12
 batch = 8

@@ -69,7 +69,8 @@ class _Runner(Runner):
         if self._resume:
             return super().load_checkpoint(filename, *args, **kwargs)
         model: Any = getattr(self.model, "module", self.model)
-        take_detector(self.session.job, model)
+        with contextlib.redirect_stdout(self.session.terminal):
+            take_detector(self.session.job, model)
         self.call_hook("after_load_checkpoint", checkpoint={"state_dict": model.state_dict()})
         return None
 
