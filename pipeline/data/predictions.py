@@ -268,8 +268,10 @@ def _read_file(path: Path) -> tuple[pa.Table, str, bool]:
         digest, file_digest = _digests(raw, place)
         if place and raw[place : place + DIGEST_LENGTH] != digest.encode():
             raise _changed(path)
-        with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=not place) as file:
-            return file.read(), file_digest, place > 0
+        # Without threads of Arrow's: one that still ends when Python does aborts the process (seen once).
+        options = {"page_checksum_verification": not place, "pre_buffer": False}
+        with pq.ParquetFile(pa.BufferReader(raw), **options) as file:
+            return file.read(use_threads=False), file_digest, place > 0
     except FileNotFoundError:
         raise PipelineError(f"{shown(path)}: no such prediction table") from None
     except (pa.ArrowException, OSError, ValueError) as error:
