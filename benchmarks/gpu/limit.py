@@ -86,7 +86,7 @@ class Clock(Session):
         self.seconds, self.steps, self.began = seconds, 0, 0.0
         self.per_step = 0.0
 
-    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+    def begin(self, epochs: int, steps_per_epoch: int, optimizer: Any) -> None:
         """Show nothing."""
 
     def step(self, losses: Any) -> None:
