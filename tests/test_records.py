@@ -14,7 +14,7 @@ import pytest
 import tiny
 from pydantic import ValidationError
 
-from pipeline.data import costs, demo
+from pipeline.data import demo
 from pipeline.data.dataset import load_dataset
 from pipeline.data.ensemble_card import (
     CardMember,
@@ -26,6 +26,7 @@ from pipeline.data.ensemble_card import (
     read_ensemble_card,
     write_ensemble_card,
 )
+from pipeline.data.model_table import all_rows
 from pipeline.data.predictions import KEY, Predictions, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
 from pipeline.data.records import DIGEST, Record, read_json, read_record, write_record
@@ -42,7 +43,7 @@ from pipeline.ensembles.tuned import (
     write_tuned,
 )
 from pipeline.errors import PipelineError
-from pipeline.paths import ensemble_dir, file_digest, ledger_csv, submission_csv
+from pipeline.paths import ensemble_dir, file_digest, ledger_csv, runs_dir, submission_csv
 from pipeline.submissions.card import SubmissionCard, read_card, write_card
 from pipeline.submissions.ledger import entry_of, read_ledger, record
 from pipeline.tuning.engine import Journal
@@ -485,14 +486,14 @@ def test_a_damaged_stamp_of_the_demo_is_as_none(tmp_path: Path) -> None:
         assert demo.generate(root, n_train=1, n_test=1, size=64)
 
 
-@pytest.mark.parametrize("value", [[], {}, [1], {"identity": 1}, {"identity": {"map50": "x"}}])
+@pytest.mark.parametrize("value", [[], {}, [1], {"identity": 1}, {"identity": {"competition": "x"}}])
 def test_scores_of_a_model_that_are_damaged(home: Path, value: Any) -> None:
-    tiny.write_card(RUN)
-    path = tiny.write_json(RUN.folder.parent / "metrics.json", {"scores": value})
+    tiny.write_card(Run("recycle", "yolov5n", 0))
+    path = tiny.write_json(runs_dir("recycle") / "yolov5n" / "metrics.json", {"scores": value})
     if value == {}:
-        assert len(costs.model_table("recycle")) == 1
+        assert not any(row["OOF"] for row in all_rows("recycle", []))
         return
     with pytest.raises(PipelineError) as error:
-        costs.model_table("recycle")
+        all_rows("recycle", [])
     check_line(error.value, path)
-    assert str(error.value).endswith("; make evaluate COMP=recycle MODEL=small again")
+    assert str(error.value).endswith("; make evaluate COMP=recycle MODEL=yolov5n again")
