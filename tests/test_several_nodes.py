@@ -222,7 +222,7 @@ def test_no_more_trainings_in_several_processes_begin_than_have_gpus(
     """Others would wait with a process of their own, and keep what they hold from those that run."""
     begun: list[str] = []
 
-    def begin(ray: Any, job: Job, folder: Path, number: int, step: int = 0) -> Attempt:
+    def begin(ray: Any, job: Job, folder: Path, number: int, step: int = 0, group: Any = None) -> Attempt:
         begun.append(f"{job.name} {step}")
         return Attempt(job, number, step, (job.name, step))
 
