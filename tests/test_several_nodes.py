@@ -203,7 +203,7 @@ def test_a_job_says_that_it_waits_for_a_node_like_the_one_it_lost(
     monkeypatch.setattr(
         scheduler,
         "begin",
-        lambda ray, job, folder, number, step=0: Attempt(job, number, step, number),
+        lambda ray, job, folder, number, step=0, group=None: Attempt(job, number, step, number),
     )
     monkeypatch.setattr(scheduler, "outcome_of", lambda ray, attempt: next(outcomes))
     monkeypatch.setattr(scheduler, "nodes", lambda ray: [Node(4, 8, 32)] * left + [Node(0, 8, 32)])

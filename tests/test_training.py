@@ -74,7 +74,7 @@ def test_a_run_holds_what_it_promises(trained: Path, model: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_trained_run_knows_its_cost_and_is_timed_on_request(
-    trained: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.inference import speed as clock
 
@@ -92,13 +92,6 @@ def test_a_trained_run_knows_its_cost_and_is_timed_on_request(
     assert after.pop("record_digest") and after == before
     assert "thread" in device and set(speed["fps_by_batch"]) == {"1", "2"}
     assert 0 < speed["fps"] <= speed["fps_best"]
-    evaluate.main([*COMPETITION, "--model", model])
-    scores = json.loads((trained / "runs" / "demo" / model / "metrics.json").read_text())["scores"]
-    capsys.readouterr()
-    cost.main(COMPETITION)
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if model in line]
-    assert f"{before['cost']['parameters'] / 1e6:.2f}" in row
-    assert row.endswith(f"{scores['fused']['map50']:.3f}")
     with pytest.raises(PipelineError, match=r"measured at its own size, without IMAGE_SIZE="):
         cost.main([*COMPETITION, "--model", model, "--image-size", "96", "--device", "cpu"])
 
@@ -231,8 +224,8 @@ def test_kill_9_then_the_same_command_goes_on(
 def test_every_config_resolves_with_overrides(name: str) -> None:
     model = find_model(name)
     backend = load_backend(model.backend)
-    resolved = backend.resolve(model, Overrides(epochs=3, image_size=96, batch=2))
-    assert (resolved.epochs, resolved.image_size, resolved.batch) == (3, 96, 2)
+    resolved = backend.resolve(model, Overrides(epochs=3, image_size=320, batch=2))
+    assert (resolved.epochs, resolved.image_size, resolved.batch) == (3, 320, 2)
     text = json.dumps(resolved.values)
     assert str(PROJECT) not in text and "fold" not in text
 
