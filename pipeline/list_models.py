@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline import cli
 from pipeline.cpus import processor_name
 from pipeline.data.model_facts import CLASSES, FACTS, read_facts, write_facts
-from pipeline.data.model_table import PAGE, Speeds, all_rows, facts_of_models, read_speeds, write_page
+from pipeline.data.model_table import PAGE, Speeds, all_rows, read_speeds, write_page
 from pipeline.data.models import ModelConfig, Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.data.records import write_record
@@ -50,6 +50,8 @@ def measure(model: ModelConfig, device: str) -> str:
     from pipeline.inference.speed import device_name, speed
     from pipeline.training.backend import load_backend
 
+    if model.name not in read_facts():
+        raise PipelineError(f"{shown(FACTS)}: no line for {model.name}; its head says how to write one")
     backend = load_backend(model.backend)
     cost = complexity(backend.untrained(model, Overrides(), CLASSES, "cpu"))
     counts = {"size": cost["input_size"], "parameters": cost["parameters"]}
@@ -83,8 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.training.backend import select_device
 
     device = select_device(options.device)
-    known, there = facts_of_models(), read_speeds().devices.get(device_name(device), {})
-    names = options.model or [n for n, (_, facts) in known.items() if n not in there or not facts.parameters]
+    known, there = read_facts(), read_speeds().devices.get(device_name(device), {})
+    names = options.model or [n for n, facts in known.items() if n not in there or not facts.parameters]
     failed = 0
     for model in [find_model(name) for name in names]:
         try:

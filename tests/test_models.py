@@ -13,7 +13,6 @@ from pipeline.data.model_table import PAGE, Speeds, all_rows, page_text, read_sp
 from pipeline.data.models import Overrides, find_model, list_models
 from pipeline.data.records import write_record
 from pipeline.data.run_card import DeviceSpeed
-from pipeline.errors import PipelineError
 from pipeline.inference import speed
 from pipeline.paths import speeds_json
 from pipeline.training.backend import load_backend
@@ -86,10 +85,21 @@ def test_the_list_imports_no_torch_and_no_framework(home: Path) -> None:
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_a_config_without_a_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_table, "read_facts", dict)
-    with pytest.raises(PipelineError, match=r"configs/models\.yaml: no line for \w+, .*; its head"):
-        model_table.constant_rows()
+def test_a_config_without_a_line_is_listed_and_not_measured(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = {name: facts for name, facts in read_facts().items() if name != "yolov5s"}
+    for module in (model_table, stage):
+        monkeypatch.setattr(module, "read_facts", lambda: lines)
+    (row,) = [row for row in model_table.constant_rows() if row["model"] == "yolov5s"]
+    assert {column: value for column, value in row.items() if value} == {
+        "model": "yolov5s",
+        "backend": "ultralytics",
+    }
+    assert "yolov5s" not in model_table.page_table() and "yolov5n" in model_table.page_table()
+    monkeypatch.setattr(stage, "write_page", lambda: None)
+    assert stage.main(["measure", "--model", "yolov5s", "--device", "cpu"]) == 1
+    assert "yolov5s: not measured: configs/models.yaml: no line for yolov5s; " in capsys.readouterr().out
 
 
 def test_measuring_fills_the_line_the_page_and_the_speeds(

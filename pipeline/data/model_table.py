@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.data.model_facts import ModelFacts, read_facts
+from pipeline.data.model_facts import read_facts
 from pipeline.data.models import ModelConfig, list_models, read_layers
 from pipeline.data.records import Record, read_record
 from pipeline.data.run_card import DeviceSpeed
 from pipeline.data.runs import find_runs
 from pipeline.errors import PipelineError
-from pipeline.paths import CONFIGS, PROJECT, runs_dir, shown, speeds_json, weights_dir, write_text
+from pipeline.paths import PROJECT, runs_dir, shown, speeds_json, weights_dir, write_text
 
 PAGE = PROJECT / "docs" / "models.md"
 BEGIN, END = (
@@ -60,27 +60,18 @@ class _Metrics(Record, extra="ignore"):
     scores: dict[str, _ViewScores] = Field(default={})
 
 
-def facts_of_models() -> dict[str, tuple[ModelConfig, ModelFacts]]:
-    """Every model with its line; raises PipelineError for a config that has none."""
-    facts, models = read_facts(), list_models()
-    if lacking := [name for name in models if name not in facts]:
-        raise PipelineError(
-            f"{shown(CONFIGS / 'models.yaml')}: no line for {', '.join(lacking[:3])}; its head says how"
-        )
-    return {name: (models[name], facts[name]) for name in sorted(models)}
-
-
 def constant_rows() -> list[dict[str, str]]:
-    """The columns that are the same on every machine, as text."""
-    rows = []
-    for name, (model, facts) in facts_of_models().items():
-        counts = [
-            f"{facts.parameters / 1e6:.1f}" if facts.parameters else "",
-            f"{facts.gflops:.1f}" if facts.gflops is not None else "",
-            str(facts.size or ""),
-        ]
-        texts = [name, facts.family, facts.paper, str(facts.year), model.backend, *counts]
-        rows.append(dict(zip(COLUMNS, [*texts, facts.code, facts.weights], strict=True)))
+    """The columns that are the same on every machine, as text: empty where a config has no line yet."""
+    rows, lines = [], read_facts()
+    for name, model in sorted(list_models().items()):
+        row = dict.fromkeys(COLUMNS, "") | {"model": name, "backend": model.backend}
+        if facts := lines.get(name):
+            row |= {"family": facts.family, "paper": facts.paper, "year": str(facts.year)}
+            row |= {"code licence": facts.code, "weights licence": facts.weights}
+            row["M params"] = f"{facts.parameters / 1e6:.1f}" if facts.parameters else ""
+            row["GFLOPs"] = f"{facts.gflops:.1f}" if facts.gflops is not None else ""
+            row["at"] = str(facts.size or "")
+        rows.append(row)
     return rows
 
 
@@ -173,6 +164,8 @@ def page_table() -> str:
     """The constant columns as Markdown."""
     lines = [" | ".join(COLUMNS), " | ".join("--:" if c in COLUMNS[5:8] else "---" for c in COLUMNS)]
     for row in constant_rows():
+        if not row["family"]:  # a config of the user's own
+            continue
         paper = row["paper"].removeprefix("arXiv ")
         address = f"arxiv.org/abs/{paper}" if paper != row["paper"] else paper
         linked = row | {
