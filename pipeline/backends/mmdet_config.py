@@ -123,10 +123,8 @@ def configured(model: ModelConfig, overrides: Overrides) -> Config:
 
 def _check_size(cfg: Config, source: str) -> None:
     """Round the image size up to what the config divides; raises PipelineError where it is too small."""
-    divisor, least = (
-        cfg.get("image_size_divisor", 1),
-        cfg.model.get("data_preprocessor", {}).get("least_side", 0),
-    )
+    divisor = cfg.get("image_size_divisor", 1)
+    least = cfg.model.get("data_preprocessor", {}).get("least_side", 0)
     cfg.image_size = -(-cfg.image_size // divisor) * divisor
     if cfg.image_size < least:
         raise PipelineError(f"{source}: image size {cfg.image_size}: expected {least} pixels or more")

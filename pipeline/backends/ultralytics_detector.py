@@ -85,17 +85,12 @@ class StretchedDetector(YoloDetector):
 
     @torch.inference_mode()
     def detect(self, pixels: Tensor) -> Detections:
-        outputs = self.outputs(
-            pixels
-        ).float()  # (n, queries, 6): cx cy w h as parts of the sides, score, class
+        # (n, queries, 6): cx cy w h as parts of the sides, score, class; the best come first.
+        rows = self.outputs(pixels).float()[:, :MAX_BOXES]
         height, width = pixels.shape[2:]
-        boxes = xywh2xyxy(outputs[..., :4]) * outputs.new_tensor([width, height, width, height])
-        return Detections.of(
-            [
-                (box[:MAX_BOXES], row[:MAX_BOXES, 4], row[:MAX_BOXES, 5].long())
-                for box, row in zip(boxes, outputs, strict=True)
-            ]
-        )
+        boxes = xywh2xyxy(rows[..., :4]) * rows.new_tensor([width, height, width, height])
+        per_image = zip(boxes, rows[..., 4], rows[..., 5].long(), strict=True)
+        return Detections.of(list(per_image))
 
 
 def detector_of(network: Any, image_size: int, device: str) -> YoloDetector:
