@@ -117,15 +117,16 @@ def main(argv: list[str] | None = None) -> None:
         jobs, finished = plan(profile, split, options.model, folds, job_options(options), cluster_nodes)
         check_fit(jobs, cluster_nodes)
         if finished:
-            print(f"finished already: {', '.join(finished)}")
+            print(f"finished already: {', '.join(job.name for job in finished)}")
         if not jobs:
+            StatusTable(jobs, folder, finished).save()
             print(f"nothing to do; all {len(finished)} jobs are finished")
             return
         print(
             f"jobs: {len(jobs)}, nodes: {len(cluster_nodes)}; logs and state.json in {shown(folder)}/",
             flush=True,
         )
-        with StatusTable(jobs, folder) as table:
+        with StatusTable(jobs, folder, finished) as table:
             sharing = Sharing(ray, cluster_nodes, jobs, folder, table.say) if options.gpus == AUTO else None
             outcomes = run_jobs(ray, jobs, folder, table.report, table.look, sharing)
     failed = [name for name, outcome in outcomes.items() if not outcome.ok]

@@ -512,13 +512,21 @@ def test_the_command_to_try_again_names_what_failed(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = [fake_job(tmp_path, "m", fold, Resources()) for fold in (0, 1)]
-    with StatusTable(jobs, tmp_path / "jobs") as table:
+    *jobs, finished = [fake_job(tmp_path, "m", fold, Resources()) for fold in (0, 1, 2)]
+    with StatusTable(jobs, tmp_path / "jobs", [finished]) as table:
         table.report(jobs[0], "done", "")
         table.report(jobs[1], "failed", "training: no such layer")
+        lines = capsys.readouterr().out
         table.console.print(table.table())
     text = capsys.readouterr().out
-    assert "1 of 2 done" in text
+    assert "2 of 3 done" in text and re.search(r"m-fold2\s+done", text)
+    assert "m-fold0: done" in lines and "m-fold2" not in lines, "it was said before"
+    states = json.loads((tmp_path / "jobs" / "state.json").read_text())["jobs"]
+    assert {name: job["state"] for name, job in states.items()} == {
+        "m-fold0": "done",
+        "m-fold1": "failed",
+        "m-fold2": "done",
+    }
     assert re.search(r"m-fold1\s+failed\s+training: no such layer", text)
     assert table.summary()[0].startswith("m-fold1: failed: training: no such layer (log: ")
 

@@ -23,7 +23,6 @@ from pipeline.jobs.job import (
     Job,
     Resources,
     check_gpus,
-    job_name,
     read_resources,
 )
 from pipeline.jobs.placement import Node, spread
@@ -60,13 +59,13 @@ def plan(
     folds: Sequence[int | str],
     options: JobOptions,
     nodes: Sequence[Node],
-) -> tuple[list[Job], list[str]]:
-    """The jobs that are left to do, and the names of those that are finished.
+) -> tuple[list[Job], list[Job]]:
+    """The jobs that are left to do, and those that are finished.
 
     Raises PipelineError for unknown models, folds and options, before anything starts.
     """
     todo: list[tuple[ModelConfig, int | str, Resources]] = []
-    finished: list[str] = []
+    finished: list[Job] = []
     images = load_dataset(profile, "train").images
     for name in dict.fromkeys(models):
         model = find_model(name)
@@ -83,8 +82,9 @@ def plan(
                 length = replace(options.overrides, epochs=full_epochs(profile.name, name, len(images)))
                 resolved = load_backend(model.backend).resolve(model, length)
             digests = config_digest(resolved.values, side), split.digest
-            if is_finished(Run(profile.name, name, fold), digests, options):
-                finished.append(job_name(name, fold))
+            run = Run(profile.name, name, fold)
+            if is_finished(run, digests, options):
+                finished.append(make_job(model, fold, run.folder, resources, options))
             else:
                 todo.append((model, fold, resources))
     fitted = fit_resources([resources for _, _, resources in todo], nodes, options)

@@ -46,16 +46,24 @@ class JobStatus:
 
 
 class StatusTable:
-    """Keeps the state file up to date and shows it: a table on a terminal, else a line for each change."""
+    """Keeps the state file up to date and shows it: a table on a terminal, else a line for each change.
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, seconds: float = 2.0) -> None:
+    finished: jobs that have nothing left to do and are in the state file all the same.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], folder: Path, finished: Sequence[Job] = (), seconds: float = 2.0
+    ) -> None:
         self.jobs, self.folder, self.seconds = list(jobs), folder, seconds
         self.statuses = {
-            job.name: JobStatus(job.model, job.fold, str(log_path(folder, job))) for job in self.jobs
+            job.name: JobStatus(job.model, job.fold, str(log_path(folder, job))) for job in [*finished, *jobs]
         }
+        for job in finished:
+            self.statuses[job.name].state = "done"
+            self._read_card(job, self.statuses[job.name])
         self.console = Console()
         self.live = Live(console=self.console, auto_refresh=False, transient=False)
-        self.looked, self.shown_lines = 0.0, dict.fromkeys(self.statuses, "")
+        self.looked, self.shown_lines = 0.0, {job.name: "" for job in self.jobs}
         for job in self.jobs:  # of an earlier command
             record_path(folder, job).unlink(missing_ok=True)
 
@@ -154,9 +162,9 @@ class StatusTable:
         if self.console.is_terminal:
             self.live.update(self.table(), refresh=True)
             return
-        for name, status in self.statuses.items():
-            line = self.line(name, status)
-            if line != self.shown_lines[name]:
+        for name, shown_line in self.shown_lines.items():
+            line = self.line(name, self.statuses[name])
+            if line != shown_line:
                 self.shown_lines[name] = line
                 print(line)
         sys.stdout.flush()
@@ -178,7 +186,7 @@ class StatusTable:
     def table(self) -> Table:
         done = sum(status.state == "done" for status in self.statuses.values())
         table = Table(
-            title=f"{done} of {len(self.jobs)} done", title_justify="left", box=None, pad_edge=False
+            title=f"{done} of {len(self.statuses)} done", title_justify="left", box=None, pad_edge=False
         )
         for name in ("job", "state"):
             table.add_column(name, no_wrap=True)
