@@ -1,8 +1,8 @@
 # `make` alone prints the targets. A variable goes on to its stage as PIPE_<NAME>, exactly as it was typed:
 # nothing in it is expanded or run. Recipes and conditions therefore never name $(MODEL) and the like;
 # pipeline/cli.py reads PIPE_MODEL as --model. Lists take spaces and commas alike.
-VARIABLES = COMP ROOT MODEL MODELS FOLD FOLDS K SEED STRATEGY GROUPS EPOCHS IMAGE_SIZE BATCH SET DEVICE WORKERS \
-  GPUS NODES SPLIT VIEWS ENSEMBLE FILES OUT BUDGET TRIALS FILE AGAINST MESSAGE KERNEL VERSION PUBLIC PRIVATE \
+VARIABLES = COMP ROOT MODEL MODELS FOLD FOLDS K SEED STRATEGY GROUPS EPOCHS IMAGE_SIZE BATCH RECIPE SET DEVICE \
+  WORKERS GPUS NODES SPLIT VIEWS ENSEMBLE FILES OUT BUDGET TRIALS FILE AGAINST MESSAGE KERNEL VERSION PUBLIC PRIVATE \
   CACHE CACHE_FULL YES AGAIN OVERWRITE BENCH PYTHON MINUTES ONLY FIRST SMALL
 $(foreach name,$(VARIABLES),$(eval export PIPE_$(name) := $$(value $(name))))
 unexport $(VARIABLES)
@@ -41,7 +41,7 @@ check-data data: any ## look for faults in photos, boxes and splits before train
 	@$(PY) -m pipeline.check_data --from-make
 folds: any ## split the train images into K=5 folds: [SEED= STRATEGY=boxes,groups GROUPS=bursts:10,near]
 	@$(PY) -m pipeline.folds --from-make
-train: full ## train MODEL= on FOLD=0 (or 0,1 or folds or full): [EPOCHS= IMAGE_SIZE= BATCH= DEVICE= GPUS= CACHE=ram SET="key=value" VIEWS=]
+train: full ## train MODEL= on FOLD=0 (or 0,1 or folds or full): [EPOCHS= IMAGE_SIZE= BATCH= RECIPE= DEVICE= GPUS= CACHE=ram SET="key=value" VIEWS=]
 	@$(PY) -m pipeline.train --from-make
 train-all: full ## train and predict MODEL=a,b on FOLD=folds, side by side on Ray: [GPUS=2 or auto, NODES= VIEWS=]
 	@$(PY) -m pipeline.launch --from-make

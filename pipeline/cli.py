@@ -234,6 +234,7 @@ def add_settings(arguments: argparse.ArgumentParser) -> None:
     add_whole(arguments, "--epochs")
     add_image_size(arguments)
     add_whole(arguments, "--batch", help="photos a step")
+    arguments.add_argument("--recipe", help="a file in configs/recipes, instead of the one the config names")
     add_list(
         arguments,
         "--set",

@@ -39,7 +39,7 @@ def _gpus(text: str) -> float | str:
 
 def job_options(options: argparse.Namespace) -> JobOptions:
     train: list[str] = []
-    for flag in ("epochs", "image_size", "batch"):
+    for flag in ("epochs", "image_size", "batch", "recipe"):
         if (value := getattr(options, flag)) is not None:
             train += [f"--{flag.replace('_', '-')}", str(value)]
     if options.cache != "off":
@@ -50,7 +50,9 @@ def job_options(options: argparse.Namespace) -> JobOptions:
     if options.root:
         common += ["--root", os.path.abspath(options.root)]
     return JobOptions(
-        overrides=Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set)),
+        overrides=Overrides(
+            options.epochs, options.image_size, options.batch, parse_options(options.set), options.recipe
+        ),
         seed=options.seed,
         splits=tuple(options.split),
         views=",".join(options.views),
@@ -73,6 +75,7 @@ def make_variables(options: argparse.Namespace) -> dict[str, Any]:
         "EPOCHS": options.epochs,
         "IMAGE_SIZE": options.image_size,
         "BATCH": options.batch,
+        "RECIPE": options.recipe,
         "VIEWS": ",".join(options.views),
         "DEVICE": options.device,
         "GPUS": options.gpus,

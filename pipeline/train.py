@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     models = [find_model(name) for name in options.model]
     profile = load_profile(options.competition, options.root)
     folds = cli.parse_runs(options.fold, read_split(profile.name, load_dataset(profile, "train")).n_folds)
-    overrides = Overrides(options.epochs, options.image_size, options.batch, parse_options(options.set))
+    overrides = Overrides(
+        options.epochs, options.image_size, options.batch, parse_options(options.set), options.recipe
+    )
     cache = CacheWish(options.cache, options.cache_full)
     devices = Devices(options.device, options.gpus, options.nodes, options.workers, cache)
     for model in models:

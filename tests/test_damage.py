@@ -11,12 +11,11 @@ from pipeline.data.dataset import load_dataset
 from pipeline.data.exchange import read_coco_results
 from pipeline.data.findings import Findings
 from pipeline.data.formats.shapes import NO_NUMBERS, extent_of
-from pipeline.data.models import read_yaml_config
+from pipeline.data.models import merge_layers, read_layers, read_over_base
 from pipeline.data.profile import Profile, read_classes
 from pipeline.data.records import parse_yaml
 from pipeline.data.specs import ColumnSpec, SplitSpec, SubmissionSpec
 from pipeline.errors import PipelineError
-from pipeline.training.options import read_over_base
 
 # COCO json
 
@@ -327,7 +326,7 @@ def test_aliases_that_repeat_little():
 def test_a_model_config_that_is_refused(tmp_path, text, message):
     root = write(tmp_path / "x", {"m.yaml": text, "n.yaml": "_base_: ./m.yaml"})
     with pytest.raises(PipelineError, match=message):
-        read_yaml_config(root / "m.yaml", ("model", "train"))
+        merge_layers(read_layers(root / "m.yaml"), ("model", "train"))
     if "_base_" in text:
         with pytest.raises(PipelineError, match=message):
             read_over_base(root / "m.yaml")

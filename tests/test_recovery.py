@@ -130,6 +130,21 @@ def test_a_resumed_training_is_the_undisturbed_one(
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+@pytest.mark.parametrize("model", ["faster_rcnn_tiny", "yolov5n", "toy"])
+def test_a_resumed_training_with_a_recipe_is_the_undisturbed_one(
+    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With photos that are mixed, but in the last epoch, and another number of reading processes."""
+    whole = enter("whole") / model / "fold0"
+    fit(model, 3, "--recipe", "strong")
+    cut = enter("cut") / model / "fold0"
+    fit_until(model, 3, 1, monkeypatch, "--recipe", "strong", "--workers", "1")
+    fit(model, 3, "--recipe", "strong", "--workers", "1")
+    assert history(cut) == history(whole)
+    expected, found = weights(whole), weights(cut)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
     model: str,

@@ -47,14 +47,17 @@ PIXELS = (
     "random_size_range",
 )
 IN_PIXELS = re.compile(
-    "(Fix|Random)?(Scale|Choice|Shape)?Resize|Pad|Random(CenterCropPad|Crop|Affine)|(Cached)?(Mosaic|MixUp)"
+    "(Fix|Random)?(Scale|Choice|Shape)?Resize|Pad|Random(CenterCropPad|Crop|Affine)|(Cached|Some)?(Mosaic|MixUp)"
     "|BatchFixedSizePad|BatchSyncRandomResize"
 )
 
 
-def read_config(model: ModelConfig) -> Config:
-    """A model's config, its own modules imported, its types known; raises PipelineError with file and key."""
-    cfg = read_files(model.path)
+def read_config(model: ModelConfig, overrides: Overrides) -> Config:
+    """A model's config with its recipe, its own modules imported, its types known.
+
+    Raises PipelineError with file and key.
+    """
+    cfg = read_files(model.path, overrides)
     for key in ("image_size", "epochs", "batch"):
         if not isinstance(cfg.get(key), int):
             raise PipelineError(f"{shown(model.path)}: expected a whole number '{key}' at the top")
@@ -78,7 +81,7 @@ def import_modules_of(model: str) -> None:
     """Import the modules of our own that a model's config in this checkout names; a run's file names none."""
     config = list_models().get(model)
     if config is not None and config.backend == "mmdet":
-        _import_modules(read_files(config.path).get("custom_imports"), shown(config.path))
+        _import_modules(read_files(config.path, Overrides()).get("custom_imports"), shown(config.path))
 
 
 def for_classes(model: ModelConfig, overrides: Overrides, n_classes: int, processes: int = 1) -> Config:
@@ -104,7 +107,7 @@ def for_classes(model: ModelConfig, overrides: Overrides, n_classes: int, proces
 
 def configured(model: ModelConfig, overrides: Overrides) -> Config:
     """The config with a run's overrides worked into its pipelines and schedule."""
-    cfg = read_config(model)
+    cfg = read_config(model, overrides)
     written, written_epochs = cfg.image_size, cfg.epochs
     _take_options(cfg, model, overrides.options)
     reference = _reference_size(cfg, written)

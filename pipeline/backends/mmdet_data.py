@@ -8,7 +8,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
-from pipeline.backends import mmdet_config
+from pipeline.backends import mmdet_config, mmdet_recipe
 from pipeline.errors import PipelineError
 from pipeline.training.cache import PhotoCache
 from pipeline.training.job import TrainJob
@@ -21,7 +21,8 @@ DATASET_OURS = ("ann_file", "data_root", "data_prefix", "metainfo", "filter_cfg"
 def train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
     """The config's own loader over our files; its dataset, samplers and wrappers stay."""
     loader: dict[str, Any] = dict(cfg.get("train_dataloader") or {})
-    outer = loader.setdefault("dataset", dict(type="CocoDataset", pipeline=cfg.train_pipeline))
+    own = mmdet_recipe.mixing_dataset(cfg.train_pipeline, cfg.epochs, cfg.get("close", 0.0))
+    outer = loader.setdefault("dataset", own)
     dataset = mmdet_config.innermost(outer)
     if (kind := dataset.get("type", "").rpartition(".")[2]) != "CocoDataset":
         raise PipelineError(f"{source}: train_dataloader: dataset '{kind}': expected CocoDataset")

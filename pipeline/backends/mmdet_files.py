@@ -12,27 +12,34 @@ from typing import Any
 import mmdet
 from mmengine.config import Config
 
+from pipeline.backends.mmdet_recipe import KEYS_OF_RECIPES
+from pipeline.data.models import Overrides
 from pipeline.errors import PipelineError, reason
 from pipeline.paths import CONFIGS, shown
+from pipeline.training.recipe import choose
 
 SHIPPED = "mmdet::"
 DEFAULTS = CONFIGS / "mmdet" / "_base_" / "default.py"
 
 
-def read_files(path: Path) -> Config:
+def read_files(path: Path, overrides: Overrides) -> Config:
     """A config's values over those of its `_base_`: another of our files, or `mmdet::<file>`.
 
     Of a config that MMDetection ships the model is taken. All else (data, schedule, runtime) is that of our
-    `_base_/default.py`, where no file says otherwise. Raises PipelineError with the file.
+    `_base_/default.py` and of the recipe, where no file says otherwise. Raises PipelineError with the file.
     """
     merged = Config.fromfile(DEFAULTS).to_dict()
-    for values in reversed(list(_layers(path))):
+    layers = list(_layers(path))
+    chosen = choose(path, layers, overrides, KEYS_OF_RECIPES)
+    for values in [*([chosen.layer] if chosen else []), *reversed(layers)]:
         try:
             merged = Config._merge_a_into_b(values, merged)
         except TypeError as error:
             raise PipelineError(f"{shown(path)}: {reason(error)}") from None
     if "type" not in merged.get("model", {}):
         raise PipelineError(f"{shown(path)}: expected 'model' with a type, or a _base_ that has one")
+    if chosen:
+        merged["recipe"] = chosen.note(merged, path)
     return Config(merged)
 
 

@@ -20,11 +20,13 @@ OPERATORS = {"nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "SimpleRoIAl
 TOP = (
     "amp",
     "batch",
+    "close",
     "compiled",
     "custom_imports",
     "epochs",
     "image_size",
     "image_size_divisor",
+    "recipe",
     "resources",
     "test_pipeline",
     "train_pipeline",

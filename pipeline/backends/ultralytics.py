@@ -25,7 +25,7 @@ from ultralytics.utils import torch_utils
 from pipeline.backends import ultralytics_trainer
 from pipeline.backends.ultralytics_detector import detector_of
 from pipeline.backends.ultralytics_trainer import read_checkpoint
-from pipeline.data.models import ModelConfig, Overrides, read_yaml_config
+from pipeline.data.models import ModelConfig, Overrides, merge_layers, read_layers
 from pipeline.data.photos import refuse_small
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import Detector
@@ -34,6 +34,7 @@ from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeigh
 from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
 from pipeline.training.pretrained import GivenWeights, given_weights
+from pipeline.training.recipe import FrameworkKeys, Parts, Recipe, closed_epochs, with_recipe
 from pipeline.training.session import Session
 from pipeline.training.staging import data_folder, write_yolo
 
@@ -48,6 +49,25 @@ OURS = re.compile(
     "|verbose|workers"
 )
 KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train")
+HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}  # the framework's own photometric changes
+
+
+def recipe_parts(recipe: Recipe) -> Parts:
+    """A recipe in the framework's arguments; what it does not name of the framework's own is off."""
+    parts: Parts = {}
+    if augment := recipe.augment:
+        jitter = HSV if augment.photometric else dict.fromkeys(HSV, 0.0)
+        parts["augment.flip"] = {"train": {"fliplr": augment.flip}}
+        parts["augment.scale"] = {"train": {"scale": list(augment.scale), "translate": 0.0}}
+        parts["augment.photometric"] = {"train": jitter}
+        parts["augment.mosaic"] = {"train": {"mosaic": augment.mosaic}}
+        parts["augment.mixup"] = {"train": {"mixup": augment.mixup}}
+        mixes = augment.mosaic or augment.mixup
+        parts["augment.close"] = {"train": {"close_mosaic": float(augment.close if mixes else 0)}}
+    return parts
+
+
+KEYS_OF_RECIPES = FrameworkKeys("ultralytics", recipe_parts)
 
 
 class Ultralytics(Backend):
@@ -61,8 +81,14 @@ class Ultralytics(Backend):
         return {"ultralytics": ultralytics.__version__, "torch": torch.__version__}
 
     def resolve(self, model: ModelConfig, overrides: Overrides) -> Resolved:
-        values = read_yaml_config(model.path, KEYS) | overrides.sizes()
+        layers, chosen = with_recipe(read_layers(model.path), overrides, KEYS_OF_RECIPES)
+        values = merge_layers(layers, KEYS)
+        if chosen:
+            values["recipe"] = chosen.note(values, model.path)
+        values |= overrides.sizes()
         train = values["train"] = values.get("train", {}) | overrides.options
+        if isinstance(closed := train.get("close_mosaic"), float):  # a recipe's share of the epochs
+            train["close_mosaic"] = closed_epochs(closed, int(values["epochs"]))
         if taken := sorted(filter(OURS.fullmatch, train)):
             raise PipelineError(
                 f"{shown(model.path)}: option '{taken[0]}' is set by the pipeline; use EPOCHS=, IMAGE_SIZE=, "

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -70,21 +71,35 @@ def read_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     raise PipelineError(f"{shown(layers[-1][0])}: its _base_ is {shown(path)}, of which it is a base itself")
 
 
-def read_yaml_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """A leaf config over its `_base_`; the mapping `train` merges, other values replace.
+def read_over_base(path: Path) -> dict[str, Any]:
+    """A YAML file over its `_base_`; mappings merge, other values replace. Raises as `read_layers`."""
+    return reduce(merged, [values for _, values in reversed(read_layers(path))])
 
-    Raises PipelineError as `read_layers`, and for keys that are not among `keys`.
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` over `base`: mappings merge, other values replace."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def merge_layers(layers: Sequence[tuple[Path, dict[str, Any]]], keys: Sequence[str]) -> dict[str, Any]:
+    """The layers of a config, the top one first; the mapping `train` merges, other values replace.
+
+    Raises PipelineError with the file for keys that are not among `keys`.
     """
-    merged: dict[str, Any] = {}
-    for place, values in reversed(read_layers(path)):
+    result: dict[str, Any] = {}
+    for place, values in reversed(layers):
         if unknown := [key for key in values if key not in keys]:
             known = f"_base_, {', '.join(keys)}"
             raise PipelineError(f"{shown(place)}: unknown key '{unknown[0]}'; known: {known}")
         train = values.get("train", {})
         if not isinstance(train, dict):
             raise PipelineError(f"{shown(place)}: train: expected a mapping of keys to values")
-        merged = merged | values | {"train": merged.get("train", {}) | train}
-    return merged
+        result = result | values | {"train": result.get("train", {}) | train}
+    return result
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class Overrides:
     image_size: int | None = None  # pixels, longer side of the network's input
     batch: int | None = None  # photos per step
     options: dict[str, Any] = field(default_factory=dict)  # the framework's own keys, dotted
+    recipe: str | None = None  # a file in configs/recipes, see `training.recipe`
 
     def sizes(self) -> dict[str, int]:
         """Those of epochs, image_size and batch that are given."""

@@ -25,6 +25,7 @@ class JobDescription(Record):
     image_size: Positive  # pixels, the longer side
     batch: Positive  # photos a step and device
     photo_side: Positive | None = None  # pixels, to which a cache reduced the longer side of photos
+    recipe: str | None = None  # its name; the digest of the config is also of what it says
     config_digest: str
     gpus: Positive = 1
     findings: tuple[dict[str, Any], ...] = ()  # what the readers refused or repaired
@@ -33,6 +34,13 @@ class JobDescription(Record):
         """The first key in which another description is of another training, None for the same one."""
         names = [name for name in JobDescription.model_fields if name != "findings"]
         return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
+
+
+class RecipeNote(Record):
+    """What a training has of its recipe, word by word."""
+
+    name: str
+    words: dict[str, Any]  # "unavailable" where the framework lacks it
 
 
 class RecoveryNote(Record):
@@ -92,6 +100,7 @@ class RunCard(JobDescription):
     start: DetectorStart | None = None
     device: str = ""
     recovery: RecoveryNote = RecoveryNote()
+    recipe_words: dict[str, Any] = Field(default={})  # see RecipeNote
     trained_photos: Count = 0
     held_out_photos: Count = 0
     seconds: float = 0.0

@@ -15,7 +15,7 @@ from pipeline.data.findings import Findings
 from pipeline.data.models import ModelConfig, Overrides, config_digest
 from pipeline.data.photos import check_photos, photos_of
 from pipeline.data.profile import Profile
-from pipeline.data.run_card import JobDescription, RunCard
+from pipeline.data.run_card import JobDescription, RecipeNote, RunCard
 from pipeline.data.runs import Run, all_runs, full_epochs
 from pipeline.data.split import Split, check_fold, read_split
 from pipeline.errors import PipelineError
@@ -50,6 +50,7 @@ class Plan:
     run: Run
     job: TrainJob
     description: JobDescription
+    recipe: RecipeNote | None = None
 
 
 def photo_set(profile: Profile, train: Dataset, split: Split, fold: int | str, held_out: bool) -> PhotoSet:
@@ -90,6 +91,8 @@ def plan_fold(
     device = select_device(devices.device, devices.gpus)
     cache = cache_plan(profile, train, resolved, devices)
     side = cache.side if cache else None
+    stated = resolved.values.get("recipe")
+    recipe = RecipeNote(**stated) if stated else None
     run = Run(profile.name, model.name, fold)
     description = JobDescription(
         competition=profile.name,
@@ -104,6 +107,7 @@ def plan_fold(
         image_size=resolved.image_size,
         batch=resolved.batch,
         photo_side=side,
+        recipe=recipe.name if recipe else None,
         config_digest=config_digest(resolved.values, side),
         gpus=devices.gpus,
         findings=(train.findings.as_json(), findings.as_json()),
@@ -123,7 +127,7 @@ def plan_fold(
         nodes=devices.nodes,
         cache_plan=cache,
     )
-    return Plan(run, job, description)
+    return Plan(run, job, description, recipe)
 
 
 def cache_plan(profile: Profile, train: Dataset, resolved: Resolved, devices: Devices) -> CachePlan | None:
@@ -225,6 +229,7 @@ def _card(plan: Plan, trained: Trained, seconds: float) -> RunCard:
         start=trained.start,
         device=job.device,
         recovery=trained.recovery,
+        recipe_words=plan.recipe.words if plan.recipe else {},
         trained_photos=len(job.train.photos),
         held_out_photos=len(job.held_out.photos),
         seconds=round(seconds, 1),

@@ -5,18 +5,18 @@ A key that is not known is refused with its name; `--set` takes the same keys, d
 
 import json
 from functools import reduce
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from pipeline.data.models import ModelConfig, Overrides, read_layers
+from pipeline.data.models import ModelConfig, Overrides, merged, read_layers
 from pipeline.data.records import Record, parse_record
+from pipeline.data.run_card import RecipeNote
 from pipeline.paths import shown
+from pipeline.training.recipe import FrameworkKeys, Parts, Positive, Recipe, Share, with_recipe
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+JITTER = 0.5  # probability of photometric changes where a recipe says so
 
 
 class TrainOptions(Record):
@@ -67,6 +67,7 @@ class NetworkConfig(Record):
     weights: str | None = None  # pretrained ones of the whole detector: a file name
     train: TrainOptions = TrainOptions()
     augment: AugmentOptions = AugmentOptions()
+    recipe: RecipeNote | None = Field(None, exclude_if=lambda note: note is None)  # what it holds of one
 
 
 AnyConfig = TypeVar("AnyConfig", bound=NetworkConfig)
@@ -74,10 +75,14 @@ AnyConfig = TypeVar("AnyConfig", bound=NetworkConfig)
 
 def configured(kind: type[AnyConfig], model: ModelConfig, overrides: Overrides) -> AnyConfig:
     """A model's config with a run's overrides worked in; raises PipelineError with file and key."""
-    values = _merged(read_over_base(model.path), overrides.sizes())
+    layers, chosen = with_recipe(read_layers(model.path), overrides, OUR_LOOP)
+    values = reduce(merged, [values for _, values in reversed(layers)])
+    if chosen:
+        values["recipe"] = chosen.note(values, model.path)
+    values = merged(values, overrides.sizes())
     for key, value in overrides.options.items():
         first, _, rest = key.partition(".")
-        values = _merged(values, {first: {rest: value} if rest else value})
+        values = merged(values, {first: {rest: value} if rest else value})
     return config_of(kind, values, shown(model.path))
 
 
@@ -86,14 +91,17 @@ def config_of(kind: type[AnyConfig], values: dict[str, Any], source: str) -> Any
     return parse_record(json.dumps(values, default=str), kind, source, "correct it")
 
 
-def read_over_base(path: Path) -> dict[str, Any]:
-    """A YAML file over its `_base_`; mappings merge, other values replace. Raises as `read_layers`."""
-    return reduce(_merged, [values for _, values in reversed(read_layers(path))])
+def recipe_parts(recipe: Recipe) -> Parts:
+    """A recipe in the keys of this file."""
+    parts: Parts = {}
+    if augment := recipe.augment:
+        values = {
+            "flip": augment.flip,
+            "scale": list(augment.scale),
+            "photometric": JITTER if augment.photometric else 0.0,
+        }
+        parts |= {f"augment.{word}": {"augment": {word: value}} for word, value in values.items()}
+    return parts
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+OUR_LOOP = FrameworkKeys("loop", recipe_parts, lacks=("mosaic", "mixup"))

@@ -69,11 +69,15 @@ class Places:
 
 
 def take_places(dataset: Any, seed: int) -> None:
-    """Let a framework's dataset take places; what it draws for one depends on no other and on no process."""
+    """Let a framework's dataset take places; what it draws for one depends on no other and on no process.
+
+    It notes the place's epoch as its `epoch`.
+    """
     positions = type(dataset)
 
     class TakesPlaces(positions):  # type: ignore[misc, valid-type]
         def __getitem__(self, place: Place) -> Any:
+            self.epoch = place[0]
             with drawing(seed, *place):
                 return super().__getitem__(place[1])
 

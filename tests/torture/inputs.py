@@ -29,7 +29,7 @@ from pipeline.data import profile as profiles
 from pipeline.data.dataset import load_dataset
 from pipeline.data.exchange import read_coco_results
 from pipeline.data.findings import Findings
-from pipeline.data.models import read_yaml_config
+from pipeline.data.models import merge_layers, read_layers
 from pipeline.data.photos import Photo, fault_of, load_photo, photo_size
 from pipeline.data.predictions import KEY, read_predictions, write_predictions
 from pipeline.data.profile import load_profile
@@ -398,7 +398,7 @@ def model_yaml() -> Kind:
         "train: {lr: 0.001}\n"
     )
     keys = ("model", "image_size", "resources", "train", "epochs", "batch", "augment")
-    return Kind(path, lambda: read_yaml_config(path, keys))
+    return Kind(path, lambda: merge_layers(read_layers(path), keys))
 
 
 def test_set(name: str, **submission: Any) -> tuple[Any, Any, Path]:

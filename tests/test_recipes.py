@@ -1,0 +1,267 @@
+"""Training recipes: what each framework's built pipeline has of them, who wins over whom, and resuming."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pipeline.data.models import Overrides, find_model
+from pipeline.data.profile import load_profile
+from pipeline.errors import PipelineError
+from pipeline.training import loop, recipe
+from pipeline.training.backend import load_backend
+from pipeline.training.fit import fit
+from pipeline.training.fold import Devices, plan_fold, train_fold
+from pipeline.training.recipe import UNAVAILABLE, read_recipe
+
+AUGMENTS = ("none", "basic", "strong")
+FRAMEWORKS = {"mmdet": "faster_rcnn_tiny", "ultralytics": "yolov5n", "loop": "tv_ssdlite320"}
+OFFLINE = {
+    "mmdet": {},
+    "ultralytics": {"pretrained": False},
+    "loop": {"weights": None, "backbone_weights": None},
+}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, every_backend: None) -> Path:
+    return tiny.write_demo(tmp_path_factory.mktemp("data"), 8, 64)
+
+
+@pytest.fixture
+def home(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that shares the data."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for part in ("data", "folds"):
+        (folder / part).symlink_to(data / part)
+    monkeypatch.setenv("PIPELINE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Writes a recipe of the user's own beside those that are there."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for path in recipe.FOLDER.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+    monkeypatch.setattr(recipe, "FOLDER", folder)
+
+    def write(name: str, text: str) -> None:
+        (folder / f"{name}.yaml").write_text(text)
+
+    return write
+
+
+def overrides(framework: str, name: str | None, epochs: int = 1, **options: Any) -> Overrides:
+    return Overrides(epochs, 64, 4, OFFLINE[framework] | options, name)
+
+
+def values_of(model: str, asked: Overrides) -> Any:
+    config = find_model(model)
+    return load_backend(config.backend).resolve(config, asked).values
+
+
+class _BuiltError(Exception):
+    """Ends a training when its pipeline is built."""
+
+
+def built(framework: str, asked: Overrides, patch: pytest.MonkeyPatch) -> Any:
+    """The dataset of a training that begins."""
+    plan = plan_fold(load_profile("demo"), find_model(FRAMEWORKS[framework]), 0, asked, Devices("cpu"))
+    held: list[Any] = []
+
+    def take(dataset: Any, *_: Any) -> None:
+        held.append(dataset)
+        raise _BuiltError
+
+    plan.job.work.mkdir(parents=True)
+    with patch.context() as inner:
+        if framework == "loop":
+            inner.setattr(loop, "loader_of", take)
+        else:
+            module = {"mmdet": "mmdet_runner", "ultralytics": "ultralytics_trainer"}[framework]
+            inner.setattr(f"pipeline.backends.{module}.take_places", take)
+        with pytest.raises(_BuiltError):
+            fit(plan.job)
+    return held[0]
+
+
+def parts_of(item: Any, seen: dict[int, Any]) -> dict[int, Any]:
+    """Every object of a framework's that an object holds, itself included."""
+    if isinstance(item, (list, tuple)):
+        for part in item:
+            parts_of(part, seen)
+    elif id(item) not in seen and hasattr(item, "__dict__"):
+        seen[id(item)] = item
+        for part in vars(item).values():
+            parts_of(part, seen)
+    return seen
+
+
+def classes_of(framework: str, dataset: Any) -> dict[str, list[Any]]:
+    roots = [dataset, dataset._steps((8, 8))] if framework == "loop" else [dataset]
+    by_class: dict[str, list[Any]] = {}
+    for part in parts_of(roots, {}).values():
+        if getattr(part, "direction", "horizontal") in ("horizontal", ["horizontal"]):
+            by_class.setdefault(type(part).__name__, []).append(part)
+    return by_class
+
+
+def entries(name: str, framework: str) -> Iterator[tuple[str, str, Any]]:
+    """(class, attribute, value) of what a recipe's list says of a framework."""
+    for held in read_recipe(recipe.FOLDER / f"{name}.yaml").holds[framework].values():
+        for key, value in held.items() if isinstance(held, dict) else ():
+            kind, _, attribute = key.partition(".")
+            yield kind, attribute, value
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("framework", list(FRAMEWORKS))
+def test_a_recipes_list_is_what_the_built_pipeline_holds(
+    framework: str, name: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = classes_of(framework, built(framework, overrides(framework, name), monkeypatch))
+    listed = list(entries(name, framework))
+    for kind, attribute, value in listed:
+        assert held.get(kind), f"{kind} is not in the pipeline"
+        expected = tuple(value) if isinstance(value, list) else value
+        for part in held[kind]:
+            found = getattr(part, attribute)
+            assert (tuple(found) if isinstance(found, list) else found) == expected, (kind, attribute)
+    others = {kind for other in AUGMENTS for kind, _, _ in entries(other, framework)}
+    assert not (others - {kind for kind, _, _ in listed}) & held.keys()
+
+
+def test_photos_are_mixed_until_the_last_tenth_of_the_epochs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], None]
+) -> None:
+    write(
+        "mixed",
+        "{_base_: strong.yaml, augment: {mosaic: 1.0, mixup: 1.0, scale: [1, 1], photometric: false}}",
+    )
+    photos = built("mmdet", overrides("mmdet", "mixed", epochs=30), monkeypatch)
+    inner = photos.dataset
+    counts = []
+    for photos.epoch in (0, 26, 27, 29):
+        read: list[int] = []
+        monkeypatch.setattr(photos, "dataset", _Counted(inner, read))
+        photos[0]
+        counts.append(len(read))
+    assert counts[2:] == [1, 1] and min(counts[:2]) >= 5  # the photo, three for the mosaic, one for mixup
+    train = values_of("yolov5n", overrides("ultralytics", "mixed", epochs=30))["train"]
+    assert (train["close_mosaic"], train["mosaic"], train["mixup"]) == (3, 1.0, 1.0)
+
+
+class _Counted:
+    def __init__(self, dataset: Any, read: list[int]) -> None:
+        self.dataset, self.read = dataset, read
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        self.read.append(index)
+        return self.dataset[index]
+
+
+def test_boxes_of_a_mosaic_lie_on_their_objects() -> None:
+    """Photos of white rectangles: what is white is in a box, and the other way round."""
+    load_backend("mmdet")
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    from pipeline.backends.mmdet_recipe import SomeMosaic
+
+    def photo(number: int) -> dict[str, Any]:
+        x, y = 10 + 5 * number, 30 - 4 * number
+        pixels = np.zeros((80, 100, 3), np.uint8)
+        pixels[y : y + 40, x : x + 50] = 255
+        boxes = HorizontalBoxes(torch.tensor([[x, y, x + 50.0, y + 40]]))
+        labels, ignored = np.array([number]), np.array([False])
+        return {"img": pixels, "gt_bboxes": boxes, "gt_bboxes_labels": labels, "gt_ignore_flags": ignored}
+
+    mosaic, seen = SomeMosaic(probability=1.0, img_scale=(100, 100)), set[int]()
+    for seed in range(12):
+        np.random.seed(seed)  # noqa: NPY002
+        result = mosaic.transform(photo(0) | {"mix_results": [photo(number) for number in (1, 2, 3)]})
+        assert result["img"].shape == (100, 100, 3) and result["img_shape"] == (100, 100)
+        white, inside = result["img"][..., 0] > 200, np.zeros((100, 100), bool)
+        corners = result["gt_bboxes"].tensor.numpy()
+        for x1, y1, x2, y2 in corners.round().astype(int):
+            inside[y1:y2, x1:x2] = True
+        assert (white != inside).mean() < 0.02
+        assert len(corners) == len(result["gt_bboxes_labels"]) == len(result["gt_ignore_flags"])
+        seen |= set(result["gt_bboxes_labels"].tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_a_recipe_lies_between_the_defaults_and_the_models_own_file_and_set_is_above_both(
+    every_backend: None, write: Callable[[str, str], None]
+) -> None:
+    write("flipped", "augment: {flip: 0.9, scale: [0.8, 1.0]}")
+    values = values_of("yolov5n", overrides("ultralytics", "flipped", fliplr=0.3))
+    assert (values["train"]["fliplr"], values["train"]["scale"]) == (0.3, [0.8, 1.0])
+    values = values_of("toy", overrides("mmdet", "flipped", **{"augment.photometric": 0.25}))
+    assert values["augment"] == {"flip": 0.9, "scale": [0.5, 1.5], "photometric": 0.25}  # its own scale
+    words = values["recipe"]["words"]
+    assert (words["augment.flip"], words["augment.scale"]) == (0.9, "the config's own")
+    flipped = values_of("faster_rcnn_tiny", overrides("mmdet", "flipped"))["train_pipeline"]
+    assert {step["type"]: step for step in flipped}["RandomFlip"]["prob"] == 0.9
+    with pytest.raises(
+        PipelineError, match=r"RECIPE=flipped would change nothing: .*ssd300\.py states augment"
+    ):
+        values_of("ssd300", overrides("mmdet", "flipped"))
+
+
+@pytest.mark.parametrize("framework", list(FRAMEWORKS))
+def test_without_a_recipe_a_config_is_as_it_was(framework: str) -> None:
+    assert "recipe" not in values_of(FRAMEWORKS[framework], overrides(framework, None))
+
+
+def test_what_is_basic_is_what_mmdetections_configs_have_anyway() -> None:
+    plain, basic = (values_of("faster_rcnn", overrides("mmdet", name)) for name in (None, "basic"))
+    assert basic.pop("recipe")["name"] == "basic"
+    assert basic == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("augment: {mosiac: 0.5}", r"mine\.yaml: unknown key 'augment\.mosiac'; known: close, flip"),
+        ("augment: {flip: 2}", r"mine\.yaml: augment\.flip: expected .*less than or equal to 1"),
+        ("augment: {scale: [2, 1]}", r"scale: expected smallest, largest"),
+        ("augment: {mosaic: 0.5}", r"mine\.yaml: augment\.mosaic: loop has none; leave it out, or list it"),
+        ("_base_: nowhere.yaml", r"nowhere\.yaml: not readable"),
+        (None, r"no recipe 'mine'; there are: .*basic, .*none, .*strong"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_in_one_line(
+    text: str | None, message: str, write: Callable[[str, str], None]
+) -> None:
+    if text:
+        write("mine", text)
+    with pytest.raises(PipelineError, match=message) as caught:
+        values_of("tv_ssdlite320", overrides("loop", "mine"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_run_keeps_its_recipe_and_another_one_is_refused(home: Path) -> None:
+    def plan(name: str | None) -> Any:
+        asked = replace(overrides("loop", name), options={"weights": None})
+        return plan_fold(load_profile("demo"), find_model("toy"), 0, asked, Devices("cpu"))
+
+    first = plan("strong")
+    train_fold(first)
+    card = first.run.card()
+    assert card.recipe == "strong" and card.recipe_words["augment.flip"] == 0.5
+    assert card.recipe_words["augment.mosaic"] == card.recipe_words["augment.mixup"] == UNAVAILABLE
+    train_fold(plan("strong"))  # there is nothing to do
+    with pytest.raises(PipelineError, match=r"was trained with recipe strong, now asked for None"):
+        train_fold(plan(None))
