@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 
+from pipeline.data.dataset import load_dataset
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
@@ -17,7 +18,9 @@ from pipeline.training import loop, recipe
 from pipeline.training.backend import load_backend
 from pipeline.training.fit import fit
 from pipeline.training.fold import Devices, plan_fold, train_fold
+from pipeline.training.job import PhotoSet
 from pipeline.training.recipe import UNAVAILABLE, read_recipe
+from pipeline.training.sampling import RepeatingSampler, Repeats
 
 AUGMENTS = ("none", "basic", "strong")
 FRAMEWORKS = {"mmdet": "faster_rcnn_tiny", "ultralytics": "yolov5n", "loop": "tv_ssdlite320"}
@@ -265,3 +268,47 @@ def test_a_run_keeps_its_recipe_and_another_one_is_refused(home: Path) -> None:
     train_fold(plan("strong"))  # there is nothing to do
     with pytest.raises(PipelineError, match=r"was trained with recipe strong, now asked for None"):
         train_fold(plan(None))
+
+
+@pytest.mark.parametrize(
+    ("competition", "folder", "share", "growth"),
+    [
+        ("recycle", "boostcamp_recycle", 0.12, 0.06),
+        ("taco", "taco_recycle10", 0.18, 0.07),
+        ("bccd", "bccd", 0, 0),
+    ],
+)
+def test_the_drawn_shares_of_real_annotations(
+    competition: str, folder: str, share: float, growth: float, shared_data: Path
+) -> None:
+    train = load_dataset(load_profile(competition, shared_data / folder), "train")
+    boxes = PhotoSet(train.images, train.annotations, []).boxes()
+    repeats, count, epochs = Repeats.of(boxes), len(boxes), 40
+    copies = np.zeros((epochs, count))
+    for epoch in range(epochs):
+        np.add.at(copies[epoch], repeats.drawn(0, epoch) % count, 1)
+    assert (copies.sum(1) == len(repeats)).all() and copies.min() >= 1
+    assert (repeats.factors > 1).mean() == pytest.approx(share, abs=0.01)
+    assert copies.mean() - 1 == pytest.approx(growth, abs=0.005)
+    assert np.abs(copies.mean(0) - repeats.factors).max() < 0.35  # of 40 draws
+    # The definition, by hand, for a class: no photo with it is taken less often on average.
+    labels = [set(photo.labels.tolist()) for photo in boxes]
+    for label in set().union(*labels):
+        own = [label in photo for photo in labels]
+        assert (repeats.factors[own] >= max(1, (0.1 / np.mean(own)) ** 0.5) - 1e-9).all()
+
+
+def test_repeated_photos_are_shared_out_and_each_copy_is_drawn_by_itself() -> None:
+    repeats = Repeats(np.array([1.0, 2.5, 1.2, 1.3]))
+    assert len(repeats) == 6 and str(repeats).endswith("75% of the photos repeat, an epoch grows by 50%")
+    for epoch in range(5):
+        drawn = repeats.drawn(3, epoch)
+        assert drawn.tolist() == repeats.drawn(3, epoch).tolist()
+        assert len(set(drawn.tolist())) == 6 and set(drawn % 4) == {0, 1, 2, 3}
+        parts = []
+        for rank in (0, 1):
+            sampler = RepeatingSampler(None, repeats, 3, rank, 2)
+            sampler.set_epoch(epoch)
+            parts += list(sampler)
+        assert sorted(parts) == sorted(drawn.tolist())
+    assert len({tuple(repeats.drawn(3, epoch)) for epoch in range(9)}) > 1

@@ -31,7 +31,7 @@ from pipeline.errors import LostProcessError, NoMemoryError, PipelineError
 from pipeline.inference.memory import is_out_of_memory
 from pipeline.paths import PROJECT
 from pipeline.processes import python_path
-from pipeline.training import recovery
+from pipeline.training import recipe, recovery, sampling
 from pipeline.training.backend import SavedModel, load_backend
 from pipeline.training.checkpoints import BEST, LAST, Checkpoints, save_tensors
 from pipeline.training.fit import fit_here
@@ -132,14 +132,18 @@ def test_a_resumed_training_is_the_undisturbed_one(
 
 @pytest.mark.parametrize("model", ["faster_rcnn_tiny", "yolov5n", "toy"])
 def test_a_resumed_training_with_a_recipe_is_the_undisturbed_one(
-    model: str, enter: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    model: str, enter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With photos that are mixed, but in the last epoch, and another number of reading processes."""
+    """Photos are repeated, and mixed but in the last epoch; the second time another process reads them."""
+    (tmp_path / "all.yaml").write_text(f"{{_base_: {recipe.FOLDER}/strong.yaml, sampling: balanced}}")
+    monkeypatch.setattr(recipe, "FOLDER", tmp_path)
+    monkeypatch.setattr(sampling, "RARE", 0.8)
     whole = enter("whole") / model / "fold0"
-    fit(model, 3, "--recipe", "strong")
+    fit(model, 3, "--recipe", "all")
+    assert re.search("balanced sampling: [1-9][0-9]*% .* grows by [1-9]", (whole / "train.log").read_text())
     cut = enter("cut") / model / "fold0"
-    fit_until(model, 3, 1, monkeypatch, "--recipe", "strong", "--workers", "1")
-    fit(model, 3, "--recipe", "strong", "--workers", "1")
+    fit_until(model, 3, 1, monkeypatch, "--recipe", "all", "--workers", "1")
+    fit(model, 3, "--recipe", "all", "--workers", "1")
     assert history(cut) == history(whole)
     expected, found = weights(whole), weights(cut)
     assert all(torch.equal(expected[key], found[key]) for key in expected)

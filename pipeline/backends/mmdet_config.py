@@ -21,6 +21,7 @@ from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
 from pipeline.paths import shown
+from pipeline.training.recipe import WORDS, check_words
 
 MODULES = "pipeline.models."  # what custom_imports may name
 # Set by the pipeline itself; options that name them are refused.
@@ -135,7 +136,7 @@ def _check_size(cfg: Config, source: str) -> None:
 
 def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -> None:
     for option in options:
-        if (top := option.split(".")[0]) not in cfg:
+        if (top := option.split(".")[0]) not in cfg and top not in WORDS:
             raise PipelineError(
                 f"{shown(model.path)}: option '{option}': no '{top}' in the config; "
                 f"there are: {', '.join(sorted(cfg))}"
@@ -146,6 +147,7 @@ def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError) as error:
         raise PipelineError(f"{shown(model.path)}: option not taken: {reason(error)}") from None
+    check_words(cfg, shown(model.path))
     check_types(cfg._cfg_dict, shown(model.path))
 
 

@@ -34,6 +34,8 @@ def train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
     dataset.update(ann_file=str(files), data_prefix=dict(img=f"{images_folder(job)}/"))
     if job.cache:
         _take_kept(loader, job.cache, source)
+    if cfg.get("sampling") == "balanced" and "sampler" in loader:
+        raise PipelineError(f"{source}: sampling balanced: its train_dataloader has a sampler of its own")
     loader.setdefault("sampler", dict(type="DefaultSampler", shuffle=True))
     loader.setdefault("batch_sampler", dict(type="AspectRatioBatchSampler", drop_last=False))
     return loader | dict(batch_size=cfg.batch, num_workers=job.workers, persistent_workers=job.workers > 0)

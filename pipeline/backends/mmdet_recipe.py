@@ -11,7 +11,7 @@ from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.transforms import MixUp, Mosaic
 from mmdet.registry import DATASETS, TRANSFORMS
 
-from pipeline.training.recipe import FrameworkKeys, Parts, Recipe, closed_epochs
+from pipeline.training.recipe import WORDS, FrameworkKeys, Parts, Recipe, closed_epochs
 
 SIDE = (1024, 1024)  # pixels, as in _base_/default.py; they follow the run's image size
 MIXES = ("SomeMosaic", "SomeMixUp")
@@ -39,7 +39,9 @@ def recipe_parts(recipe: Recipe) -> Parts:
         parts["augment"] = {"train_pipeline": steps}
         if augment.mosaic or augment.mixup:
             parts["augment"]["close"] = augment.close
-    return parts
+    return parts | {
+        word: {word: getattr(recipe, word)} for word in WORDS if getattr(recipe, word) is not None
+    }
 
 
 KEYS_OF_RECIPES = FrameworkKeys("mmdet", recipe_parts)

@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.paths import shown
 from pipeline.training.job import TrainJob
 from pipeline.training.pretrained import take_detector
+from pipeline.training.sampling import RepeatingSampler, repeats_of
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.validation import validate
@@ -64,6 +65,16 @@ class _Runner(Runner):
         self.session.take_log(logger)
         logger.setLevel(log_level)
         return logger
+
+    def build_dataloader(self, *loader: Any, **options: Any) -> Any:  # a static method there
+        built, session = Runner.build_dataloader(*loader, **options), self.session
+        job = session.job
+        if repeats := repeats_of(job.train.boxes(), self.cfg.get("sampling", "plain")):
+            self.logger.info(repeats)
+            built.batch_sampler.sampler = RepeatingSampler(
+                built.dataset, repeats, job.seed, session.rank, get_world_size()
+            )
+        return built
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         if self._resume:

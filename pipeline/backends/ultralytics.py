@@ -34,7 +34,15 @@ from pipeline.training.backend import Backend, Resolved, SavedModel, WantedWeigh
 from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
 from pipeline.training.pretrained import GivenWeights, given_weights
-from pipeline.training.recipe import FrameworkKeys, Parts, Recipe, closed_epochs, with_recipe
+from pipeline.training.recipe import (
+    WORDS,
+    FrameworkKeys,
+    Parts,
+    Recipe,
+    check_words,
+    closed_epochs,
+    with_recipe,
+)
 from pipeline.training.session import Session
 from pipeline.training.staging import data_folder, write_yolo
 
@@ -48,7 +56,7 @@ OURS = re.compile(
     "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed"
     "|verbose|workers"
 )
-KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train")
+KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train", *WORDS)
 HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}  # the framework's own photometric changes
 
 
@@ -64,7 +72,9 @@ def recipe_parts(recipe: Recipe) -> Parts:
         parts["augment.mixup"] = {"train": {"mixup": augment.mixup}}
         mixes = augment.mosaic or augment.mixup
         parts["augment.close"] = {"train": {"close_mosaic": float(augment.close if mixes else 0)}}
-    return parts
+    return parts | {
+        word: {word: getattr(recipe, word)} for word in WORDS if getattr(recipe, word) is not None
+    }
 
 
 KEYS_OF_RECIPES = FrameworkKeys("ultralytics", recipe_parts)
@@ -85,8 +95,11 @@ class Ultralytics(Backend):
         values = merge_layers(layers, KEYS)
         if chosen:
             values["recipe"] = chosen.note(values, model.path)
-        values |= overrides.sizes()
-        train = values["train"] = values.get("train", {}) | overrides.options
+        words = {key: value for key, value in overrides.options.items() if key in WORDS}
+        values |= overrides.sizes() | words
+        check_words(values, shown(model.path))
+        options = {key: value for key, value in overrides.options.items() if key not in WORDS}
+        train = values["train"] = values.get("train", {}) | options
         if isinstance(closed := train.get("close_mosaic"), float):  # a recipe's share of the epochs
             train["close_mosaic"] = closed_epochs(closed, int(values["epochs"]))
         if taken := sorted(filter(OURS.fullmatch, train)):
@@ -145,7 +158,7 @@ class Ultralytics(Backend):
             "verbose": False,
             "save_dir": str(job.work / "train"),
         }
-        ultralytics_trainer.run(arguments, session, detector_of)
+        ultralytics_trainer.run(arguments, session, detector_of, values)
 
     def load(self, model: SavedModel, device: str) -> Detector:
         network = read_checkpoint(model.checkpoint)["model"].float()

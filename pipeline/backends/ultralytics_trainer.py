@@ -33,6 +33,7 @@ from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import Detector
 from pipeline.paths import shown
 from pipeline.training.pretrained import take_detector
+from pipeline.training.sampling import RepeatingSampler, repeats_of
 from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.staging import check_counts
@@ -69,6 +70,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     """The framework's trainer: best epoch by mAP50, checkpoints of our session, no recovery but ours."""
 
     session: Session
+    config: Mapping[str, Any]  # of the model, resolved
     detector: Callable[[Any, int, str], Detector]  # of a network, an image size and a device
     # The framework's own, None until the training is set up.
     model: Any
@@ -91,7 +93,14 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
     def get_dataloader(self, path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """The held-out photos are read by our own validation."""
-        return self.train_loader if mode == "val" else super().get_dataloader(path, batch_size, rank)
+        if mode == "val":
+            return self.train_loader
+        loader, job = super().get_dataloader(path, batch_size, rank), self.session.job
+        if repeats := repeats_of(job.train.boxes(), self.config.get("sampling", "plain")):
+            LOGGER.info(str(repeats))
+            rank, batches = self.session.rank, loader.batch_sampler.sampler
+            batches.sampler = RepeatingSampler(loader.dataset, repeats, job.seed, rank, job.gpus)
+        return loader
 
     def validate(self) -> tuple[dict[str, float], float]:
         """The averaged weights on the held-out photos, by our own scoring."""
@@ -173,10 +182,16 @@ def draw_from_all(step: Any) -> None:
             draw_from_all(part)
 
 
-def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, int, str], Detector]) -> None:
+def run(
+    arguments: dict[str, Any],
+    session: Session,
+    detector: Callable[[Any, int, str], Detector],
+    config: Mapping[str, Any],
+) -> None:
     """Train in this process to the last epoch, from the newest checkpoint if there is one.
 
     arguments: the framework's own, for a training from the start; its batch is that of all GPUs.
+    config: of the model, resolved.
     """
     SETTINGS.update(sync=False)
     raytune.callbacks.clear()  # at each epoch it asks for Ray's session, which warns that there is none
@@ -198,7 +213,7 @@ def run(arguments: dict[str, Any], session: Session, detector: Callable[[Any, in
     for key in ("nbs", "weight_decay"):  # resuming takes them from the checkpoint
         if key in arguments:
             setattr(trainer.args, key, arguments[key])
-    trainer.session, trainer.detector = session, detector
+    trainer.session, trainer.detector, trainer.config = session, detector, config
     trainer.train()
 
 

@@ -22,6 +22,7 @@ from pipeline.training.job import TrainJob
 from pipeline.training.options import NetworkConfig, TrainOptions
 from pipeline.training.reading import EpochBatches, Sample, TrainPhotos, in_parts, loader_of
 from pipeline.training.safe_load import load_tensors
+from pipeline.training.sampling import repeats_of
 from pipeline.training.session import Session
 from pipeline.training.validation import validate
 
@@ -58,7 +59,8 @@ class _Loop:
         self.detector, self.config, self.job, self.session = detector, config, job, session
         options = self.options = config.train
         photos = TrainPhotos(job.train, detector.resized, config.augment, job.seed, job.cache)
-        self.batches = EpochBatches(len(photos), config.batch, job.seed, session.rank, job.gpus)
+        repeats = repeats_of(photos.boxes, config.sampling)
+        self.batches = EpochBatches(len(photos), config.batch, job.seed, session.rank, job.gpus, repeats)
         self.loader = loader_of(photos, self.batches, job.workers, job.device)
         step_photos = config.batch * job.gpus
         self.accumulate = max(round(options.nominal_batch / step_photos), 1)  # batches per step
@@ -76,6 +78,8 @@ class _Loop:
             if devices:
                 torch.cuda.set_device(devices[0])  # where the processes exchange what is no tensor
             self.network = DistributedDataParallel(self.module, device_ids=devices)
+        if repeats:
+            self.log(str(repeats))
         self.log(f"{len(photos)} photos, {self.accumulate} batches of {config.batch} per step, {options}")
 
     def load(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pipeline.data.models import ModelConfig, Overrides, merged, read_layers
 from pipeline.data.records import Record, parse_record
 from pipeline.data.run_card import RecipeNote
 from pipeline.paths import shown
-from pipeline.training.recipe import FrameworkKeys, Parts, Positive, Recipe, Share, with_recipe
+from pipeline.training.recipe import FrameworkKeys, Parts, Positive, Recipe, Sampling, Share, with_recipe
 
 Count = Annotated[int, Field(ge=1)]
 JITTER = 0.5  # probability of photometric changes where a recipe says so
@@ -67,6 +67,7 @@ class NetworkConfig(Record):
     weights: str | None = None  # pretrained ones of the whole detector: a file name
     train: TrainOptions = TrainOptions()
     augment: AugmentOptions = AugmentOptions()
+    sampling: Sampling = Field("plain", exclude_if=lambda kind: kind == "plain")
     recipe: RecipeNote | None = Field(None, exclude_if=lambda note: note is None)  # what it holds of one
 
 
@@ -101,6 +102,8 @@ def recipe_parts(recipe: Recipe) -> Parts:
             "photometric": JITTER if augment.photometric else 0.0,
         }
         parts |= {f"augment.{word}": {"augment": {word: value}} for word, value in values.items()}
+    if recipe.sampling:
+        parts["sampling"] = {"sampling": recipe.sampling}
     return parts
 
 

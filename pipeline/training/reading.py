@@ -24,7 +24,8 @@ from pipeline.inference.pixels import resize_to
 from pipeline.training.cache import PhotoCache
 from pipeline.training.job import PhotoSet
 from pipeline.training.options import AugmentOptions
-from pipeline.training.seeds import Place, drawing, epoch_seed
+from pipeline.training.sampling import Repeats, epoch_order, share_of
+from pipeline.training.seeds import Place, drawing
 
 GREY = 114  # of what is added around a photo that was made smaller
 Resized = Callable[[int, int, float], tuple[int, int]]  # height, width, scale; see `Detector.resized`
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class TrainPhotos(Dataset[Sample]):
-    """Photos by (epoch, position). Crowd boxes are left out: they are not single objects."""
+    """Photos by (epoch, index), see `sampling`. Crowd boxes are left out: they are not single objects."""
 
     def __init__(
         self,
@@ -57,9 +58,9 @@ class TrainPhotos(Dataset[Sample]):
         return len(self.photos)
 
     def __getitem__(self, place: Place) -> Sample:
-        epoch, position = place
-        with drawing(self.seed, epoch, position):
-            return self._sample(position)
+        epoch, index = place
+        with drawing(self.seed, epoch, index):
+            return self._sample(index % len(self))
 
     def _sample(self, position: int) -> Sample:
         photo = self.photos[position]
@@ -97,20 +98,27 @@ class TrainPhotos(Dataset[Sample]):
 class EpochBatches(Sampler[list[Place]]):
     """The batches of one process in the epoch `epoch`, as places; all processes have as many photos each."""
 
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        repeats: Repeats | None = None,
+    ) -> None:
         self.count, self.batch, self.seed, self.epoch = count, batch, seed, 0
-        self.rank, self.processes = rank, processes
-        self.photos = -(-count // processes)  # of this process
+        self.rank, self.processes, self.repeats = rank, processes, repeats
+        self.photos = -(-(len(repeats) if repeats else count) // processes)  # of this process
 
     def __len__(self) -> int:
         return -(-self.photos // self.batch)
 
     def __iter__(self) -> Iterator[list[Place]]:
-        shuffled = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-        order = torch.randperm(self.count, generator=shuffled).repeat(self.processes)
-        own = order[: self.photos * self.processes][self.rank :: self.processes].tolist()
+        order = epoch_order(self.count, self.repeats, self.seed, self.epoch)
+        own = share_of(order, self.rank, self.processes)
         for start in range(0, len(own), self.batch):
-            yield [(self.epoch, position) for position in own[start : start + self.batch]]
+            yield [(self.epoch, index) for index in own[start : start + self.batch]]
 
 
 def loader_of(photos: TrainPhotos, batches: EpochBatches, workers: int, device: str) -> DataLoader[Sample]:

@@ -22,9 +22,11 @@ from pipeline.paths import CONFIGS, shown
 
 FOLDER = CONFIGS / "recipes"
 UNAVAILABLE = "unavailable"
+WORDS = ("sampling",)  # that a config of MMDetection or ultralytics may have at its top, as a recipe has them
 OWN = "the config's own"  # of a word that the model's own file states otherwise
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Sampling = Literal["plain", "balanced"]  # see `training.sampling`
 Parts = dict[str, dict[str, Any]]
 
 
@@ -54,6 +56,7 @@ class Recipe(Record):
     """A file in configs/recipes; what it does not state is as the model's config has it."""
 
     augment: Augment | None = None
+    sampling: Sampling | None = None
     holds: dict[str, dict[str, Literal["unavailable"] | dict[str, Any]]] = Field({})
 
 
@@ -137,6 +140,12 @@ def choose(
 def read_recipe(path: Path) -> Recipe:
     """A recipe over its `_base_`; raises PipelineError with file and key."""
     return as_record(read_over_base(path), Recipe, shown(path), "correct it")
+
+
+def check_words(config: Mapping[str, Any], source: str) -> None:
+    """Raise PipelineError where a config holds a recipe's words with other values than a recipe may."""
+    words = {word: config[word] for word in WORDS if word in config}
+    as_record(words, Recipe, source, "correct it")
 
 
 def stated_words(recipe: Recipe) -> dict[str, Any]:

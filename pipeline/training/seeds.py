@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-Place = tuple[int, int]  # epoch (from 0), position of a photo
+Place = tuple[int, int]  # epoch (from 0), index of a photo and its copy, see `sampling`
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
@@ -79,6 +79,9 @@ def take_places(dataset: Any, seed: int) -> None:
         def __getitem__(self, place: Place) -> Any:
             self.epoch = place[0]
             with drawing(seed, *place):
-                return super().__getitem__(place[1])
+                return super().__getitem__(place[1] % len(self))
+
+        def get_data_info(self, index: int) -> Any:  # what mmdet's batch samplers ask for
+            return super().get_data_info(index % len(self))
 
     dataset.__class__ = TakesPlaces
