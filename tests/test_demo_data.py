@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as masks
 
 from pipeline.data import demo
 from pipeline.data.demo_objects import FREQUENCIES, OBJECTS, Sprite, pick_colours
@@ -182,6 +183,26 @@ def test_a_covered_object_keeps_its_box_and_stays_visible_enough() -> None:
         covered = int((scene.pixels[..., 1] > 250)[whole[1] :, whole[0] :][: whole[3], : whole[2]].sum())
         least = min(least, 1 - covered / area)
     assert MIN_VISIBLE <= least < MIN_VISIBLE + 0.1
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_outline_follows_its_silhouette(name: str) -> None:
+    """To a pixel, but for holes, which polygons cannot have."""
+    rng = np.random.default_rng(1)
+    sprite = Sprite(rng, 120, *pick_colours(rng, np.full(3, 120, np.float32)))
+    OBJECTS[name](sprite)
+    for _ in range(5):
+        scene = Scene(np.zeros((160, 160, 3), np.float32), np.zeros(2, np.float32))
+        while not scene.place(rng, name, sprite.rgba, MIN_VISIBLE):
+            pass
+        (x, y, w, h), outline = scene.boxes[0].xywh, scene.boxes[0].outline
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in outline])
+        assert np.abs([*points.min(0), *points.max(0)] - np.array([x, y, x + w, y + h])).max() <= 1
+        drawn = masks.decode(masks.merge(masks.frPyObjects(outline, 160, 160)))
+        silhouette = scene.silhouettes[0].astype(np.uint8)
+        edges = cv2.findContours(silhouette, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        filled = cv2.drawContours(silhouette.copy(), edges, -1, 1, cv2.FILLED)
+        assert (drawn & filled).sum() > 0.95 * (drawn | filled).sum()
 
 
 def test_a_fitting_folder_is_left_alone_and_another_replaced(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The embedded competition `demo`: a seeded synthetic data set in the layout of the real one.
 
 root/demo.json                 stamp: generator version, seed, sizes
-root/train.json  train/*.jpg   COCO annotations and photos
+root/train.json  train/*.jpg   COCO annotations, outlines among them, and photos
 root/test.json   test/*.jpg    images and categories only
 root/hidden/test_truth.json    the test set's annotations, which no stage but the demo reads
 """
@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.locks import locked
 from pipeline.paths import scratch_folder
 
-VERSION = 4  # raise it when the same seed gives other photos or boxes
+VERSION = 5  # raise it when the same seed gives other photos or annotations
 STAMP = "demo.json"
 CLASSES: tuple[str, ...] = tuple(OBJECTS)  # six of the Recycle Trash classes, in their order
 SPLITS = ("train", "test")
@@ -154,6 +154,7 @@ def _write_photo(
             "category_id": CLASSES.index(box.name),
             "bbox": list(box.xywh),
             "area": box.xywh[2] * box.xywh[3],
+            "segmentation": box.outline,
             "iscrowd": 0,
         }
         for box in boxes

@@ -32,14 +32,19 @@ MAX_OBJECTS = 7
 MEAN_SIDE, MAX_SIDE = (0.19, 0.44), 0.62  # of an object's box, as parts of the photo's longer side
 MIN_VISIBLE, MIN_INSIDE = 0.4, 0.5  # of the silhouette's area; below it an object is not placed
 SILHOUETTE = 0.25  # opacity from which a pixel belongs to the object; glass is translucent
+OUTLINE_ERROR = 1.0  # pixels by which an outline may leave its silhouette's edge
 
 
 @dataclass(frozen=True)
 class Box:
-    """One true box: the class name and x, y, width, height in whole pixels of the photo."""
+    """One true box: the class name and x, y, width, height in whole pixels of the photo.
+
+    outline: the silhouette as polygons x, y, x, y ... of the photo; holes are filled.
+    """
 
     name: str
     xywh: tuple[int, int, int, int]
+    outline: list[list[int]]
 
 
 # --- grounds: RGB floats of the photo's size ---------------------------------------------------
@@ -212,6 +217,14 @@ def _cut_out(rng: Generator, name: str, mean_side: float, max_side: float, groun
     return np.asarray(cv2.resize(turned[y : y + h, x : x + w], small, None, 0, 0, cv2.INTER_AREA))
 
 
+def _outline(mask: NDArray[np.bool_], corner: tuple[int, int]) -> list[list[int]]:
+    """Polygons along the outer edges of a mask's pixels, which lies at a corner of the photo."""
+    doubled = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)  # every edge has points of its own
+    contours = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    simple = [cv2.approxPolyDP(contour, 2 * OUTLINE_ERROR, True)[:, 0] for contour in contours]
+    return [((points + 1) // 2 + corner).astype(int).ravel().tolist() for points in simple if len(points) > 2]
+
+
 @dataclass
 class Scene:
     """A photo while objects are laid onto it, the later ones over the earlier ones."""
@@ -261,7 +274,8 @@ class Scene:
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         bx, by = int(columns[0]), int(rows[0])
         box = (bx, by, int(columns[-1]) + 1 - bx, int(rows[-1]) + 1 - by)
-        self.boxes.append(Box(name, box))
+        outline = _outline(mask[by : by + box[3], bx : bx + box[2]], (bx, by))
+        self.boxes.append(Box(name, box, outline))
         self.silhouettes.append(mask)
         self.visible = [*left, mask]
         return True
