@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.boxes import clip
 from pipeline.data.findings import MAY_LOSE, Findings
 from pipeline.data.formats import find_reader
+from pipeline.data.outlines import SEGMENTATION, checked_outlines
 from pipeline.data.photos import are_sizes, complete_sizes
 from pipeline.data.profile import Profile, SplitSpec, require_root
 from pipeline.data.raw import Records
@@ -42,7 +43,7 @@ class Dataset:
         position (of the image in the annotation file), file_id (what the annotation file calls the
         image, which is its image_id where it can be one) and what else the file says of an image.
     annotations: annotation_id, image_id, label (0-based), x1 y1 x2 y2 (float64 pixels), iscrowd;
-        empty for a test split whose truth is not known.
+        with masks also segmentation (see `outlines`); empty for a test split whose truth is not known.
     digest: of the image table; prediction tables and folds carry it.
     """
 
@@ -54,8 +55,10 @@ class Dataset:
     category_ids: tuple[Any, ...]  # of the annotation file, in class order
 
 
-def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
+def load_dataset(profile: Profile, split: str, strict: bool = True, masks: bool = False) -> Dataset:
     """Read `train` or `test` of a competition; the test split comes without boxes.
+
+    masks: with the objects' outlines, of which at most a tenth may be missing.
 
     Raises PipelineError when the data folder or the annotation file is missing or damaged, and, where
     `strict`, when images or more than a tenth of the boxes would be left out or are read in a wrong unit.
@@ -65,7 +68,7 @@ def load_dataset(profile: Profile, split: str, strict: bool = True) -> Dataset:
         _note_link(link, link.resolve())
     spec = profile.train if split == "train" or profile.holds_out else profile.test
     try:
-        whole = _load(profile, split, spec, strict=strict)
+        whole = _load(profile, split, spec, strict=strict, masks=masks)
         return _held_out(whole, profile.test.holdout, split) if profile.holds_out else whole
     except UnicodeEncodeError as error:  # bytes of a name that Python shows as half characters
         raise PipelineError(
@@ -131,7 +134,12 @@ def ids_of_rows(rows: pd.DataFrame, dataset: Dataset, path: Path) -> NDArray[np.
 
 
 def _load(
-    profile: Profile, split: str, spec: SplitSpec, with_boxes: bool | None = None, strict: bool = True
+    profile: Profile,
+    split: str,
+    spec: SplitSpec,
+    with_boxes: bool | None = None,
+    strict: bool = True,
+    masks: bool = False,
 ) -> Dataset:
     read = find_reader(profile, spec)
     findings = Findings(spec.annotations)
@@ -148,9 +156,12 @@ def _load(
     if images.empty:
         raise PipelineError(f"{profile.path(spec.annotations)}: no images in split '{split}'")
     total = len(raw.boxes) + findings.count_lost("boxes")
-    boxes = _annotation_table(raw.boxes if known else [], images, findings)
+    boxes = _annotation_table(raw.boxes if known else [], images, findings, masks)
     remedy = f"Correct the annotations; {ACCEPT.format('boxes', findings.count_lost('boxes'))}"
     findings.refuse_losses("boxes", total, max(accepted.boxes, int(MAY_LOSE * total)), remedy)
+    objects, lost = int((boxes["iscrowd"] == 0).sum()), findings.count_lost("outlines")
+    remedy = f"Outline them, train a model without masks, or {ACCEPT.format('outlines', lost)}"
+    findings.refuse_losses("outlines", objects, max(accepted.outlines, int(MAY_LOSE * objects)), remedy)
     if strict:
         findings.check()
     if crowds := int(boxes["iscrowd"].sum()):
@@ -216,9 +227,11 @@ def _stated_sizes(cells: pd.DataFrame) -> NDArray[np.float64]:
     return cells.to_numpy(np.float64)
 
 
-def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings) -> pd.DataFrame:
-    columns = ["id", "image", "label", *CORNERS, "iscrowd"]
-    boxes = pd.DataFrame(records, columns=columns)
+def _annotation_table(
+    records: Records, images: pd.DataFrame, findings: Findings, masks: bool
+) -> pd.DataFrame:
+    more = [SEGMENTATION] * masks
+    boxes = pd.DataFrame(records, columns=["id", "image", "label", *CORNERS, "iscrowd", *more])
     refused = ~boxes["image"].isin(images["index"])
     findings.lose("boxes", "boxes of refused images dropped (ids)", *boxes.loc[refused, "id"])
     known = images[["index", "image_id", "width", "height"]]
@@ -243,8 +256,10 @@ def _annotation_table(records: Records, images: pd.DataFrame, findings: Findings
     doubled = boxes.duplicated(["image_id", "label", *CORNERS])
     findings.add("doubled boxes dropped (ids)", *boxes.loc[doubled, "id"])
     boxes = boxes[~doubled].sort_values("image_id", kind="stable").reset_index(drop=True)
+    if masks:
+        boxes[SEGMENTATION] = checked_outlines(boxes, findings)
     boxes = boxes.rename(columns={"id": "annotation_id"})
-    boxes = boxes[["annotation_id", "image_id", "label", *CORNERS, "iscrowd"]]
+    boxes = boxes[["annotation_id", "image_id", "label", *CORNERS, "iscrowd", *more]]
     return boxes.astype({"image_id": "int32", "label": "int16", "iscrowd": "int8"})
 
 

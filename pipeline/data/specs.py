@@ -62,6 +62,7 @@ class Losses:
     why: str
     boxes: Count = 0
     images: Count = 0  # of the train set; a test set must be whole
+    outlines: Count = 0  # for models with masks: objects that are learned as rectangles
 
 
 @dataclass(frozen=True, config=STRICT)

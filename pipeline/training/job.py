@@ -1,6 +1,7 @@
 """One training: everything that a backend needs, and nothing that it must look up."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.data.models import ModelConfig, Overrides
+from pipeline.data.outlines import SEGMENTATION, Outline
 from pipeline.data.photos import Photo
 
 if TYPE_CHECKING:  # it needs torch
@@ -22,11 +24,15 @@ CORNERS = ["x1", "y1", "x2", "y2"]
 
 @dataclass(frozen=True)
 class PhotoBoxes:
-    """The annotations of one photo: (n, 4) corners in its pixels, (n,) 0-based labels, (n,) crowd flags."""
+    """The annotations of one photo: (n, 4) corners in its pixels, (n,) 0-based labels, (n,) crowd flags.
+
+    outlines: of each object (see `data.outlines`), none where the model asks for none.
+    """
 
     boxes_xyxy: NDArray[np.float64]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    outlines: Sequence[Outline] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,11 @@ class PhotoSet:
         corners = self.annotations[CORNERS].to_numpy(np.float64)
         labels = self.annotations["label"].to_numpy(np.int64)
         crowd = self.annotations["iscrowd"].to_numpy() != 0
-        return [PhotoBoxes(corners[own], labels[own], crowd[own]) for own in rows.values()]
+        outlines = [json.loads(text) for text in self.annotations.get(SEGMENTATION, ())]
+        return [
+            PhotoBoxes(corners[own], labels[own], crowd[own], outlines and [outlines[row] for row in own])
+            for own in rows.values()
+        ]
 
 
 def _keys(table: pd.DataFrame) -> list[tuple[str, int]]:

@@ -43,17 +43,21 @@ def stage(job: TrainJob) -> None:
 
 def write_coco(job: TrainJob) -> None:
     """data/train.json in COCO's format; an image's id is its position, from 0."""
-    rows = enumerate(zip(staged_paths(job), job.train.photos, strict=True))
+    photos = enumerate(zip(staged_paths(job), job.train.photos, strict=True))
     images = [
         {"id": i, "file_name": path.name, "width": photo.width, "height": photo.height}
-        for i, (path, photo) in rows
+        for i, (path, photo) in photos
     ]
     annotations: list[dict[str, Any]] = []
     for i, boxes in enumerate(job.train.boxes()):
         xywh = xyxy_to_xywh(boxes.boxes_xyxy).tolist()
-        for box, label, crowd in zip(xywh, boxes.labels.tolist(), boxes.crowd.tolist(), strict=True):
+        rows = zip(xywh, boxes.labels.tolist(), boxes.crowd.tolist(), strict=True)
+        for row, (box, label, crowd) in enumerate(rows):
             annotation = {"id": len(annotations) + 1, "image_id": i, "category_id": label, "bbox": box}
-            annotations.append(annotation | {"area": box[2] * box[3], "iscrowd": int(crowd)})
+            annotation |= {"area": box[2] * box[3], "iscrowd": int(crowd)}
+            if boxes.outlines:
+                annotation["segmentation"] = boxes.outlines[row]
+            annotations.append(annotation)
     categories = [{"id": i, "name": name} for i, name in enumerate(job.classes)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_json(data_folder(job) / "train.json", content)

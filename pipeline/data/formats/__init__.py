@@ -5,8 +5,8 @@ A new format is one function and one entry in `READERS`; one that is a CSV needs
 images `{"id": int | str | None, "file_name", "width", "height", ...}` (more columns with a plain value,
 as COCO's `date_captured`, are kept) and boxes `{"id", "image", "label", "x1", "y1", "x2", "y2",
 "iscrowd"}`, where `image` is the index of the image's record and the corners are edges in pixels of the
-photo. A size that the file does not state is NaN or 0; `dataset.py` reads it from the photo and checks
-everything alike, whatever the format.
+photo; with COCO's "segmentation" where an outline is known. A size that the file does not state is NaN or
+0; `dataset.py` reads it from the photo and checks everything alike, whatever the format.
 """
 
 from pipeline.data.formats.coco import read_coco

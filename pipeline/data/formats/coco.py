@@ -136,7 +136,10 @@ def _coco_boxes(
         if corners is None:
             findings.lose("boxes", NO_NUMBERS, identity)
             continue
-        boxes.append(box_record(identity, index[image], labels[category], *corners, crowd))
+        box = box_record(identity, index[image], labels[category], *corners, crowd)
+        if segmentation := item.get("segmentation"):
+            box["segmentation"] = segmentation
+        boxes.append(box)
     return boxes
 
 
