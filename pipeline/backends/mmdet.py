@@ -25,6 +25,7 @@ from mmengine.runner import checkpoint
 
 from pipeline.backends import mmdet_config, mmdet_runner
 from pipeline.backends.mmdet_detector import MMDetector
+from pipeline.backends.mmdet_masks import wants_masks
 from pipeline.backends.mmdet_types import check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides
 from pipeline.errors import PipelineError
@@ -73,7 +74,8 @@ class MMDetection(Backend):
         cfg = mmdet_config.configured(model, overrides)
         values = json.loads(json.dumps(cfg.to_dict(), default=str))
         largest = mmdet_config.largest_input(cfg)
-        return Resolved(values, cfg.epochs, cfg.image_size, cfg.batch, largest, cfg.resources)
+        masks = wants_masks(cfg)
+        return Resolved(values, cfg.epochs, cfg.image_size, cfg.batch, largest, cfg.resources, masks)
 
     def stage(self, job: TrainJob) -> None:
         write_coco(job)

@@ -16,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from pipeline.backends.mmdet_files import read_files
+from pipeline.backends.mmdet_masks import load_masks
 from pipeline.backends.mmdet_types import check_keys, check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
@@ -122,6 +123,7 @@ def configured(model: ModelConfig, overrides: Overrides) -> Config:
                     part[key] = round(part[key] * cfg.epochs / written_epochs)
             if "milestones" in part:
                 part["milestones"] = [round(m * cfg.epochs / written_epochs) for m in part["milestones"]]
+    load_masks(cfg, shown(model.path))
     return cfg
 
 

@@ -9,6 +9,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 
 from pipeline.backends import mmdet_config, mmdet_recipe
+from pipeline.backends.mmdet_masks import choose_form, resized
 from pipeline.errors import PipelineError
 from pipeline.training.cache import PhotoCache
 from pipeline.training.job import TrainJob
@@ -32,6 +33,7 @@ def train_loader(cfg: Config, job: TrainJob, source: str) -> dict[str, Any]:
     dataset.update(filter_cfg=dict(filter_empty_gt=False, min_size=0), metainfo=dict(classes=job.classes))
     files = data_folder(job) / "train.json"
     dataset.update(ann_file=str(files), data_prefix=dict(img=f"{images_folder(job)}/"))
+    choose_form(loader, job.train, source)
     if job.cache:
         _take_kept(loader, job.cache, source)
     if cfg.get("sampling") == "balanced" and "sampler" in loader:
@@ -69,6 +71,8 @@ class LoadKeptPhoto(LoadImageFromFile):  # type: ignore[misc]
         factors = np.array([width / results["width"], height / results["height"]] * 2)
         for instance in results["instances"]:
             instance["bbox"] = (instance["bbox"] * factors).tolist()
+            if "mask" in instance:
+                instance["mask"] = resized(instance["mask"], factors[:2], (width, height))
         size = {"img_shape": (height, width), "ori_shape": (height, width), "height": height, "width": width}
         return results | size | {"img": image.astype(np.float32) if self.as_floats else image}
 

@@ -30,6 +30,8 @@ class MMDetector(Detector):
         values = values.get("img", 0) if isinstance(values, dict) else values
         (self.pad_value,) = {int(v) for v in (values if isinstance(values, (list, tuple)) else [values])}
         self.parameters = sum(p.numel() for p in self.model.parameters())
+        if getattr(getattr(model, "roi_head", None), "with_mask", False):
+            model.roi_head.predict_mask = _no_masks
 
     @classmethod
     def build(cls, cfg: Config, device: str, weights: Mapping[str, Tensor] | None = None) -> Self:
@@ -87,6 +89,11 @@ class MMDetector(Detector):
         finally:
             for head, test_cfg in zip(heads, before, strict=True):
                 head.test_cfg = test_cfg
+
+
+def _no_masks(features: Any, metas: Any, results: Any, rescale: bool = False) -> Any:
+    """In place of `predict_mask` of a RoI head: the boxes as they are."""
+    return results
 
 
 def _test_steps(pipeline: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -70,6 +70,8 @@ def plan(
     for name in dict.fromkeys(models):
         model = find_model(name)
         resolved = load_backend(model.backend).resolve(model, options.overrides)
+        if resolved.masks:
+            load_dataset(profile, "train", masks=True)  # refuses too few outlines once, not in every job
         resources = read_resources(resolved.resources, shown(model.path))
         side = options.cache.side(images, resolved.largest_input)
         for fold in dict.fromkeys(folds):

@@ -58,6 +58,7 @@ class Resolved:
     batch: int
     largest_input: int  # pixels, the longer side of the largest input that training makes of a photo
     resources: Mapping[str, Any] = field(default_factory=dict)
+    masks: bool = False  # whether it learns from the objects' outlines
 
 
 class Backend(ABC):

@@ -82,6 +82,8 @@ def plan_fold(
     if fold == "full" and overrides.epochs is None:
         overrides = replace(overrides, epochs=full_epochs(profile.name, model.name, len(train.images)))
     resolved = load_backend(model.backend).resolve(model, overrides)
+    if resolved.masks:
+        train = load_dataset(profile, "train", masks=True)
     learned = photo_set(profile, train, split, fold, held_out=False)
     held_out = photo_set(profile, train, split, fold, held_out=True)
     findings = Findings("photos")
