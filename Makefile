@@ -71,9 +71,9 @@ ledger: any ## all submissions of COMP, today's budget, and two picks for the en
 
 .PHONY: test test-fast test-learn lint torture bench bench-train bench-gpu
 test: full lint ## lint, types and all tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 test-fast: full lint ## lint, types and the quick tests: under two minutes
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 test-learn: full ## overfit eight photos with one model of each family, going on where it stopped: [MODEL=]
 	@$(PY) -m benchmarks.learning --from-make
 lint: full ## lint and types
