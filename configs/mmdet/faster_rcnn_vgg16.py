@@ -1,6 +1,6 @@
 # As Ren et al. trained it end to end: 128 RoIs a photo, at most a quarter of them positive, RoI pooling.
-# MMDetection publishes no COCO checkpoint of it.
 _base_ = "./faster_rcnn.py"
+load_from = None  # MMDetection publishes no COCO checkpoint of it
 custom_imports = dict(imports=["pipeline.models.vgg16"])
 model = dict(
     backbone=dict(
