@@ -69,13 +69,15 @@ record-score score: any ## record what a site without an API said: FILE= PUBLIC=
 ledger: any ## all submissions of COMP, today's budget, and two picks for the end
 	@$(PY) -m pipeline.ledger --from-make
 
-.PHONY: test test-fast test-learn lint torture bench bench-train bench-gpu
+.PHONY: test test-fast test-learn test-zoo lint torture bench bench-train bench-gpu
 test: full lint ## lint, types and all tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 test-fast: full lint ## lint, types and the quick tests: under two minutes
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow"
 test-learn: full ## overfit eight photos with one model of each family, going on where it stopped: [MODEL=]
 	@$(PY) -m benchmarks.learning --from-make
+test-zoo: full ## train every model for two steps and predict, going on where it stopped: [MODEL=]
+	@$(PY) -m benchmarks.zoo --from-make
 lint: full ## lint and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
