@@ -143,6 +143,24 @@ def test_a_whole_run_is_left_alone_and_another_training_refused(
         train.main([*target, *SMALL, "--epochs", "2"])
 
 
+def test_a_run_that_cannot_be_trained_anew_stays(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that only the framework knows to be wrong is one line, before the old run is given up."""
+    run = trained / "runs" / "demo" / "faster_rcnn_tiny" / "fold0"
+    target = [*COMPETITION, "--model", "faster_rcnn_tiny", "--fold", "0", *SMALL]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(PipelineError, match=r"faster_rcnn_tiny\.py: mmdet cannot build it: .*float"):
+        train.main([*target, "--overwrite", "--set", "train_pipeline.3.prob=0"])
+    assert f"{run}: the run that was there before is back" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    log = run / "train.log"
+    assert before.pop(log) < after.pop(log) and "Traceback" in log.read_text()
+    assert before == after
+    run.rename(run.with_name(".fold0.replaced"))  # as a command leaves it that is killed while it builds
+    train.main(target)
+    assert "nothing to do" in capsys.readouterr().out
+    assert before.keys() < {path for path in run.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_scale_view_changes_the_size_of_the_network_input(
     trained: Path, model: str, monkeypatch: pytest.MonkeyPatch

@@ -1,13 +1,15 @@
 """One training from its first weights to the best epoch's checkpoint, and what is done about trouble."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.records import Record, read_record, write_record
 from pipeline.data.run_card import DetectorStart, RecoveryNote
+from pipeline.errors import PipelineError, reason
 from pipeline.inference.memory import release_memory
-from pipeline.paths import atomic
+from pipeline.paths import atomic, shown
 from pipeline.training.backend import Backend, load_backend
 from pipeline.training.cache import photo_cache
 from pipeline.training.checkpoints import BEST, LAST, save_tensors
@@ -20,6 +22,8 @@ from pipeline.training.staging import stage
 from pipeline.training.weights import find_weights, weights_note
 
 CONFIG = "config.json"
+# What frameworks raise of options that they do not take; running out of memory is none of these.
+REFUSALS = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 class FirstWeights(Record):
@@ -62,10 +66,23 @@ def _attempt(job: TrainJob) -> Callable[[RecoveryNote], None]:
 
 
 def fit_here(job: TrainJob, note: RecoveryNote, rank: int = 0) -> None:
-    """Train in this process, alone or as one of several whose process group is there already."""
+    """Train in this process, alone or as one of several whose process group is there already.
+
+    Raises PipelineError where the framework refuses what the config says.
+    """
     backend = load_backend(job.model.backend)
     with Session(job, note, backend.suffix, rank) as session, ending_readers():
-        backend.fit(job, session)
+        try:
+            backend.fit(job, session)
+        except REFUSALS as error:
+            if session.begun:
+                raise
+            with open(session.log, "a", encoding="utf-8") as file:
+                traceback.print_exc(file=file)
+            raise PipelineError(
+                f"{shown(job.model.path)}: {job.model.backend} cannot build it: {reason(error)}; where it "
+                f"failed is in {shown(session.log)}"
+            ) from None
     release_memory()  # of what a framework leaves in reference cycles
 
 

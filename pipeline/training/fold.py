@@ -3,10 +3,13 @@
 The fold may be "full": the one model on all photos, of which nothing is held out to measure it.
 """
 
+import contextlib
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipeline.cpus import job_cpus
 from pipeline.data.costs import record_cost
@@ -178,12 +181,46 @@ def set_damaged_aside(run: Run) -> None:
 
 
 def train_fold(plan: Plan, overwrite: bool = False) -> None:
-    """Train, go on with a training that was cut off, or leave a whole run alone."""
+    """Train, go on with a training that was cut off, or leave a whole run alone.
+
+    overwrite: train anew. The run that is there comes back if that ends before its first checkpoint.
+    """
+    with _in_place_of(plan.run, overwrite):
+        _train(plan, overwrite)
+
+
+@contextlib.contextmanager
+def _in_place_of(run: Run, overwrite: bool) -> Iterator[None]:
+    """Keep the run that is overwritten aside until another one is whole."""
+    aside = run.folder.with_name(f".{run.folder.name}.replaced")
+    _bring_back(run, aside)  # of a command that was killed
+    if overwrite and run.folder.is_dir():
+        if run.is_trained or not aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+            run.folder.rename(aside)
+        else:
+            shutil.rmtree(run.folder)
+    try:
+        yield
+    except BaseException:
+        _bring_back(run, aside)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(run: Run, aside: Path) -> None:
+    if not aside.is_dir() or run.is_trained or begun(run.folder / "work"):
+        return
+    if (log := run.folder / "train.log").is_file():
+        log.replace(aside / log.name)  # it says why
+    shutil.rmtree(run.folder, ignore_errors=True)
+    aside.rename(run.folder)
+    print(f"{shown(run.folder)}: the run that was there before is back")
+
+
+def _train(plan: Plan, overwrite: bool) -> None:
     run, job = plan.run, plan.job
-    if overwrite:
-        (run.folder / CARD).unlink(missing_ok=True)  # first, so that half a folder is no whole run
-        shutil.rmtree(run.folder, ignore_errors=True)
-    else:
+    if not overwrite:
         check_same_split(run, plan.description.folds_digest)
     run.check_links()
     check_same_job(run, plan.description)

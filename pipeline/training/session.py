@@ -38,6 +38,7 @@ class Session:
         self.log = job.run / "train.log"
         self.checkpoints = checkpoints_of(job.work, suffix)
         self.writer = BackgroundWriter(self.checkpoints)
+        self.begun = False  # all is built, and its first step comes next
         self.epoch = 0  # epochs that are done
         self.best = -1.0  # mAP50 of the best epoch so far
         self.terminal = sys.stdout
@@ -92,6 +93,7 @@ class Session:
     def begin(self, epochs: int, steps_per_epoch: int, optimizer: torch.optim.Optimizer) -> None:
         """Show progress from here on, and let the optimizer's steps be as small as recovery decided."""
         scale_steps(optimizer, self.recovery.lr_factor)
+        self.begun = True
         if self.leads:
             self.progress = Progress(
                 self.job, epochs, steps_per_epoch, self.epoch, self._memory, self.terminal
