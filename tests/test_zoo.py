@@ -26,6 +26,7 @@ FAMILIES = (
     "dino",
     "faster_rcnn_vgg16",
     "fcos",
+    "mask_rcnn",
     "retinanet",
     "retinanet_efficientnet_lite",
     "rtdetr_l",
