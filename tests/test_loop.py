@@ -148,6 +148,10 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
     assert rates[:5] == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5, 1])
     assert rates[54] == pytest.approx(0.1 + 0.9 / 2) and rates[104] == pytest.approx(0.1)
     assert rates[29] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
+    line = options.model_copy(update={"schedule": "linear"})
+    assert [loop.lr_factor(step, 104, line) for step in (4, 29, 54, 104)] == pytest.approx(
+        [1, 0.1 + 0.9 * 0.75, 0.1 + 0.9 / 2, 0.1]
+    )
     assert loop.lr_factor(0, 5, options) == 1  # a warm-up takes at most a tenth of the training
 
 

@@ -312,3 +312,109 @@ def test_repeated_photos_are_shared_out_and_each_copy_is_drawn_by_itself() -> No
             parts += list(sampler)
         assert sorted(parts) == sorted(drawn.tolist())
     assert len({tuple(repeats.drawn(3, epoch)) for epoch in range(9)}) > 1
+
+
+WORDS = "{amp: false, ema: 0.5, patience: 2, schedule: linear, nominal_batch: 8, sampling: plain}"
+
+
+def test_the_words_of_a_training_in_each_frameworks_keys(
+    home: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], None]
+) -> None:
+    write("words", WORDS)
+    options = values_of("tv_ssdlite320", overrides("loop", "words"))["train"]
+    expected = {"amp": False, "ema": 0.5, "patience": 2, "schedule": "linear", "nominal_batch": 8}
+    assert options.items() >= expected.items()
+    write("unlike", "{ema: 0, schedule: cosine}")
+    assert values_of("tv_ssdlite320", overrides("loop", "unlike"))["train"]["ema"] is None
+    train = values_of("yolov5n", overrides("ultralytics", "words"))["train"]
+    assert train.items() >= {"amp": False, "patience": 2, "cos_lr": False, "nbs": 8}.items()
+    assert values_of("yolov5n", overrides("ultralytics", "unlike"))["train"]["cos_lr"] is True
+
+    config = find_model("faster_rcnn_tiny")
+    plan = plan_fold(load_profile("demo"), config, 0, overrides("mmdet", "words", 6), Devices("cpu"))
+    from pipeline.backends.mmdet_runner import runner_config
+
+    cfg = runner_config(plan.job)
+    (average,) = cfg.custom_hooks
+    assert (average.type, average.ema_type, average.momentum) == ("EMAHook", "ExpMomentumEMA", 0.5)
+    warm_up, line = cfg.param_scheduler
+    assert (warm_up.type, line.type, line.begin, line.end) == ("LinearLR", "LinearLR", 0, 6)
+    assert cfg.optim_wrapper.accumulative_counts == 2
+    assert cfg.auto_scale_lr.base_batch_size == 8  # 16 at the learning rate of the config, in two batches
+    assert (cfg.amp, cfg.patience) == (False, 2)
+
+
+@pytest.mark.parametrize("model", ["faster_rcnn_tiny", "yolov5n", "toy"])
+def test_a_training_ends_when_it_gets_no_better_and_stays_ended(
+    model: str, home: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], None]
+) -> None:
+    write("words", WORDS)
+    offline = {"toy": {"weights": None}, "yolov5n": OFFLINE["ultralytics"]}.get(model, {})
+    asked = Overrides(6, 64, 4, offline, "words")
+    plan = plan_fold(load_profile("demo"), find_model(model), 0, asked, Devices("cpu"))
+    scores, trainers = iter([0.0, 0.2, 0.3, 0.3, 0.1, 0.5]), []
+
+    def validate(detector: Any, *_: Any) -> float:
+        trainers.append(detector)
+        return next(scores)
+
+    for module in ("backends.mmdet_runner", "backends.ultralytics_trainer", "training.loop"):
+        monkeypatch.setattr(f"pipeline.{module}.validate", validate)
+    with monkeypatch.context() as cut:
+        cut.setattr("pipeline.training.fit._export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_fold(plan)
+    train_fold(plan)
+    assert len(trainers) == 5  # the third epoch is the best one, and two follow it
+    card = plan.run.card()
+    assert (card.best_epoch, card.framework_map50) == (3, 0.3)
+    assert card.recipe_words["patience"] == 2
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ultralytics_averages_its_weights_with_the_recipes_decay(
+    home: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], None]
+) -> None:
+    load_backend("ultralytics")
+    from pipeline.backends.ultralytics_trainer import _Trainer
+
+    write("words", WORDS)
+    decays: list[float] = []
+
+    def validate(self: Any) -> Any:
+        decays.append(self.ema.decay(10**6))
+        return {}, 0.1
+
+    monkeypatch.setattr(_Trainer, "validate", validate)
+    asked = overrides("ultralytics", "words")
+    train_fold(plan_fold(load_profile("demo"), find_model("yolov5n"), 0, asked, Devices("cpu")))
+    assert decays == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize("framework", list(FRAMEWORKS))
+def test_a_frozen_backbone_stays_as_pretrained_and_the_rest_learns(
+    framework: str, home: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str, str], None]
+) -> None:
+    monkeypatch.setenv("PIPELINE_WEIGHTS", str(home / "weights"))
+    write("frozen", "{freeze: backbone, ema: 0}")
+    name = "given" + {"ultralytics": ".pt"}.get(framework, ".pth")
+    key = {"mmdet": "load_from", "ultralytics": "pretrained", "loop": "weights"}[framework]
+
+    def weights(asked: Overrides) -> dict[str, torch.Tensor]:
+        plan = plan_fold(load_profile("demo"), find_model(FRAMEWORKS[framework]), 0, asked, Devices("cpu"))
+        train_fold(plan, overwrite=True)
+        if asked.recipe is None:
+            (home / "weights").mkdir()
+            (home / "weights" / name).write_bytes(plan.run.checkpoint.read_bytes())
+        return load_backend(plan.run.card().backend).read_weights(plan.run.checkpoint)
+
+    given = weights(overrides(framework, None))
+    learned = weights(overrides(framework, "frozen", **{key: name}))
+    beginning = {"mmdet": "backbone.", "loop": "backbone.features."}.get(framework, "")
+    frozen = [k for k in given if k.startswith(beginning) and (beginning or int(k.split(".")[1]) < 10)]
+    same = {k for k in given if torch.equal(given[k], learned[k])}
+    assert frozen and set(frozen) <= same
+    assert len(same) < 0.9 * len(given)

@@ -135,7 +135,8 @@ def test_a_resumed_training_with_a_recipe_is_the_undisturbed_one(
     model: str, enter: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Photos are repeated, and mixed but in the last epoch; the second time another process reads them."""
-    (tmp_path / "all.yaml").write_text(f"{{_base_: {recipe.FOLDER}/strong.yaml, sampling: balanced}}")
+    words = "sampling: balanced, ema: 0.9, schedule: linear, nominal_batch: 8"
+    (tmp_path / "all.yaml").write_text(f"{{_base_: {recipe.FOLDER}/strong.yaml, {words}}}")
     monkeypatch.setattr(recipe, "FOLDER", tmp_path)
     monkeypatch.setattr(sampling, "RARE", 0.8)
     whole = enter("whole") / model / "fold0"

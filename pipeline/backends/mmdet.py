@@ -95,7 +95,10 @@ class MMDetection(Backend):
         init_default_scope("mmdet")
         if last := session.last():
             session.resume(self.read_checkpoint(last), "meta", "state_dict", "optimizer")
-        mmdet_runner.run(mmdet_runner.runner_config(job, last), session)
+        cfg = mmdet_runner.runner_config(job, last)
+        session.patience = cfg.get("patience")
+        if not session.ends_early:
+            mmdet_runner.run(cfg, session)
 
     def saved_config(self, job: TrainJob) -> dict[str, Any]:
         cfg = _buildable(job.model, job.overrides, len(job.classes))

@@ -17,12 +17,13 @@ from mmengine.config import Config
 
 from pipeline.backends.mmdet_files import read_files
 from pipeline.backends.mmdet_masks import load_masks
+from pipeline.backends.mmdet_recipe import WORDS
 from pipeline.backends.mmdet_types import check_keys, check_types, dicts
 from pipeline.data.models import ModelConfig, Overrides, list_models
 from pipeline.errors import PipelineError, reason
 from pipeline.inference.detector import MAX_BOXES, SCORE_FLOOR
 from pipeline.paths import shown
-from pipeline.training.recipe import WORDS, check_words
+from pipeline.training.recipe import check_words
 
 MODULES = "pipeline.models."  # what custom_imports may name
 # Set by the pipeline itself; options that name them are refused.
@@ -149,7 +150,7 @@ def _take_options(cfg: Config, model: ModelConfig, options: Mapping[str, Any]) -
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError) as error:
         raise PipelineError(f"{shown(model.path)}: option not taken: {reason(error)}") from None
-    check_words(cfg, shown(model.path))
+    check_words(cfg, WORDS, shown(model.path))
     check_types(cfg._cfg_dict, shown(model.path))
 
 

@@ -11,9 +11,17 @@ from mmdet.datasets import MultiImageMixDataset
 from mmdet.datasets.transforms import MixUp, Mosaic
 from mmdet.registry import DATASETS, TRANSFORMS
 
-from pipeline.training.recipe import WORDS, FrameworkKeys, Parts, Recipe, closed_epochs
+from pipeline.training.recipe import FrameworkKeys, Parts, Recipe, closed_epochs, parts_at_top
 
 SIDE = (1024, 1024)  # pixels, as in _base_/default.py; they follow the run's image size
+WORDS = ("sampling", "ema", "freeze", "nominal_batch", "patience")  # that a config has at its top
+# As in _base_/default.py, whose 12 epochs become those of the run.
+WARM_UP = dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500)
+_EPOCHS: dict[str, Any] = dict(by_epoch=True, begin=0, end=12, convert_to_iter_based=True)
+SCHEDULES = {
+    "cosine": dict(type="CosineAnnealingLR", **_EPOCHS, T_max=12, eta_min_ratio=0.01),
+    "linear": dict(type="LinearLR", **_EPOCHS, start_factor=1.0, end_factor=0.01),
+}
 MIXES = ("SomeMosaic", "SomeMixUp")
 
 
@@ -39,9 +47,11 @@ def recipe_parts(recipe: Recipe) -> Parts:
         parts["augment"] = {"train_pipeline": steps}
         if augment.mosaic or augment.mixup:
             parts["augment"]["close"] = augment.close
-    return parts | {
-        word: {word: getattr(recipe, word)} for word in WORDS if getattr(recipe, word) is not None
-    }
+    if recipe.amp is not None:
+        parts["amp"] = {"amp": recipe.amp}
+    if recipe.schedule:
+        parts["schedule"] = {"param_scheduler": [WARM_UP, SCHEDULES[recipe.schedule]]}
+    return parts | parts_at_top(recipe, WORDS)
 
 
 KEYS_OF_RECIPES = FrameworkKeys("mmdet", recipe_parts)

@@ -47,12 +47,28 @@ def runner_config(job: TrainJob, last: Path | None = None) -> Config:
     steps = -(-len(job.train.photos) // (cfg.batch * job.gpus))
     if job.gpus > 1 and not cfg.get("auto_scale_lr", {}).get("enable"):
         cfg.auto_scale_lr = dict(enable=True, base_batch_size=cfg.batch)
+    _take_words(cfg, job, source)
     for part in dicts(cfg.param_scheduler):
         if not part.get("by_epoch", True):  # a warm-up takes at most a tenth of the training
             part["end"] = max(2, min(part["end"], cfg.epochs * steps // 10))  # one of 1 never warms up
     if job.device != "cpu" and cfg.amp:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
     return cfg
+
+
+def _take_words(cfg: Config, job: TrainJob, source: str) -> None:
+    """Work a recipe's words at the top of a config into what the runner reads."""
+    if decay := cfg.get("ema"):
+        hooks = [*(cfg.get("custom_hooks") or [])]
+        if any(hook["type"] == "EMAHook" for hook in hooks):
+            raise PipelineError(f"{source}: ema {decay}: its custom_hooks have an EMAHook already")
+        average = dict(ema_type="ExpMomentumEMA", momentum=1 - decay, update_buffers=True)
+        cfg.custom_hooks = [*hooks, dict(type="EMAHook", **average)]
+    if photos := cfg.get("nominal_batch"):
+        batches = max(round(photos / (cfg.batch * job.gpus)), 1)
+        cfg.optim_wrapper.setdefault("accumulative_counts", batches)
+        if cfg.get("auto_scale_lr", {}).get("enable"):  # the learning rate follows the photos per step
+            cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.accumulative_counts
 
 
 class _Runner(Runner):
@@ -85,9 +101,15 @@ class _Runner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint={"state_dict": model.state_dict()})
         return None
 
+    def frozen(self) -> bool:
+        """Whether the backbone is to stay as pretrained, where it is."""
+        return bool(self.cfg.get("freeze")) and any(self.session.job.weights.values())
+
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         if self.session.job.device == "cpu":
             model = model.to(memory_format=torch.channels_last)  # that of oneDNN's convolutions
+        if self.frozen():
+            model.backbone.requires_grad_(False)
         for part in self.cfg.compiled:
             getattr(model, part).compile(dynamic=True)
         return super().wrap_model(model_wrapper_cfg, model)
@@ -145,8 +167,15 @@ class _SessionHook(Hook):
         self.session.begin(runner.max_epochs, len(loader), runner.optim_wrapper.optimizer)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        runner.train_dataloader.batch_sampler.epoch = runner.epoch
+        loader, wrapper = runner.train_dataloader, runner.optim_wrapper
+        loader.batch_sampler.epoch = runner.epoch
+        if wrapper._accumulative_counts > 1:  # an epoch ends with a step: no gradient waits for the next one
+            wrapper.initialize_count_status(runner.model, 0, len(loader))
         self.session.begin_epoch()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.frozen():
+            getattr(runner.model, "module", runner.model).backbone.eval()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -174,6 +203,7 @@ class _SessionHook(Hook):
         meta = {"epoch": epoch, "iter": runner.iter, "map50": map50}
         state = functools.partial(_state, runner, meta)
         self.session.end_epoch(map50, [self.detector.model, *averages], state)
+        runner.train_loop.stop_training = self.session.ends_early
 
 
 def _state(runner: Runner, meta: dict[str, Any], whole: bool) -> dict[str, Any]:

@@ -12,24 +12,27 @@ from mmengine.runner import Runner
 
 from pipeline.backends.mmdet_imports import import_named
 from pipeline.errors import PipelineError
-from pipeline.training.recipe import WORDS
 
 SCOPES = ("mmdet", "mmengine")  # for another one mmengine imports `<scope>.registry`
 # Operators that configs name as a `type` and mmcv looks up by itself.
 OPERATORS = {"nms", "soft_nms", "nms_match", "RoIAlign", "RoIPool", "SimpleRoIAlign"}
 # What we read at the top of a config besides what mmengine's Runner takes.
 TOP = (
-    *WORDS,
     "amp",
     "batch",
     "close",
     "compiled",
     "custom_imports",
+    "ema",
     "epochs",
+    "freeze",
     "image_size",
     "image_size_divisor",
+    "nominal_batch",
+    "patience",
     "recipe",
     "resources",
+    "sampling",
     "test_pipeline",
     "train_pipeline",
     "val_interval",

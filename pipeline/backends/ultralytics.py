@@ -19,7 +19,7 @@ ultralytics_setup.install()  # before anything imports ultralytics
 import ultralytics
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
-from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, yaml_model_load
 from ultralytics.utils import torch_utils
 
 from pipeline.backends import ultralytics_trainer
@@ -35,12 +35,12 @@ from pipeline.training.checkpoints import save_tensors
 from pipeline.training.job import TrainJob
 from pipeline.training.pretrained import GivenWeights, given_weights
 from pipeline.training.recipe import (
-    WORDS,
     FrameworkKeys,
     Parts,
     Recipe,
     check_words,
     closed_epochs,
+    parts_at_top,
     with_recipe,
 )
 from pipeline.training.session import Session
@@ -56,6 +56,7 @@ OURS = re.compile(
     "batch|data|deterministic|device|epochs|exist_ok|imgsz|model|name|plots|project|resume|save|save_dir|seed"
     "|verbose|workers"
 )
+WORDS = ("sampling", "ema", "freeze")  # of a recipe, that are no arguments of the framework
 KEYS = ("model", "weights", "epochs", "image_size", "batch", "resources", "train", *WORDS)
 HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}  # the framework's own photometric changes
 
@@ -72,9 +73,12 @@ def recipe_parts(recipe: Recipe) -> Parts:
         parts["augment.mixup"] = {"train": {"mixup": augment.mixup}}
         mixes = augment.mosaic or augment.mixup
         parts["augment.close"] = {"train": {"close_mosaic": float(augment.close if mixes else 0)}}
-    return parts | {
-        word: {word: getattr(recipe, word)} for word in WORDS if getattr(recipe, word) is not None
-    }
+    if recipe.schedule:
+        parts["schedule"] = {"train": {"cos_lr": recipe.schedule == "cosine"}}
+    for word, key in (("amp", "amp"), ("patience", "patience"), ("nominal_batch", "nbs")):
+        if (value := getattr(recipe, word)) is not None:
+            parts[word] = {"train": {key: value}}
+    return parts | parts_at_top(recipe, WORDS)
 
 
 KEYS_OF_RECIPES = FrameworkKeys("ultralytics", recipe_parts)
@@ -95,10 +99,10 @@ class Ultralytics(Backend):
         values = merge_layers(layers, KEYS)
         if chosen:
             values["recipe"] = chosen.note(values, model.path)
-        words = {key: value for key, value in overrides.options.items() if key in WORDS}
-        values |= overrides.sizes() | words
-        check_words(values, shown(model.path))
-        options = {key: value for key, value in overrides.options.items() if key not in WORDS}
+        at_top = WORDS[:2]  # `freeze` is an argument of the framework, too
+        values |= overrides.sizes() | {key: v for key, v in overrides.options.items() if key in at_top}
+        check_words(values, WORDS, shown(model.path))
+        options = {key: value for key, value in overrides.options.items() if key not in at_top}
         train = values["train"] = values.get("train", {}) | options
         if isinstance(closed := train.get("close_mosaic"), float):  # a recipe's share of the epochs
             train["close_mosaic"] = closed_epochs(closed, int(values["epochs"]))
@@ -144,7 +148,12 @@ class Ultralytics(Backend):
 
     def fit(self, job: TrainJob, session: Session) -> None:
         values = self.resolve(job.model, job.overrides).values
-        arguments = values["train"] | {
+        session.patience = values["train"].get("patience")
+        frozen: dict[str, Any] = {}
+        if values.get("freeze") and any(job.weights.values()):
+            frozen = {"freeze": len(yaml_model_load(values["model"])["backbone"])}
+        arguments = (frozen | values["train"]) | {
+            "patience": 0,  # the session ends it
             "data": str(data_folder(job) / "data.yaml"),
             "device": _devices(job),
             "workers": job.workers,

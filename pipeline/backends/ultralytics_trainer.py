@@ -7,6 +7,7 @@ several batches make a step (batch < nbs). Mosaic draws its partners from all ph
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from pipeline.training.seeds import Places, take_places
 from pipeline.training.session import Session
 from pipeline.training.staging import check_counts
 from pipeline.training.validation import validate
+
+EMA_STEPS = 2000  # over which the decay of the weights' average rises, as the framework has it
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -120,6 +123,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
     def save_model(self) -> bool:
         networks = [unwrap_model(self.model), self.ema.ema]
         self.session.end_epoch(self.fitness, networks, self._state)
+        self.stop |= self.session.ends_early
         return True
 
     def _state(self, whole: bool) -> dict[str, Any]:
@@ -162,6 +166,8 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         dataset, sampler = self.train_loader.dataset, self.train_loader.batch_sampler
         job = self.session.job
         check_counts(job, len(dataset), sum(len(labels["cls"]) for labels in dataset.labels))
+        if (decay := self.config.get("ema")) is not None:
+            self.ema.decay = lambda updates: decay * (1 - math.exp(-updates / EMA_STEPS))
         take_places(dataset, job.seed)
         draw_from_all(dataset.transforms)
         self.places = sampler.sampler = Places(sampler.sampler, job.seed)
@@ -204,7 +210,7 @@ def run(
     arguments = arguments | in_parts(arguments, session.recovery, session.job.gpus)
     if last:
         session.resume(read_checkpoint(last), "weights", "optimizer", "train_args")
-        if session.epoch >= arguments["epochs"]:
+        if session.epoch >= arguments["epochs"] or session.ends_early:
             return
         kept = ("data", "device", "workers", "save_dir", "batch")
         resumed = {key: arguments[key] for key in kept} | {"resume": str(last)}

@@ -44,8 +44,9 @@ def train(detector: "NetworkDetector", config: NetworkConfig, job: TrainJob, ses
         checkpoint = load_tensors(last)
         session.resume(checkpoint, "model", "state_dict", "optimizer")
         loop.load(checkpoint)
+    session.patience = config.train.patience
     session.begin(config.epochs, len(loop.batches), loop.optimizer)
-    while session.epoch < config.epochs:
+    while session.epoch < config.epochs and not session.ends_early:
         session.begin_epoch()
         loop.epoch()
 
@@ -68,7 +69,10 @@ class _Loop:
         self.steps = -(-len(self.batches) // self.accumulate) * config.epochs
         self.step = 0  # optimizer steps that are done
         self.module = detector.module
-        self.kept_norms = _freeze(self.module, options) if any(job.weights.values()) else []
+        self.kept_norms: list[nn.Module] = []
+        if any(job.weights.values()):
+            backbone = (detector.backbone(),) if config.freeze else ()
+            self.kept_norms = _freeze(self.module, options.freeze + backbone, options.freeze_norms + backbone)
         self.optimizer = _optimizer(self.module, options)
         self.scaler = torch.amp.GradScaler("cuda", enabled=detector.half)
         self.average = copy.deepcopy(self.module) if options.ema else None
@@ -183,12 +187,13 @@ class _Loop:
 
 def lr_factor(step: int, steps: int, options: TrainOptions) -> float:
     """The learning rate of a step (from 0) of so many, as a share of `lr`: a linear warm-up, which takes at
-    most a tenth of the steps, then half a cosine that ends at `final_lr`."""
+    most a tenth of the steps, then half a cosine, or a line, that ends at `final_lr`."""
     warmup = min(options.warmup, steps // 10)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(steps - warmup, 1)
-    return options.final_lr + (1 - options.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+    left = 1 - progress if options.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return options.final_lr + (1 - options.final_lr) * left
 
 
 def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -205,16 +210,17 @@ def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimize
     return torch.optim.SGD(groups, lr=options.lr, momentum=momentum)
 
 
-def _freeze(module: nn.Module, options: TrainOptions) -> list[nn.Module]:
-    """Let pretrained weights be as they are where the options say so; returns the norms that are kept."""
+def _freeze(module: nn.Module, weights: tuple[str, ...], of_norms: tuple[str, ...]) -> list[nn.Module]:
+    """Let pretrained weights be as they are, and norms of modules, all by the beginnings of their names;
+    returns the norms."""
     norms: list[nn.Module] = [
         part
         for name, part in module.named_modules()
-        if isinstance(part, nn.BatchNorm2d) and name.startswith(options.freeze_norms)
+        if isinstance(part, nn.BatchNorm2d) and name.startswith(of_norms)
     ]
     kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
     for name, parameter in module.named_parameters():
-        if id(parameter) in kept or name.startswith(options.freeze):
+        if id(parameter) in kept or name.startswith(weights):
             parameter.requires_grad_(False)
     return norms
 

@@ -26,6 +26,9 @@ from pipeline.training.reading import Sample
 from pipeline.training.seeds import reseed
 from pipeline.training.session import Session
 
+# How the names of a backbone's weights begin; the first two leave out an FPN and an SSD's further layers.
+BACKBONES = ("backbone.body.", "backbone.features.", "backbone.")
+
 
 class NetworkDetector(Detector):
     """A detector around a network in torch. `losses` and `detect` are what a framework writes."""
@@ -48,6 +51,14 @@ class NetworkDetector(Detector):
         module: the detector's, or what stands for it in several processes; call that one. The samples are
         on its device, and resized as photos are for `detect`.
         """
+
+    def backbone(self) -> str:
+        """The beginning of the names of its backbone's weights; raises PipelineError where it has none."""
+        names = [name for name, _ in self.module.named_parameters()]
+        for beginning in BACKBONES:
+            if any(name.startswith(beginning) for name in names):
+                return beginning
+        raise PipelineError(f"freeze: none of its weights begin with {' or '.join(BACKBONES)}")
 
     def resized(self, height: int, width: int, scale: float) -> tuple[int, int]:
         factor = self.image_size * scale / max(height, width)

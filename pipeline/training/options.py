@@ -13,10 +13,24 @@ from pipeline.data.models import ModelConfig, Overrides, merged, read_layers
 from pipeline.data.records import Record, parse_record
 from pipeline.data.run_card import RecipeNote
 from pipeline.paths import shown
-from pipeline.training.recipe import FrameworkKeys, Parts, Positive, Recipe, Sampling, Share, with_recipe
+from pipeline.training.recipe import (
+    Count,
+    FrameworkKeys,
+    Parts,
+    Positive,
+    Recipe,
+    Sampling,
+    Schedule,
+    Share,
+    parts_at_top,
+    with_recipe,
+)
 
-Count = Annotated[int, Field(ge=1)]
 JITTER = 0.5  # probability of photometric changes where a recipe says so
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class TrainOptions(Record):
@@ -27,7 +41,7 @@ class TrainOptions(Record):
     momentum: Share | None = None  # SGD's, 0.9 by default
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # not of biases and norms
     warmup: Annotated[int, Field(ge=0)] = 500  # steps from 0 to lr, at most a tenth of the training
-    final_lr: Share = 0.01  # where the cosine ends, as a share of lr
+    final_lr: Share = 0.01  # where the schedule ends, as a share of lr
     nominal_batch: Count = 16  # photos per step: the gradients of smaller batches are added up
     clip: Positive | None = 10.0  # the largest norm of the gradient
     ema: Annotated[float, Field(gt=0, lt=1)] | None = 0.9998  # decay of the weights' average
@@ -35,6 +49,8 @@ class TrainOptions(Record):
     freeze: tuple[str, ...] = ()  # prefixes of weights that stay as pretrained
     freeze_norms: tuple[str, ...] = ()  # prefixes of modules whose batch norms do
     val_interval: Count = 1  # epochs between two validations; the last epoch has one
+    schedule: Schedule = Field(default="cosine", exclude_if=lambda kind: kind == "cosine")
+    patience: Count | None = Field(default=None, exclude_if=_is_none)  # epochs without a better one
 
     @model_validator(mode="after")
     def _momentum_of_sgd(self) -> Self:
@@ -67,8 +83,9 @@ class NetworkConfig(Record):
     weights: str | None = None  # pretrained ones of the whole detector: a file name
     train: TrainOptions = TrainOptions()
     augment: AugmentOptions = AugmentOptions()
-    sampling: Sampling = Field("plain", exclude_if=lambda kind: kind == "plain")
-    recipe: RecipeNote | None = Field(None, exclude_if=lambda note: note is None)  # what it holds of one
+    sampling: Sampling = Field(default="plain", exclude_if=lambda kind: kind == "plain")
+    freeze: Literal["backbone"] | None = Field(default=None, exclude_if=_is_none)  # more than `train.freeze`
+    recipe: RecipeNote | None = Field(default=None, exclude_if=_is_none)  # what it holds of one
 
 
 AnyConfig = TypeVar("AnyConfig", bound=NetworkConfig)
@@ -102,9 +119,10 @@ def recipe_parts(recipe: Recipe) -> Parts:
             "photometric": JITTER if augment.photometric else 0.0,
         }
         parts |= {f"augment.{word}": {"augment": {word: value}} for word, value in values.items()}
-    if recipe.sampling:
-        parts["sampling"] = {"sampling": recipe.sampling}
-    return parts
+    for word in ("amp", "ema", "patience", "schedule", "nominal_batch"):
+        if (value := getattr(recipe, word)) is not None:
+            parts[word] = {"train": {word: value if word == "amp" else value or None}}
+    return parts | parts_at_top(recipe, ("sampling", "freeze"))
 
 
 OUR_LOOP = FrameworkKeys("loop", recipe_parts, lacks=("mosaic", "mixup"))

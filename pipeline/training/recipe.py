@@ -22,11 +22,12 @@ from pipeline.paths import CONFIGS, shown
 
 FOLDER = CONFIGS / "recipes"
 UNAVAILABLE = "unavailable"
-WORDS = ("sampling",)  # that a config of MMDetection or ultralytics may have at its top, as a recipe has them
 OWN = "the config's own"  # of a word that the model's own file states otherwise
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 Sampling = Literal["plain", "balanced"]  # see `training.sampling`
+Schedule = Literal["cosine", "linear"]  # of the learning rate, after its warm-up
 Parts = dict[str, dict[str, Any]]
 
 
@@ -57,6 +58,12 @@ class Recipe(Record):
 
     augment: Augment | None = None
     sampling: Sampling | None = None
+    amp: bool | None = None  # half precision on a GPU
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None  # decay of the weights' average; 0 is none
+    patience: Count | None = None  # epochs without a better one after which a training ends
+    schedule: Schedule | None = None
+    freeze: Literal["backbone"] | None = None  # it stays as pretrained, its norms too
+    nominal_batch: Count | None = None  # photos per step: the gradients of smaller batches are added up
     holds: dict[str, dict[str, Literal["unavailable"] | dict[str, Any]]] = Field({})
 
 
@@ -142,10 +149,14 @@ def read_recipe(path: Path) -> Recipe:
     return as_record(read_over_base(path), Recipe, shown(path), "correct it")
 
 
-def check_words(config: Mapping[str, Any], source: str) -> None:
-    """Raise PipelineError where a config holds a recipe's words with other values than a recipe may."""
-    words = {word: config[word] for word in WORDS if word in config}
-    as_record(words, Recipe, source, "correct it")
+def check_words(config: Mapping[str, Any], words: Iterable[str], source: str) -> None:
+    """Raise PipelineError where a config holds some of a recipe's words, but with other values."""
+    as_record({word: config[word] for word in words if word in config}, Recipe, source, "correct it")
+
+
+def parts_at_top(recipe: Recipe, words: Iterable[str]) -> Parts:
+    """The words that a framework's config has at its top, as a recipe has them."""
+    return {word: {word: value} for word in words if (value := getattr(recipe, word)) is not None}
 
 
 def stated_words(recipe: Recipe) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class Session:
         self.begun = False  # all is built, and its first step comes next
         self.epoch = 0  # epochs that are done
         self.best = -1.0  # mAP50 of the best epoch so far
+        self.improved = 0  # the last epoch that was better than those before, or not better than 0
+        self.patience: int | None = None  # epochs without a better one after which a training ends
         self.terminal = sys.stdout
         self.progress: Progress | None = None
         self.ending = contextlib.ExitStack()  # puts back what a loop changed in its framework
@@ -84,6 +86,7 @@ class Session:
                 raise KeyError(empty[0])
             record = checkpoint[RECORD]
             self.epoch, self.best = int(record["epoch"]), float(record["best"])
+            self.improved = int(record.get("improved", self.epoch))
         except (KeyError, TypeError, ValueError):
             raise PipelineError(
                 f"{shown(self.checkpoints.folder)}: damaged checkpoints, or of another version of this "
@@ -105,6 +108,11 @@ class Session:
             return 0.0
         total = torch.cuda.get_device_properties(self.job.device).total_memory
         return torch.cuda.max_memory_reserved(self.job.device) / total
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether as many epochs as `patience` says were no better than the best one."""
+        return self.patience is not None and self.epoch - self.improved >= self.patience
 
     def begin_epoch(self) -> int:
         """Seed Python, NumPy and torch for the epoch that begins; returns the seed."""
@@ -154,20 +162,23 @@ class Session:
         self._check_losses()
         self.epoch += 1
         loss = sum(self._losses) / max(len(self._losses), 1)
+        if not self.job.held_out.photos:
+            map50 = None
+        is_best = map50 is not None and map50 > self.best
+        if is_best or self.best <= 0:
+            self.improved = self.epoch
+        self.best = self.best if map50 is None else max(self.best, map50)
         if not self.leads:
             return
         check_weights(self.job.label, self.epoch, networks)
-        if not self.job.held_out.photos:
-            map50 = None
         self.writer.wait()  # before there are copies of another epoch in memory
         if self.progress:
             self.progress.end_epoch(loss, map50)
-        kinds = [LAST]
-        if map50 is not None and map50 > self.best:
-            self.best = map50
-            kinds = [BEST, LAST]
-        record = {RECORD: {"epoch": self.epoch, "map50": map50, "best": self.best}}
-        self.writer.write(self.epoch, {kind: host_copy(state(kind == LAST)) | record for kind in kinds})
+        kinds = [BEST, LAST] if is_best else [LAST]
+        record = {"epoch": self.epoch, "map50": map50, "best": self.best, "improved": self.improved}
+        self.writer.write(
+            self.epoch, {kind: host_copy(state(kind == LAST)) | {RECORD: record} for kind in kinds}
+        )
 
 
 def checkpoints_of(work: Path, suffix: str) -> Checkpoints:
