@@ -96,7 +96,7 @@ def test_a_config_without_a_line_is_listed_and_not_measured(
         "model": "yolov5s",
         "backend": "ultralytics",
     }
-    assert "yolov5s" not in model_table.page_table() and "yolov5n" in model_table.page_table()
+    assert "`yolov5s`" not in model_table.page_table() and "`yolov5n`" in model_table.page_table()
     monkeypatch.setattr(stage, "write_page", lambda: None)
     assert stage.main(["measure", "--model", "yolov5s", "--device", "cpu"]) == 1
     assert "yolov5s: not measured: configs/models.yaml: no line for yolov5s; " in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """One config of each family: as large as published, and trained for two steps at its smallest size."""
 
 import re
+import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.training.backend import load_backend, load_detector
 FAMILIES = (
     "atss",
     "cascade_rcnn",
+    "ddq_detr",
     "detr",
     "dino",
     "faster_rcnn_vgg16",
@@ -33,6 +35,7 @@ FAMILIES = (
     "rtmdet_tiny",
     "sparse_rcnn",
     "ssd300",
+    "tood",
     "yolo11n",
     "yolo26n",
     "yolov3",
@@ -80,21 +83,26 @@ def test_models_have_as_many_parameters_as_published_in_their_lines() -> None:
     assert {"faster_rcnn", "yolo11n"} < set(compared)
 
 
+def whole_checkpoint(path: Path) -> str | None:
+    """`load_from` of a config of MMDetection, or of the one it is over."""
+    values = runpy.run_path(str(path))
+    if "load_from" in values or values["_base_"].startswith("mmdet::"):
+        return values.get("load_from")
+    return whole_checkpoint(path.parent / values["_base_"])
+
+
 def test_a_whole_checkpoint_is_the_one_that_mmdetection_publishes() -> None:
     import mmdet
 
-    from pipeline.backends.mmdet_files import read_files
-
-    shipped = Path(mmdet.__file__).parent / ".mim" / "configs"
     published = {}
-    for file in shipped.glob("*/metafile.yml"):
-        content = yaml.safe_load(file.read_text())
+    for file in (Path(mmdet.__file__).parent / ".mim" / "configs").glob("*/metafile.yml"):
+        content = yaml.load(file.read_bytes(), yaml.CSafeLoader)
         for model in content if isinstance(content, list) else content.get("Models", []):
             published[Path(model["Config"]).name] = model.get("Weights")
     without = set()
     for name, config in list_models().items():
         if config.backend == "mmdet":
-            whole = read_files(config.path, Overrides()).get("load_from")
+            whole = whole_checkpoint(config.path)
             base = re.search('^_base_ = "mmdet::.*/(.*)"$', config.path.read_text(), re.MULTILINE)
             if whole is None:
                 without.add(name)
@@ -104,6 +112,9 @@ def test_a_whole_checkpoint_is_the_one_that_mmdetection_publishes() -> None:
                 assert whole == published[base[1]], name
     assert without == {
         "cascade_swin",
+        "cascade_swin_b",
+        "cascade_swin_l",
+        "cascade_swin_s",
         "faster_rcnn_tiny",
         "faster_rcnn_vgg16",
         "mask_rcnn_tiny",
@@ -121,7 +132,7 @@ def resolved(model: str, image_size: int) -> Any:
     return load_backend(config.backend).resolve(config, Overrides(image_size=image_size))
 
 
-@pytest.mark.parametrize(("model", "least"), [("dino", 208), ("ssd300", 257), ("rtdetr_l", 128)])
+@pytest.mark.parametrize(("model", "least"), zoo.LEAST.items())
 def test_an_image_size_with_too_few_cells_is_refused(model: str, least: int) -> None:
     with pytest.raises(PipelineError, match=rf"{model}\..*: image size {least - 1}: expected {least} pixels"):
         resolved(model, least - 1)
@@ -146,16 +157,27 @@ def test_queries_give_no_more_boxes_than_they_have(model: str, boxes: int, one_t
     assert len(found.scores) == boxes
 
 
+def test_few_distinct_queries_give_as_many_boxes() -> None:
+    """MMDetection's head wants 300 boxes of them."""
+    head = untrained("ddq_detr", 1).model.bbox_head
+    head.cache_dict["distinct_query_mask"] = [torch.eye(900, dtype=torch.bool).repeat(8, 1, 1)]
+    found = head.predict_by_feat(
+        torch.zeros(1, 1, 900, 1), torch.full((1, 1, 900, 4), 0.5), [{"img_shape": (64, 64)}], rescale=False
+    )
+    assert [len(boxes) for boxes in found] == [1]
+
+
 def test_every_score_threshold_is_the_floor() -> None:
     test_cfg = untrained("yolov3", 3).model.bbox_head.test_cfg
     assert test_cfg.score_thr == test_cfg.conf_thr == 0.001
 
 
-def test_yolo26_suppresses_as_its_framework_does_and_need_not() -> None:
+@pytest.mark.parametrize("model", ["yolo26n", "yolov10n"])
+def test_a_second_head_suppresses_as_its_framework_does_and_need_not(model: str) -> None:
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     assert DEFAULT_CFG_DICT["nms"] is None  # None: with NMS
-    config, pixels = find_model("yolo26n"), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    config, pixels = find_model(model), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     for options, without in (({}, False), ({"nms": None}, False), ({"nms": False}, True)):
         asked = Overrides(image_size=64, options=options)
         detector: Any = load_backend("ultralytics").untrained(config, asked, 3, "cpu")
