@@ -104,7 +104,8 @@ class Ultralytics(Backend):
         check_words(values, WORDS, shown(model.path))
         options = {key: value for key, value in overrides.options.items() if key not in at_top}
         train = values["train"] = values.get("train", {}) | options
-        if isinstance(closed := train.get("close_mosaic"), float):  # a recipe's share of the epochs
+        closed = train.get("close_mosaic")
+        if isinstance(closed, float) and closed <= 1:  # a recipe's share of the epochs
             train["close_mosaic"] = closed_epochs(closed, int(values["epochs"]))
         if taken := sorted(filter(OURS.fullmatch, train)):
             raise PipelineError(
