@@ -1,5 +1,6 @@
 """Training recipes: what each framework's built pipeline has of them, who wins over whom, and resuming."""
 
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import tiny
 import torch
 
+from pipeline import launch
 from pipeline.data.dataset import load_dataset
 from pipeline.data.models import Overrides, find_model
 from pipeline.data.profile import load_profile
 from pipeline.errors import PipelineError
+from pipeline.paths import CONFIGS
 from pipeline.training import loop, recipe
 from pipeline.training.backend import load_backend
 from pipeline.training.fit import fit
@@ -418,3 +421,33 @@ def test_a_frozen_backbone_stays_as_pretrained_and_the_rest_learns(
     same = {k for k in given if torch.equal(given[k], learned[k])}
     assert frozen and set(frozen) <= same
     assert len(same) < 0.9 * len(given)
+
+
+@pytest.mark.parametrize(
+    ("framework", "suffix", "text"),
+    [
+        ("mmdet", ".py", "_base_ = '{0}/mmdet/faster_rcnn_tiny.py'\nrecipe = 'strong'\n"),
+        ("ultralytics", ".yaml", "_base_: {0}/ultralytics/yolov5n.yaml\nrecipe: strong\n"),
+        ("loop", ".yaml", "_base_: {0}/torchvision/tv_ssdlite320.yaml\nrecipe: strong\n"),
+    ],
+)
+def test_a_config_names_its_recipe_and_another_one_may_be_asked_for(
+    framework: str, suffix: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"own{suffix}"
+    path.write_text(text.format(CONFIGS))
+    backend = load_backend(find_model(FRAMEWORKS[framework]).backend)
+    model = replace(find_model(FRAMEWORKS[framework]), name="own", path=path)
+    for name in (None, "basic"):
+        found = backend.resolve(model, overrides(framework, name)).values["recipe"]
+        assert found["name"] == (name or "strong")
+        assert found["words"]["augment.scale"] == ([0.5, 1.5] if name is None else [0.75, 1.25])
+
+
+def test_train_all_hands_a_recipe_on_to_its_jobs() -> None:
+    given = dict.fromkeys(("epochs", "image_size", "batch", "root", "device", "gpus", "nodes", "workers"))
+    given |= {"recipe": "strong", "set": [], "views": [], "split": [], "competition": "demo", "seed": 0}
+    options = Namespace(**given, cache="off", cache_full=False)
+    jobs = launch.job_options(options)
+    assert jobs.overrides.recipe == "strong" and jobs.train_arguments == ("--recipe", "strong")
+    assert launch.make_variables(options)["RECIPE"] == "strong"
