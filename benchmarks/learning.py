@@ -59,7 +59,7 @@ PLAIN = {
 # momentum of 0.1 that takes 100 to 150 steps, with 0.03 (YOLO, YOLOX, SSDlite) 400.
 PLANS = {
     "tv_ssdlite320": Plan(480, ["train.lr=0.002"]),
-    "tv_faster_rcnn_mobile": Plan(160, ["train.lr=0.0005"]),
+    "tv_faster_rcnn_mobile": Plan(120, ["train.lr=0.0005"]),
     "rtmdet_tiny": Plan(200, ["optim_wrapper.optimizer.lr=0.001"]),
     "yolox_s": Plan(480, ["optim_wrapper.optimizer.lr=0.001"]),
     "yolov5n": Plan(480, ["lr0=0.002"]),
