@@ -35,7 +35,15 @@ from pipeline.paths import home
 
 SIDE = 128  # pixels of the photos
 # The smallest image sizes that models take, in pixels of the longer side; all others take 64.
-LEAST = {"dino": 208, "dino_swin_l": 101, "rtdetr_l": 128, "rtdetr_x": 128, "ssd300": 257, "ssd512": 257}
+LEAST = {
+    "dino": 208,
+    "dino_swin_l": 101,
+    "rtdetr_l": 128,
+    "rtdetr_x": 128,
+    "ssd300": 257,
+    "ssd512": 257,
+    "tv_ssd300_vgg16": 268,
+}
 CLASSES = 80  # of COCO, with which parameters are counted
 ROW = "{:28} {:>12} {:>22} {:>8}  {}"
 HEADER = ROW.format("model", "parameters", "published", "seconds", "verdict")
@@ -54,8 +62,8 @@ def scratch_home(folder: Path) -> Iterator[None]:
                 type(load_backend(name)), "download", side_effect=OSError("no connection")
             )
             ending.enter_context(offline)
-        if not (folder / "folds").is_dir():
-            demo.generate(folder / "data" / "demo", n_train=8, n_test=2, size=SIDE)
+        is_new = demo.generate(folder / "data" / "demo", n_train=8, n_test=2, size=SIDE)
+        if is_new or not (folder / "folds").is_dir():
             folds.main(["--competition", "demo", "--folds", "2"])
         yield
 
