@@ -3,13 +3,14 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,22 +220,42 @@ def test_small_jobs_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
     assert {places.count(place) for place in places} == {2}
 
 
-def sharing_jobs(runs: Path, count: int, seconds: float, memory: float) -> list[Job]:
-    """As GPUS=auto makes them: each takes so much of a GPU's memory, in epochs of a tenth of a second."""
+def sharing_jobs(
+    runs: Path, count: int, seconds: float, memory: float, hold: Path | None = None
+) -> list[Job]:
+    """As GPUS=auto makes them: each takes so much of a GPU's memory, in epochs of a tenth of a second.
+
+    hold: a file before which none of them ends.
+    """
     one = Resources(gpus=1, cpus=1, memory_gb=0.1)
     environment = {SHARED_GPU: "1", "FAKE_MEMORY": str(memory), "PYTHONPATH": str(PROJECT)}
+    environment |= {"FAKE_HOLD": str(hold)} if hold else {}
     jobs = [fake_job(runs, "m", fold, one, round(10 * seconds), 0.1) for fold in range(count)]
     return [replace(job, environment=environment) for job in jobs]
 
 
-def most_at_once(state: dict[str, Any]) -> dict[tuple[str, str], int]:
-    """For each GPU, by node, how many jobs were on it at the same time."""
-    attempts = [attempt for status in state.values() for attempt in status["attempts"]]
+def releasing(
+    hold: Path, when: Callable[[dict[str, list[dict[str, Any]]]], bool]
+) -> Callable[[StatusTable], None]:
+    """What to do on a look: let jobs end when their attempts are so, or after five minutes."""
+    end = time.monotonic() + 300
+
+    def look(table: StatusTable) -> None:
+        attempts = {name: status.attempts for name, status in table.statuses.items()}
+        if when(attempts) or time.monotonic() > end:
+            hold.touch()
+
+    return look
+
+
+def most_at_once(attempts_of: dict[str, list[dict[str, Any]]]) -> dict[tuple[str, str], int]:
+    """For each GPU, by node, how many jobs were on it at the same time; from the attempts of each job."""
+    attempts = [attempt for of in attempts_of.values() for attempt in of]
     most: dict[tuple[str, str], int] = {}
     for attempt in attempts:
         place = attempt["node_id"], *attempt["gpus"]
         there = [a for a in attempts if (a["node_id"], *a["gpus"]) == place]
-        count = sum(a["began"] <= attempt["began"] < a["ended"] for a in there)
+        count = sum(a["began"] <= attempt["began"] < (a["ended"] or math.inf) for a in there)
         most[place] = max(most.get(place, 0), count)
     return most
 
@@ -243,12 +264,14 @@ def test_as_many_jobs_share_a_gpu_as_was_found_best_on_one(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sharing, "TRIAL", 1.0)
+    hold = tmp_path / "hold"
     with connected() as ray:
         count = len(scheduler.nodes(ray))
-        jobs = sharing_jobs(tmp_path / "runs", 2 * count + 1, 7.0, 0.35)
-        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", share=True)
+        jobs = sharing_jobs(tmp_path / "runs", 2 * count + 1, 1.0, 0.35, hold)
+        look = releasing(hold, lambda attempts: list(most_at_once(attempts).values()) == [2] * count)
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", look, share=True)
     assert all(outcome.ok for outcome in outcomes.values())
-    assert list(most_at_once(state).values()) == [2] * count
+    assert list(most_at_once({name: s["attempts"] for name, s in state.items()}).values()) == [2] * count
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("GPUS=auto")]
     assert re.fullmatch(r"GPUS=auto: m: photos per second of 1 job \d+\.\d; trying 2", lines[0])
     expected = r"GPUS=auto: m: photos per second of 1 job \d+\.\d, 2 jobs \d+\.\d; .*: 2 per GPU"
@@ -259,14 +282,16 @@ def test_a_job_out_of_memory_beside_others_is_tried_alone(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sharing, "TRIAL", 1.0)
+    hold = tmp_path / "hold"
     with connected() as ray:
         count = len(scheduler.nodes(ray))
-        jobs = sharing_jobs(tmp_path / "runs", count + 1, 5.0, 0.2)
+        jobs = sharing_jobs(tmp_path / "runs", count + 1, 1.0, 0.2, hold)
         large = jobs[-1]
         (command,) = large.commands
         command = replace(command, arguments=(*command.arguments, "memory"))
         jobs[-1] = replace(large, commands=(command,))
-        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", share=True)
+        look = releasing(hold, lambda attempts: any(a["ended"] for a in attempts[large.name]))
+        outcomes, state = run_table(ray, jobs, tmp_path / "jobs", look, share=True)
     assert all(outcome.ok for outcome in outcomes.values())
     first, second = state[large.name]["attempts"]
     assert "tried alone" in first["reason"]
