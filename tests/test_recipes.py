@@ -374,6 +374,14 @@ def test_a_training_ends_when_it_gets_no_better_and_stays_ended(
     assert card.recipe_words["patience"] == 2
 
 
+def test_a_patience_of_0_ends_no_training(home: Path) -> None:
+    """As ultralytics means it."""
+    asked = overrides("ultralytics", None, epochs=2, patience=0)
+    plan = plan_fold(load_profile("demo"), find_model("yolov5n"), 0, asked, Devices("cpu"))
+    train_fold(plan)
+    assert len((plan.run.folder / "history.csv").read_text().splitlines()) == 1 + 2
+
+
 def interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
 

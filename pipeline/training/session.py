@@ -42,7 +42,7 @@ class Session:
         self.epoch = 0  # epochs that are done
         self.best = -1.0  # mAP50 of the best epoch so far
         self.improved = 0  # the last epoch that was better than those before, or not better than 0
-        self.patience: int | None = None  # epochs without a better one after which a training ends
+        self.patience: int | None = None  # epochs without a better one until a training ends; 0: never
         self.terminal = sys.stdout
         self.progress: Progress | None = None
         self.ending = contextlib.ExitStack()  # puts back what a loop changed in its framework
@@ -112,7 +112,7 @@ class Session:
     @property
     def ends_early(self) -> bool:
         """Whether as many epochs as `patience` says were no better than the best one."""
-        return self.patience is not None and self.epoch - self.improved >= self.patience
+        return 0 < (self.patience or 0) <= self.epoch - self.improved
 
     def begin_epoch(self) -> int:
         """Seed Python, NumPy and torch for the epoch that begins; returns the seed."""
